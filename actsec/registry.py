@@ -1,0 +1,95 @@
+"""Names to plug-ins. The file name is the name; nothing is imported before it is asked for.
+
+A built-in plug-in is the one public class (attacks, defenses, diagnostics) or function (sections, formats) of its file
+that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and are addressed as ``package/name``,
+so that they never shadow a built-in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from functools import cache
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, Literal
+
+from actsec import spec as notation
+from actsec.errors import ActsecError, unknown
+from actsec.spec import Spec
+
+Kind = Literal["attacks", "defenses", "diagnostics", "sections", "formats"]
+
+_ROOMS: dict[str, tuple[str, str]] = {
+    "attacks": ("actsec.attacks", "ask"),
+    "defenses": ("actsec.defenses", "wrap"),
+    "diagnostics": ("actsec.diagnostics", "rule"),
+    "sections": ("actsec.reports.sections", "section"),
+    "formats": ("actsec.reports.formats", "render"),
+}
+
+
+@cache
+def names(kind: Kind) -> tuple[str, ...]:
+    """Every known name of a kind, sorted; third-party ones as ``package/name``. Imports none of them."""
+    room = importlib.import_module(_ROOMS[kind][0])
+    built_in = [m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")]
+    return tuple(sorted([*built_in, *_entries(kind)]))
+
+
+@cache
+def find(kind: Kind, name: str) -> Any:
+    """The class or function called ``name``. Raises UnknownName with the nearest known name."""
+    if name in _entries(kind):
+        return _entries(kind)[name].load()
+    if name not in names(kind):
+        raise unknown(kind[:-1], name, names(kind))
+    room, mark = _ROOMS[kind]
+    return _only(importlib.import_module(f"{room}.{name}"), mark)
+
+
+def build(kind: Kind, spec: Spec | str) -> Any:
+    """The plug-in of a spec or its text: ``build("attacks", "pgd(steps=200)")``."""
+    wanted = notation.parse(spec) if isinstance(spec, str) else spec
+    return notation.build(find(kind, wanted.name), wanted, kind[:-1])
+
+
+def canonical(kind: Kind, spec: Spec | str) -> Spec:
+    """The same spec with every option written out, checked on the way."""
+    wanted = notation.parse(spec) if isinstance(spec, str) else spec
+    return notation.full(build(kind, wanted), wanted.name)
+
+
+def brief(kind: Kind, spec: Spec) -> Spec:
+    """The same spec without the options that stand at their defaults, for people to read."""
+    fields = {f.name: f.default for f in dataclasses.fields(find(kind, spec.name))}
+    return Spec(spec.name, tuple((key, value) for key, value in spec.options if fields.get(key) != value))
+
+
+def page(kind: Kind, name: str) -> str:
+    """The doc page of a plug-in: its module's docstring."""
+    module = importlib.import_module(find(kind, name).__module__)
+    return (module.__doc__ or "").strip()
+
+
+def _entries(kind: Kind) -> dict[str, Any]:
+    found = entry_points(group=f"actsec.{kind}")
+    return {f"{e.dist.name if e.dist else e.module}/{e.name}": e for e in found}
+
+
+def _only(module: ModuleType, mark: str) -> Any:
+    """The one public thing of a module that carries the kind's mark, or is called by it."""
+    if callable(function := getattr(module, mark, None)):
+        return function
+    own = [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+        and hasattr(value, mark)
+    ]
+    if len(own) != 1:
+        raise ActsecError(f"{module.__name__} should hold exactly one class with {mark!r}, it holds {len(own)}")
+    return own[0]
