@@ -1,0 +1,122 @@
+"""Losses per row. The sign, stated once: every loss is what the adversary MAXIMISES.
+
+Untargeted rows (target -1) move away from y; targeted rows move towards target. All take decision logits (m, classes),
+so a threshold is already in them, and work from two classes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from actsec.types import Cases, Observed
+
+
+def wanted(cases: Cases) -> Tensor:
+    """The class each row is about: its target where it has one, else its label (m,)."""
+    return torch.where(cases.target >= 0, cases.target, cases.y)
+
+
+def best_other(logits: Tensor, label: Tensor) -> Tensor:
+    """The largest logit of the classes other than ``label`` (m,)."""
+    return logits.scatter(1, label[:, None], -torch.inf).amax(1)
+
+
+def margin(logits: Tensor, cases: Cases) -> Tensor:
+    """How far past the decision boundary (m,): above 0 exactly when the row's goal is reached.
+
+    Untargeted: max_{j != y} z_j - z_y. Targeted: z_t - max_{j != t} z_j. (Carlini & Wagner 2017, f6 with its sign turned.)
+    """
+    label = wanted(cases)
+    gap = logits.gather(1, label[:, None]).squeeze(1) - best_other(logits, label)
+    return torch.where(cases.target >= 0, gap, -gap)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropy:
+    """-log p_y, or log p_t for targeted rows. Vanishes in float32 where the softmax saturates: use Margin there."""
+
+    watches: ClassVar[bool] = False
+
+    def __call__(self, observed: Observed, cases: Cases) -> Tensor:
+        loss = F.cross_entropy(observed.logits, wanted(cases), reduction="none")
+        return torch.where(cases.target >= 0, -loss, loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """The margin itself: immune to the scale of the logits in sign and zero set."""
+
+    watches: ClassVar[bool] = False
+
+    def __call__(self, observed: Observed, cases: Cases) -> Tensor:
+        return margin(observed.logits, cases)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadCount:
+    """The smoothed share of dead units: the mean over all units of sigmoid(-z / tau), tau = width * std(z) per row and site.
+
+    A hinge or softplus on z spends the budget on strongly active units and does no better than noise; the sigmoid moves
+    the units that can be moved. Only sites whose unit can die count.
+    """
+
+    width: float = 0.3
+    kinds: tuple[str, ...] = ("relu", "relu6")
+    watches: ClassVar[bool] = True
+
+    def __call__(self, observed: Observed, cases: Cases) -> Tensor:
+        total, units = observed.logits.new_zeros(len(cases)), 0
+        for site in observed.sites:
+            if site.kind in self.kinds:
+                z = site.pre.flatten(1)
+                tau = (self.width * z.detach().std(dim=1, unbiased=False)).clamp_min(1e-12)
+                total = total + torch.sigmoid(-z / tau[:, None]).sum(1)
+                units += z.shape[1]
+        return total / max(units, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Misclassify:
+    """Success: the target's decision is wrong (or is the row's target class)."""
+
+    name: ClassVar[str] = "misclassify"
+    watches: ClassVar[bool] = False
+    settles: ClassVar[bool] = True
+
+    def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
+        """The margin (m,); a non-finite row scores -inf, it is not a success."""
+        score = margin(observed.logits, cases)
+        return torch.where(torch.isfinite(observed.logits).all(1), score, torch.full_like(score, -torch.inf))
+
+    def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Success: more units die than revive. Scores the net rise of the dead fraction over the sites that can die.
+
+    A unit is dead when its pre-activation is finite and at most 0: a NaN is neither dead nor alive.
+    """
+
+    kinds: tuple[str, ...] = ("relu", "relu6")
+    name: ClassVar[str] = "kill"
+    watches: ClassVar[bool] = True
+    settles: ClassVar[bool] = False
+
+    def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
+        """One bool tensor (n, units) a site that can die: dead on the clean input."""
+        return tuple(s.pre.flatten(1) <= 0 for s in observed.sites if s.kind in self.kinds)
+
+    def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
+        now = self.baseline(observed)
+        units = max(sum(site.shape[1] for site in now), 1)
+        rise = observed.logits.new_zeros(len(cases))
+        for before, after in zip(baseline, now, strict=True):
+            rise = rise + (after.sum(1) - before.sum(1)).to(rise.dtype)
+        return rise / units

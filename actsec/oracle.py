@@ -1,0 +1,153 @@
+"""Asking the model: batches of one shape family, float32, nothing left behind.
+
+Calls are cut to at most ``batch`` rows and padded to a multiple of 32 rows, so that a row's numbers are bit-equal
+whichever rows it shares a call with. Parameters are frozen and gradients are taken with respect to the input alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from actsec.activations import watch
+from actsec.types import Cases, Loss, Observed, SiteValues, Target
+
+PAD = 32
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode with frozen parameters and plain float32 arithmetic; everything is put back afterwards.
+
+    Put back, bit for bit: each submodule's train flag, requires_grad, .grad, every buffer, the global random state, TF32
+    and the fused attention switch (it hides activations and moves the output).
+    """
+    modes = [(m, m.training) for m in model.modules()]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            model.eval()
+            for parameter, _, _ in parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.benchmark = False
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield model
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, requires_grad, grad in parameters:
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = grad
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+            (
+                torch.backends.cuda.matmul.allow_tf32,
+                torch.backends.cudnn.allow_tf32,
+                torch.backends.cudnn.benchmark,
+            ) = tf32
+            torch.backends.mha.set_fastpath_enabled(fast_attention)
+
+
+@dataclass(slots=True)
+class Oracle:
+    """A target that answers. Use inside ``frozen(target.model)``.
+
+    batch is the most rows of one model call; repeats > 1 averages logits, loss and gradient over that many draws of a
+    stochastic target (expectation over transformation, Athalye et al. 2018); seed and name key those draws.
+    """
+
+    target: Target
+    batch: int = 256
+    repeats: int = 1
+    seed: int = 0
+    name: str = ""
+    calls: int = field(default=0, init=False)
+
+    def observe(self, x: Tensor, watches: bool = False) -> Observed:
+        """Decision logits (m, classes) of x (m, *shape), and the activation sites when watched. One forward a row."""
+        with torch.inference_mode():
+            pieces = [self._forward(piece, watches) for piece in x.split(self._rows())]
+            joined = _join(pieces)
+        return Observed(joined.logits.clone(), tuple(SiteValues(s.name, s.kind, s.pre.clone()) for s in joined.sites))
+
+    def differentiate(self, x: Tensor, cases: Cases, loss: Loss, watches: bool) -> tuple[Observed, Tensor, Tensor]:
+        """Observed, the loss (m,) and its gradient (m, *shape) with respect to x. One forward and one backward a row."""
+        seen, losses, gradients, start = [], [], [], 0
+        for piece in x.split(self._rows()):
+            rows = cases.rows(torch.arange(start, start + len(piece), device=x.device))
+            start += len(piece)
+            leaf = piece.detach().clone().requires_grad_(True)
+            observed = self._forward(leaf, watches or loss.watches)
+            value = loss(observed, rows)
+            gradient: Tensor | None = None
+            if value.requires_grad:
+                (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+            gradients.append(torch.zeros_like(leaf) if gradient is None else gradient.detach())
+            losses.append(value.detach())
+            kept = observed.sites if watches else ()
+            seen.append(
+                Observed(observed.logits.detach(), tuple(SiteValues(s.name, s.kind, s.pre.detach()) for s in kept))
+            )
+        return _join(seen), torch.cat(losses), torch.cat(gradients)
+
+    def decisions(self, x: Tensor) -> Tensor:
+        """Decision logits of each single draw: (repeats, m, classes). The judge's view of a stochastic target."""
+        pieces = []
+        for piece in x.split(self._rows()):
+            with torch.inference_mode():
+                pieces.append(self._ask(piece.repeat_interleave(self.repeats, 0), False).logits.clone())
+        logits = torch.cat(pieces)
+        return logits.reshape(len(x), self.repeats, -1).transpose(0, 1)
+
+    def _rows(self) -> int:
+        return max(self.batch // self.repeats, 1)
+
+    def _forward(self, x: Tensor, watches: bool) -> Observed:
+        if self.repeats == 1:
+            return self._ask(x, watches)
+        seen = self._ask(x.repeat_interleave(self.repeats, 0), watches)
+
+        def mean(value: Tensor) -> Tensor:
+            return value.reshape(len(x), self.repeats, *value.shape[1:]).mean(1)
+
+        return Observed(mean(seen.logits), tuple(SiteValues(s.name, s.kind, mean(s.pre)) for s in seen.sites))
+
+    def _ask(self, x: Tensor, watches: bool) -> Observed:
+        m = x.shape[0]
+        padding = -m % PAD
+        padded = torch.cat([x, x[:1].detach().expand(padding, *x.shape[1:])]) if padding else x
+        if self.target.stochastic:
+            key = hashlib.sha256(f"{self.seed}\0{self.name}\0{self.calls}".encode()).digest()
+            torch.manual_seed(int.from_bytes(key[:7], "big"))
+        self.calls += 1
+        if not watches:
+            return Observed(self.target.decision_logits(self.target.logits(padded))[:m])
+        with watch(self.target.model) as seen:
+            logits = self.target.decision_logits(self.target.logits(padded))[:m]
+            sites = tuple(
+                SiteValues(call.name, call.kind, call.pre[:m]) for call in seen.calls if call.pre.shape[0] == len(padded)
+            )
+        return Observed(logits, sites)
+
+
+def _join(pieces: list[Observed]) -> Observed:
+    if len(pieces) == 1:
+        return pieces[0]
+    sites = tuple(
+        SiteValues(first.name, first.kind, torch.cat([p.sites[i].pre for p in pieces]))
+        for i, first in enumerate(pieces[0].sites)
+    )
+    return Observed(torch.cat([p.logits for p in pieces]), sites)

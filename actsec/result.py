@@ -1,0 +1,330 @@
+"""What an audit found: the ``result`` half of report.json, as plain records.
+
+Everything here is a function of the plan alone: no times, no hardware, no paths of the machine. Numbers that do not
+exist are None with a reason beside them, never NaN. Shares carry k, n and their 95 % Wilson interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """k of n, with the 95 % Wilson interval (Clopper-Pearson at k = 0 or n)."""
+
+    k: int
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassShare:
+    """Accuracy on one class."""
+
+    name: str
+    share: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """Untouched inputs."""
+
+    accuracy: Share
+    balanced: float
+    per_class: tuple[ClassShare, ...]
+    worst_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """One bin of a reliability diagram."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Confidence against correctness. condition is ``clean`` or the attack that made the inputs.
+
+    ece: top-label, equal-width bins [low, high), L1; null: what a perfectly calibrated model would show at this n.
+    """
+
+    condition: str
+    n: int
+    bins: int
+    ece: float
+    null_mean: float
+    null_p95: float
+    mce: float
+    brier: float
+    nll: float
+    mean_confidence: float
+    confidence_when_wrong: float | None
+    wrong_above_90: Share
+    reliability: tuple[Bin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttackResult:
+    """One attack on one variant. still_correct counts misclassified-clean as not correct: an upper bound on its own."""
+
+    attack: str
+    name: str
+    role: str
+    n: int
+    still_correct: Share
+    success: Share
+    median_size: float | None
+    size_reason: str
+    confidence_when_fooled: float | None
+    forwards: float
+    backwards: float
+    refused: int
+    rejected: int
+    baseline: bool
+    counts: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Robust accuracy at one eps, over every candidate of every attack that fits inside it."""
+
+    eps: float
+    share: Share
+    noise: Share | None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the sanity panel. status as in types.Finding; value and limit in words a reader can check."""
+
+    rule: str
+    title: str
+    status: Literal["ok", "warn", "red", "not_done", "not_applicable", "error"]
+    claim: str
+    numbers: dict[str, Any]
+    advice: str
+    voids: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatResult:
+    """Everything about one variant under one threat.
+
+    worst_case is per example over every candidate of every attack; believable is False when a check voids a pass;
+    state is the masking verdict.
+    """
+
+    threat: str
+    norm: str
+    eps: float | None
+    echo: str
+    worst_case: Share
+    per_class: tuple[ClassShare, ...]
+    attacks: tuple[AttackResult, ...]
+    curve: tuple[CurvePoint, ...]
+    checks: tuple[Check, ...]
+    state: Literal["clean", "randomised", "masked", "unchecked"]
+    believable: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteHealth:
+    """One activation call on clean inputs. Fractions are None where the kind cannot have them."""
+
+    name: str
+    kind: str
+    units: int
+    dead: float | None
+    permanently_dead: float | None
+    saturated: float | None
+    gradient_norm: float | None
+    finite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SiteKill:
+    """One site under dead-ReLU forcing: fractions of its units, means over examples."""
+
+    name: str
+    kind: str
+    units: int
+    dead_before: float
+    dead_after: float
+    killed: float
+    revived: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Dead-ReLU forcing beside noise and plain PGD at the same eps. net is killed minus revived, of all units.
+
+    applicable is False, with the reason, where no site can die.
+    """
+
+    threat: str
+    applicable: bool
+    reason: str
+    n: int
+    net: float | None
+    net_low: float | None
+    net_high: float | None
+    noise_net: float | None
+    pgd_net: float | None
+    killed_of_active: float | None
+    noise_killed_of_active: float | None
+    label_changed: Share | None
+    noise_label_changed: Share | None
+    sites: tuple[SiteKill, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One model of the audit: the audited one, a reference model, or one of them behind a chain of defenses."""
+
+    id: str
+    title: str
+    base: str
+    chain: str
+    activation: str
+    audited: bool
+    kind: str
+    claims: str
+    parameters: int
+    fingerprint: str
+    fit: dict[str, Any]
+    notes: tuple[str, ...]
+    clean: Clean
+    calibration: tuple[Calibration, ...]
+    threats: tuple[ThreatResult, ...]
+    sites: tuple[SiteHealth, ...]
+    unresolved: tuple[str, ...]
+    kills: tuple[Kill, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A variant against its base on the same examples. low and high: 95 % paired bootstrap; p: exact McNemar."""
+
+    variant: str
+    base: str
+    metric: str
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    n: int
+    p: float | None
+    verdict: Literal["better", "worse", "no detectable difference", "not comparable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One defense in the ranking. sentence is plain words with its numbers."""
+
+    variant: str
+    label: Literal["recommended", "calibration only", "no detectable effect", "looks better, is masking", "costs more than it gives", "not tested"]
+    sentence: str
+    estimate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A finding about the model, its data or the audit itself."""
+
+    rule: str
+    severity: Literal["low", "medium", "high"]
+    variant: str
+    claim: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One gate and how it was decided."""
+
+    gate: str
+    variant: str
+    value: float | None
+    low: float | None
+    high: float | None
+    limit: float
+    outcome: Literal["passed", "failed", "no verdict"]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One attacked input; its images are rows ``index`` of examples.npz (arrays original, attacked)."""
+
+    index: int
+    variant: str
+    attack: str
+    threat: str
+    true: str
+    before: str
+    before_confidence: float
+    after: str
+    after_confidence: float
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """One split of the data."""
+
+    name: str
+    n: int
+    counts: dict[str, int]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The data the audit used."""
+
+    name: str
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    bounds: tuple[float, float]
+    grid: int | None
+    splits: tuple[SplitInfo, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The whole result. headline is the verdict in plain sentences, most important first."""
+
+    schema: int
+    actsec: str
+    plan: dict[str, Any]
+    plan_id: str
+    command: str
+    status: Literal["complete", "partial"]
+    headline: tuple[str, ...]
+    heading: str
+    model: dict[str, Any]
+    data: Data
+    variants: tuple[Variant, ...]
+    comparisons: tuple[Comparison, ...]
+    advice: tuple[Advice, ...]
+    problems: tuple[Problem, ...]
+    gates: tuple[GateResult, ...]
+    not_done: tuple[str, ...]
+    examples: tuple[Example, ...]
+    exit_code: int
+    limits: tuple[str, ...] = field(default=())

@@ -1,0 +1,438 @@
+"""The nouns. Small frozen values that attacks, defenses, diagnostics and the core exchange.
+
+Tensors are rows first: dimension 0 is one adversary each. Nothing here imports torch when it is imported, so that
+``actsec --help`` and a report on a laptop without torch work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+from actsec.errors import BadOption, ThreatError
+from actsec.spec import Spec, Value, parse_value, show
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+    from actsec.draws import Draws
+
+Norm = Literal["linf", "l2", "l1", "l0"]
+Knowledge = Literal["white_box", "black_box"]
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Threat:
+    """Everything the adversary may do. Printed and parsed as ``linf:8/255``, ``l2``, ``l0:1``, ``linf:0.1:kill``.
+
+    eps is in input units (pixels for l0); None asks for the smallest change that works. goal is ``misclassify`` or
+    ``kill``; knowledge is what the adversary sees; queries bounds the forwards per example.
+    """
+
+    norm: Norm
+    eps: float | None = None
+    goal: str = "misclassify"
+    knowledge: Knowledge = "white_box"
+    queries: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ThreatError(f"unknown norm {self.norm!r}", f"Known: {', '.join(NORMS)}.")
+        if self.eps is not None and not (self.eps > 0 and math.isfinite(self.eps)):
+            raise ThreatError(f"eps {self.eps} is not a positive number", "Give eps in input units, such as 8/255.")
+
+    def __str__(self) -> str:
+        eps = int(self.eps) if self.eps is not None and self.eps == int(self.eps) else self.eps
+        parts = [self.norm, *([] if eps is None else [show(eps)])]
+        if self.goal != "misclassify":
+            parts.append(self.goal)
+        return ":".join(parts)
+
+    @staticmethod
+    def parse(text: str) -> Threat:
+        """Read ``norm[:eps][:goal]``. Raises ThreatError."""
+        norm, *rest = text.strip().split(":")
+        eps: float | None = None
+        if rest and (rest[0][:1].isdigit() or rest[0][:1] == "."):
+            value = parse_value(rest.pop(0))
+            eps = float(value) if isinstance(value, (int, float)) else None
+        goal = rest.pop(0) if rest else "misclassify"
+        if rest or goal not in ("misclassify", "kill"):
+            raise ThreatError(f"cannot read the threat {text!r}", "Write norm:eps, such as linf:8/255, l2:0.5 or l0:1.")
+        return Threat(norm, eps, goal)  # type: ignore[arg-type]  # __post_init__ refuses an unknown norm by name
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """Per-channel (x - mean) / std, applied by the Target and nowhere else."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        return (x - x.new_tensor(self.mean).view(shape)) / x.new_tensor(self.std).view(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The model under audit: raw inputs inside ``bounds`` to logits (n, classes), and its own decision rule.
+
+    model is in eval mode while it is asked. One logit per input is read as [0, z]. threshold, for two classes only,
+    says class 1 when its probability is above it; otherwise the largest logit decides.
+    """
+
+    model: nn.Module
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    name: str = "model"
+    normalization: Normalization | None = None
+    threshold: float | None = None
+    stochastic: bool = False
+    output: str | None = None
+    """Which field of a dict or attribute of an object holds the logits; None finds ``logits`` or the first tensor."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and (len(self.classes) != 2 or not 0 < self.threshold < 1):
+            raise BadOption(f"threshold {self.threshold}", "A threshold lies in (0, 1) and needs exactly two classes.")
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, classes), float32, of inputs (n, *shape) in input units. One forward."""
+        z = read_head(self.model(self.normalization(x) if self.normalization else x), self.output).float()
+        if z.dim() == 1 or (z.dim() == 2 and z.shape[1] == 1):
+            z = z.reshape(-1, 1)
+            z = pad_zero(z)
+        return z
+
+    def decision_logits(self, logits: Tensor) -> Tensor:
+        """Logits shifted so that the largest one is the decision, whatever the threshold."""
+        if self.threshold is None:
+            return logits
+        shift = math.log(self.threshold / (1 - self.threshold))
+        return logits - logits.new_tensor([0.0, shift])
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """Labels (..., ) int64 by the target's own rule."""
+        return self.decision_logits(logits).argmax(-1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter or buffer lies; the CPU when it has none."""
+        import torch
+
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            return tensor.device
+        return torch.device("cpu")
+
+    def having(self, **changes: Any) -> Target:
+        """A copy with these fields replaced."""
+        return replace(self, **changes)
+
+
+def pad_zero(z: Tensor) -> Tensor:
+    """One logit per row (n, 1) as two: [0, z], so that its sigmoid is the softmax of class 1."""
+    import torch
+
+    return torch.cat([torch.zeros_like(z), z], dim=1)
+
+
+def read_head(output: Any, field_name: str | None = None) -> Tensor:
+    """The logits in what a model returned: a tensor, a tuple's first tensor, a dict's or object's ``logits``."""
+    import torch
+
+    if field_name is not None:
+        output = output[field_name] if isinstance(output, Mapping) else getattr(output, field_name)
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, Mapping):
+        tensors = [v for v in output.values() if isinstance(v, torch.Tensor)]
+        found = output.get("logits", output.get("out", tensors[0] if tensors else None))
+    elif hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, Sequence):
+        found = next((v for v in output if isinstance(v, torch.Tensor)), None)
+    else:
+        found = None
+    if not isinstance(found, torch.Tensor):
+        from actsec.errors import ModelError
+
+        raise ModelError(
+            f"the model returned {type(output).__name__}, in which no logits were found",
+            "Return a tensor (n, classes), or name the field with --output.",
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """What is attacked, one independent adversary a row.
+
+    id (n,) int64 keys the random numbers; x (n, *shape) and y (n,) are the clean examples; target (n,) is the class to
+    reach or -1; eps (n,) in input units, infinity for none; low and high are the box; norm is shared by all rows.
+    """
+
+    id: Tensor
+    x: Tensor
+    y: Tensor
+    target: Tensor
+    eps: Tensor
+    norm: Norm
+    low: float = 0.0
+    high: float = 1.0
+
+    def __len__(self) -> int:
+        return int(self.id.shape[0])
+
+    def rows(self, index: Tensor) -> Cases:
+        """The cases at ``index`` (an int64 index or a bool mask)."""
+        return Cases(
+            self.id[index],
+            self.x[index],
+            self.y[index],
+            self.target[index],
+            self.eps[index],
+            self.norm,
+            self.low,
+            self.high,
+        )
+
+    def repeated(self, k: int) -> Cases:
+        """Every row k times in a row: (n, ...) to (n * k, ...), as candidates (n, k, ...) flatten."""
+        if k == 1:
+            return self
+        x = self.x.repeat_interleave(k, 0)
+        return Cases(
+            self.id.repeat_interleave(k),
+            x,
+            self.y.repeat_interleave(k),
+            self.target.repeat_interleave(k),
+            self.eps.repeat_interleave(k),
+            self.norm,
+            self.low,
+            self.high,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SiteValues:
+    """What one activation call saw: its pre-activation (m, *units), on the autograd graph when one is recorded."""
+
+    name: str
+    kind: str
+    pre: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a forward pass of m rows gave: decision logits (m, classes), and the activation calls when watched."""
+
+    logits: Tensor
+    sites: tuple[SiteValues, ...] = ()
+
+
+class Loss(Protocol):
+    """What the adversary maximises, per row. See losses.py for the sign, stated once."""
+
+    watches: ClassVar[bool]
+
+    def __call__(self, observed: Observed, cases: Cases) -> Tensor:
+        """Per-row values (m,)."""
+
+
+class Goal(Protocol):
+    """What success is. settles says whether the first success ends a row."""
+
+    name: ClassVar[str]
+    watches: ClassVar[bool]
+    settles: ClassVar[bool]
+
+    def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
+        """Per row (m,): the larger, the nearer to success; above 0 is success."""
+
+    def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
+        """What of the clean pass the score needs, rows first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What an attack wants to know: candidates x (n, k, *shape), and the loss whose gradient it needs, or None."""
+
+    x: Tensor
+    loss: Loss | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The referee's answer, all (n, k, ...).
+
+    logits are decision logits; loss and gradient are of the asked loss; score above 0 is success by the goal; size is
+    the distance in the threat's norm; inside says whether the candidate was admissible.
+    """
+
+    logits: Tensor
+    score: Tensor
+    success: Tensor
+    size: Tensor
+    inside: Tensor
+    loss: Tensor | None = None
+    gradient: Tensor | None = None
+
+
+class State(Protocol):
+    """An attack's memory: a frozen dataclass of tensors, rows first, with ``done`` (n,) bool among them."""
+
+    @property
+    def done(self) -> Tensor:
+        """Rows that will ask nothing more."""
+
+
+class Attack(Protocol[S]):
+    """A frozen dataclass of options with three pure functions. It proposes; the referee disposes.
+
+    roles are what diagnostics may ask of it: single_step, iterative, margin, gradient_free, noise, minimal.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]]
+    knowledge: ClassVar[Knowledge]
+    roles: ClassVar[tuple[str, ...]]
+
+    def start(self, cases: Cases, draws: Draws) -> S:
+        """The state before the first question. May depend on each row alone."""
+
+    def ask(self, state: S, cases: Cases) -> Ask:
+        """The next candidates of every row."""
+
+    def tell(self, state: S, reply: Reply, cases: Cases, draws: Draws) -> S:
+        """The state after the referee's reply to the last question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Tensors a defense may learn from: x (n, *shape) in input units, y (n,)."""
+
+    x: Tensor
+    y: Tensor
+    id: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a defense is given beside the target: its data, its seed, and an adversary it cannot name itself.
+
+    perturb(target, x, y, id, attack, threat, seed) returns adversarial inputs (n, *shape) from the attack of a spec.
+    tell(text, done, total) reports progress.
+    """
+
+    calibration: Split | None
+    train: Split | None
+    seed: int
+    perturb: Callable[..., Tensor]
+    tell: Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What fitting a defense cost and found: numbers for the report, all reproducible."""
+
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Defense(Protocol):
+    """A frozen dataclass of options. wrap changes the structure, fit the parameters; together: target to target.
+
+    needs is the split it learns from; claims says in one sentence what it can and cannot do; kind is what the verdict
+    may credit it with; adaptive lists the attack specs it must face besides the plan's.
+    """
+
+    needs: ClassVar[Literal["nothing", "calibration", "train"]]
+    claims: ClassVar[str]
+    kind: ClassVar[Literal["robustness", "calibration", "stability"]]
+    adaptive: ClassVar[tuple[str, ...]]
+
+    def wrap(self, target: Target) -> Target:
+        """A new target with the structure of the defense, parameters not yet fitted; the given one is untouched."""
+
+    def fit(self, target: Target, material: Material) -> Fitted:
+        """Fit the wrapped target's parameters in place. Everything learned is in its model's state_dict."""
+
+
+Status = Literal["ok", "warn", "red", "not_done", "not_applicable", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a diagnostic says: a stable rule id, a status, one claim in words, its numbers, and what to do.
+
+    voids says that a passing robustness number must not be believed while this is red.
+    """
+
+    rule: str
+    title: str
+    status: Status
+    claim: str
+    numbers: Mapping[str, Value] = field(default_factory=dict)
+    advice: str = ""
+    severity: Literal["none", "low", "medium", "high"] = "none"
+    voids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a diagnostic reads about one variant under one threat. It names no attack, only roles.
+
+    correct maps a role to a bool array (n,): rows still correctly classified after that role's attack, on the same rows
+    in the same order for every role. probe holds the numbers of the direct probes of the model. None: not done.
+    """
+
+    threat: Threat
+    clean: np.ndarray[Any, Any]
+    correct: Mapping[str, np.ndarray[Any, Any]]
+    probe: Mapping[str, Any]
+    classes: int
+    stochastic: bool
+
+
+class Diagnostic(Protocol):
+    """One rule: reads evidence, yields findings. A frozen dataclass whose fields are its thresholds."""
+
+    rule: ClassVar[str]
+    title: ClassVar[str]
+    roles: ClassVar[tuple[str, ...]]
+
+    def __call__(self, evidence: Evidence) -> Iterable[Finding]:
+        """Findings, one for each claim; at least one, also when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One unit of work. Its id is the content hash of its recipe, so equal work has an equal id."""
+
+    id: str
+    kind: str
+    recipe: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job left: JSON numbers and arrays; error is the message of the exception that ended it, if one did."""
+
+    job: str
+    numbers: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    error: str | None = None
+
+
+def chain_text(chain: Sequence[Spec]) -> str:
+    """A chain of defenses as text: ``swap(to=silu) | temperature``."""
+    return " | ".join(map(str, chain))
