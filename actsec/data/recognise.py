@@ -94,8 +94,10 @@ def _labels(y: Array, notes: list[str]) -> Labels:
         raise DataError(f"y has shape {y.shape}, (n,) is needed", "Store one whole number per example.")
     if y.dtype.kind == "f":
         if not np.isfinite(y).all() or (y != np.rint(y)).any():
-            raise DataError("y holds numbers that are not whole: this looks like regression",
-                            "actsec audits classifiers; store class numbers 0, 1, 2, ... as y.")
+            raise DataError(
+                "y holds numbers that are not whole: this looks like regression",
+                "actsec audits classifiers; store class numbers 0, 1, 2, ... as y.",
+            )
         notes.append("whole-number float labels read as integers")
     elif y.dtype.kind not in "iub":
         raise DataError(f"y has type {y.dtype}", "Store class numbers 0, 1, 2, ... of an integer type.")
@@ -110,8 +112,10 @@ def _channels_first(x: Array, layout: Layout, notes: list[str]) -> Array:
     ):
         if x.ndim != 4:
             raise BadOption(f"layout=channels_last does not fit x of shape {x.shape}", "Give (n, h, w, c).")
-        notes.append(f"channels-last {'recognised' if layout == 'auto' else 'stated'}: "
-                     f"{x.shape[1:]} turned to {(x.shape[3], *x.shape[1:3])}")
+        notes.append(
+            f"channels-last {'recognised' if layout == 'auto' else 'stated'}: "
+            f"{x.shape[1:]} turned to {(x.shape[3], *x.shape[1:3])}"
+        )
         return np.moveaxis(x, 3, 1)
     if layout == "auto" and x.ndim == 3:
         notes.append(f"no channel axis: {x.shape[1:]} read as {(1, *x.shape[1:])}")
@@ -148,8 +152,10 @@ def _check_values(x: Floats, bounds: tuple[float, float], *, stated: bool, scale
     finite = np.isfinite(x.reshape(len(x), -1)).all(1)
     if not finite.all():
         at = int(np.flatnonzero(~finite)[0])
-        raise DataError(f"x holds nan or infinity, first in row {at} ({int((~finite).sum())} such rows)",
-                        "Drop these rows or mend them; float16 overflows above 65504.")
+        raise DataError(
+            f"x holds nan or infinity, first in row {at} ({int((~finite).sum())} such rows)",
+            "Drop these rows or mend them; float16 overflows above 65504.",
+        )
     least, most = float(x.min()), float(x.max())
     if low <= least and most <= high:
         return

@@ -39,6 +39,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.y)
 
+    def noting(self, *notes: str) -> Dataset:
+        """The same data with further notes."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
+
     def take(self, rows: npt.ArrayLike, name: str | None = None, note: str = "") -> Dataset:
         """The examples at ``rows``, in that order."""
         at = np.asarray(rows, dtype=np.int64)

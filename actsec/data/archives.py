@@ -1,0 +1,107 @@
+"""Reading ``.npz`` files: no pickle is ever opened, and nothing is allocated before the declared sizes are known."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from actsec.data.recognise import check_size
+from actsec.errors import DataError, Unsafe
+
+Array = npt.NDArray[Any]
+_HOW = "Write the file with np.savez(path, x=x, y=y)."
+
+
+def read_npz(path: Path, limit: int) -> tuple[Array, Array, tuple[str, ...] | None, tuple[str, ...]]:
+    """``x``, ``y``, the names in ``classes`` if there are any, and notes on what was left unread.
+
+    Each member's header is compared with the size the archive declares and with ``limit`` (bytes) before its data is
+    read, so a small file cannot claim the memory. Raises DataError, or Unsafe for arrays of Python objects.
+    """
+    _check_kind(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+            if any(i.filename.endswith("data.pkl") for i in archive.infolist()):
+                raise Unsafe(f"{path} is a PyTorch file, which holds a pickle", _HOW)
+            for key in ("x", "y"):
+                if key not in members:
+                    raise _no_key(path, key, list(members))
+            arrays = {
+                key: _member(archive, members[key], key, limit) for key in ("x", "y", "classes") if key in members
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{path} cannot be read: {error}", f"The file is damaged or incomplete. {_HOW}") from error
+    ignored = sorted(set(members) - set(arrays))
+    notes = (f"arrays left unread: {', '.join(ignored)}",) if ignored else ()
+    return arrays["x"], arrays["y"], _names(arrays.get("classes")), notes
+
+
+def _check_kind(path: Path) -> None:
+    """Tell by the first bytes what is not a zip archive."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "Check the path and its permissions.") from error
+    if not magic:
+        raise DataError(f"{path} is empty", _HOW)
+    if magic == npy.MAGIC_PREFIX:
+        raise DataError(f"{path} holds a single array, x and y are needed", _HOW)
+    if magic[:1] == b"\x80" and magic[1:2] in b"\x02\x03\x04\x05":
+        raise Unsafe(f"{path} is a pickle: opening it would execute code", _HOW)
+    if magic[:2] != b"PK":
+        raise DataError(f"{path} is not an .npz file", _HOW)
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, limit: int) -> Array:
+    with archive.open(info) as file:
+        shape, dtype = _header(file)
+        if dtype.hasobject:
+            raise Unsafe(
+                f"{key} is an array of Python objects, which is a pickle: opening it would execute code",
+                f"Store {key} as numbers, for example {key}.astype('float32').",
+            )
+        check_size(key, shape, dtype, limit)
+        declared = info.file_size - file.tell()
+        if math.prod(shape) * dtype.itemsize != declared:
+            raise ValueError(f"{key} of shape {shape} and type {dtype} does not fill the {declared} bytes it has")
+    with archive.open(info) as file:
+        return np.asarray(npy.read_array(file, allow_pickle=False))
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = npy.read_magic(file)
+    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = reader(file)
+    return shape, dtype
+
+
+def _names(array: Array | None) -> tuple[str, ...] | None:
+    if array is None:
+        return None
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise DataError(
+            f"classes has type {array.dtype} and shape {array.shape}", "Store names: np.array(['cat', 'dog'])."
+        )
+    return tuple(map(str, array))
+
+
+def _no_key(path: Path, key: str, found: list[str]) -> DataError:
+    listed = ", ".join(sorted(found)) or "none"
+    usual = {"x": ["X", "images", "data", "inputs", "x_test"], "y": ["Y", "labels", "targets", "target", "y_test"]}[key]
+    near = [name for name in found if name in usual] or difflib.get_close_matches(key, found, n=1, cutoff=0.4)
+    source = f"data[{near[0]!r}]" if near else "..."
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    return DataError(
+        f"{path} has no array {key!r}; it has: {listed}",
+        f"{guess}Rename it: data = np.load(path); np.savez('new.npz', {key}={source}, ...).",
+    )

@@ -1,0 +1,167 @@
+"""Reading image folders, ``folder/class/*.png``, in torchvision.ImageFolder's order of classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from actsec.data.recognise import LIMIT, check_size, from_arrays
+from actsec.data.sets import Dataset
+from actsec.errors import BadOption, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
+_MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
+_STEP = re.compile(r"(resize|crop)=(\d+)(?:x(\d+))?")
+Step = tuple[str, int, int | None]
+
+
+def from_folder(
+    folder: Path, *, resize: str | None = None, classes: Sequence[str] | None = None, limit: int = LIMIT
+) -> Dataset:
+    """Images as uint8/255, shape (n, 1 or 3, h, w); labels by the folders' names sorted as text, or as in ``classes``.
+
+    ``resize`` states the transform, steps joined by commas: ``resize=256`` (shorter side, bilinear, antialiased),
+    ``resize=32x48`` (exactly h x w), ``crop=224`` or ``crop=h x w`` (centre). Without one, all images must have the same
+    size. Grey images beside coloured ones get three equal channels. Raises DataError or BadOption with the mend.
+    """
+    steps = _steps(resize) if resize is not None else []
+    files, labels, names, notes = _listing(folder, classes)
+    modes, sizes = _survey(folder, files, steps)
+    different = sorted(set(sizes))
+    if len(different) > 1:
+        named = ", ".join(f"{h}x{w}" for h, w in different[:3])
+        raise DataError(
+            f"{folder} holds images of {len(different)} sizes after {resize or 'no transform'}: {named}"
+            + (", ..." if len(different) > 3 else ""),
+            "State the transform, for example resize='resize=256,crop=224' or resize='resize=32x32'.",
+        )
+    mode = "RGB" if "RGB" in modes else "L"
+    height, width = different[0]
+    channels = 3 if mode == "RGB" else 1
+    check_size("x", (len(files), channels, height, width), np.dtype(np.uint8), limit)
+    pixels = np.empty((len(files), channels, height, width), dtype=np.uint8)
+    for at, file in enumerate(files):
+        pixels[at] = _pixels(file, mode, steps)
+    if mode == "RGB" and "L" in modes:
+        notes.append(f"{modes.count('L')} grey images given three equal channels")
+    if resize is not None:
+        notes.append(f"transformed by {resize}, bilinear with antialiasing")
+    data = from_arrays(pixels, np.array(labels), name=folder.name, classes=names, layout="as_is", limit=limit)
+    return data.noting(*notes)
+
+
+def _listing(folder: Path, classes: Sequence[str] | None) -> tuple[list[Path], list[int], list[str], list[str]]:
+    rooms = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    layout = "Arrange it as folder/class/image.png, one folder a class."
+    if not rooms:
+        raise DataError(f"{folder} holds no class folders", layout)
+    names = list(classes) if classes is not None else rooms
+    if set(names) != set(rooms):
+        odd = sorted(set(names) ^ set(rooms))
+        raise DataError(f"classes and the folders of {folder} differ in {', '.join(odd)}", "Name every folder once.")
+    notes = []
+    if classes is None and all(name.isdigit() for name in names) and names != sorted(names, key=int):
+        notes.append(f"class folders sorted as text, as torchvision does: {', '.join(names[:4])}, ...")
+    files, labels, other = [], [], 0
+    for label, name in enumerate(names):
+        inside = sorted(p for p in (folder / name).iterdir() if p.is_file() and not p.name.startswith("."))
+        images = [p for p in inside if p.suffix.lower() in _SUFFIXES]
+        other += len(inside) - len(images)
+        if not images:
+            raise DataError(f"class folder {folder / name} holds no images", f"{layout} Read: {', '.join(_SUFFIXES)}.")
+        files += images
+        labels += [label] * len(images)
+    if other:
+        notes.append(f"{other} files that are not images left unread")
+    return files, labels, names, notes
+
+
+def _survey(folder: Path, files: list[Path], steps: list[Step]) -> tuple[list[str], list[tuple[int, int]]]:
+    """Mode and final size of every image from its header alone, before any pixel is decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    modes, sizes = [], []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                mode, (width, height) = image.mode, image.size
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise DataError(f"{file} is not an image that can be read", f"Mend or remove it ({error}).") from error
+        if mode not in _MODES:
+            raise DataError(
+                f"{file} has pixels of mode {mode}", "Store it with 8 bits, or 16-bit data as .npz (uint16)."
+            )
+        if height * width > Image.MAX_IMAGE_PIXELS:  # type: ignore[operator]  # None only if someone unset it
+            raise DataError(f"{file} has {height} x {width} pixels", "Make it smaller first; this may be a zip bomb.")
+        modes.append(_MODES[mode])
+        sizes.append(_final_size(file, (height, width), steps))
+    return modes, sizes
+
+
+def _final_size(file: Path, size: tuple[int, int], steps: list[Step]) -> tuple[int, int]:
+    for kind, height, width in steps:
+        if kind == "crop":
+            wanted = (height, width or height)
+            if wanted[0] > size[0] or wanted[1] > size[1]:
+                raise DataError(
+                    f"{file} is {size[0]}x{size[1]} when it is to be cropped to {wanted[0]}x{wanted[1]}",
+                    "Resize first: resize='resize=256,crop=224'.",
+                )
+            size = wanted
+        else:
+            size = _resized(size, height, width)
+    return size
+
+
+def _resized(size: tuple[int, int], height: int, width: int | None) -> tuple[int, int]:
+    if width is not None:
+        return height, width
+    short, long = min(size), max(size)
+    other = int(height * long / short)
+    return (height, other) if size[0] <= size[1] else (other, height)
+
+
+def _pixels(file: Path, mode: str, steps: list[Step]) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            image: Image.Image = opened.convert(mode)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{file} cannot be decoded: {error}", "Mend or remove it.") from error
+    for step in steps:
+        image = _apply(image, step)
+    array: npt.NDArray[Any] = np.asarray(image, dtype=np.uint8)
+    return array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
+
+
+def _apply(image: Image, step: Step) -> Image:
+    from PIL.Image import Resampling
+
+    kind, height, width = step
+    if kind == "resize":
+        high, wide = _resized((image.height, image.width), height, width)
+        return image.resize((wide, high), Resampling.BILINEAR)
+    wide = width or height
+    top, left = round((image.height - height) / 2), round((image.width - wide) / 2)
+    return image.crop((left, top, left + wide, top + height))
+
+
+def _steps(text: str) -> list[Step]:
+    steps = []
+    for part in text.replace(" ", "").split(","):
+        match = _STEP.fullmatch(part)
+        if match is None or not int(match[2]) or match[3] == "0":
+            raise BadOption(
+                f"resize={text!r} cannot be read at {part!r}", "Write resize=256, resize=32x32, crop=224, ..."
+            )
+        steps.append((match[1], int(match[2]), int(match[3]) if match[3] else None))
+    return steps
