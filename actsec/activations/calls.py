@@ -1,0 +1,154 @@
+"""Which torch calls are activations, and what they would compute out of place.
+
+A function is known by its name, since torch gives the same one many doors: ``F.relu``, ``torch.relu``, ``Tensor.relu_``,
+``aten.relu.default``. All of them reach a TorchFunctionMode under the same name, give or take ``_`` and the overload.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Options = tuple[tuple[str, float | str], ...]
+
+# name of the torch function -> (kind, ((torch's parameter, the catalogue's option, torch's default), ...))
+_KNOWN: dict[str, tuple[str, tuple[tuple[str, str, float | str], ...]]] = {
+    "relu": ("relu", ()),
+    "relu6": ("relu6", ()),
+    "leaky_relu": ("leaky_relu", (("negative_slope", "slope", 0.01),)),
+    "prelu": ("prelu", ()),
+    "elu": ("elu", (("alpha", "alpha", 1.0),)),
+    "celu": ("celu", (("alpha", "alpha", 1.0),)),
+    "selu": ("selu", ()),
+    "gelu": ("gelu", (("approximate", "approximate", "none"),)),
+    "silu": ("silu", ()),
+    "mish": ("mish", ()),
+    "hardswish": ("hardswish", ()),
+    "tanh": ("tanh", ()),
+    "hardtanh": ("hardtanh", (("min_val", "lower", -1.0), ("max_val", "upper", 1.0))),
+    "sigmoid": ("sigmoid", ()),
+    "special_expit": ("sigmoid", ()),
+    "hardsigmoid": ("hardsigmoid", ()),
+    "softplus": ("softplus", (("beta", "beta", 1.0),)),
+    "kwta": ("kwta", (("fraction", "fraction", 0.1),)),
+    "identity": ("identity", ()),
+}
+
+_OUTSIDE = {
+    "rrelu": "randomized leaky ReLU",
+    "log_sigmoid": "log-sigmoid",
+    "softsign": "softsign",
+    "softshrink": "soft shrinkage",
+    "hardshrink": "hard shrinkage",
+    "tanhshrink": "tanh shrinkage",
+    "glu": "gated linear unit",
+    "lstm": "an LSTM's gates, fused in one call",
+    "gru": "a GRU's gates, fused in one call",
+    "rnn_tanh": "an RNN's tanh, fused in one call",
+    "rnn_relu": "an RNN's ReLU, fused in one call",
+    "lstm_cell": "an LSTM cell's gates, fused in one call",
+    "gru_cell": "a GRU cell's gates, fused in one call",
+    "rnn_tanh_cell": "an RNN cell's tanh, fused in one call",
+    "rnn_relu_cell": "an RNN cell's ReLU, fused in one call",
+    "_transformer_encoder_layer_fwd": "a transformer layer, fused in one call",
+}
+
+_IN_PLACE_OPERATORS = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or")}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Activating:
+    """One call of an activation as it was asked for."""
+
+    kind: str
+    options: Options
+    z: Tensor  # the pre-activation; overwritten by the call where ``target`` is it
+    target: Tensor | None  # what the call overwrites with its result: z (in place), ``out=``, or nothing
+    compute: Callable[[Tensor], Tensor]  # the same function, out of place
+
+    def source(self) -> Tensor:
+        """The pre-activation as a tensor that the call will not overwrite, on the way from input to output."""
+        return self.z if self.target is None else self.z.clone()
+
+    def give(self, result: Tensor) -> Tensor:
+        """What the caller gets back. A call in place still overwrites its input: others may hold that tensor."""
+        if self.target is None:
+            return result
+        self.target.copy_(result)
+        return self.target
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The name of a torch function without the overload of an aten operator: ``relu_`` for ``aten.relu_.default``."""
+    name: str = getattr(func, "__name__", "")
+    return name if name.startswith("__") else name.partition(".")[0]
+
+
+def recognise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Activating | None:
+    """The activation that a torch call computes, or None."""
+    name = name_of(func)
+    known = _KNOWN.get(name) or (_KNOWN.get(name[:-1]) if name.endswith("_") else None)
+    if known is None:
+        return None
+    z = args[0] if args else kwargs.get("input", kwargs.get("self"))
+    if not isinstance(z, Tensor):
+        return None
+    kind, parameters = known
+    given = dict(zip((p[0] for p in parameters), args[1:], strict=False)) | kwargs
+    options: Options = tuple((ours, given.get(theirs, default)) for theirs, ours, default in parameters)
+    if kind == "hardtanh" and [float(value) for _, value in options] == [0.0, 6.0]:
+        kind, options = "relu6", ()
+    rest = tuple(args[1:])
+    named = {key: value for key, value in kwargs.items() if key not in ("input", "self", "inplace", "out")}
+    in_place = name.endswith("_") or bool(kwargs.get("inplace", False))
+    if name.endswith("_"):
+        return Activating(kind, options, z, z, lambda p: func(p.clone(), *rest, **named))
+    target = z if in_place else kwargs.get("out")
+    return Activating(kind, options, z, target, lambda p: func(p, *rest, **named))
+
+
+def overwritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor whose values a torch call changes, or None."""
+    name = name_of(func)
+    changes = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_OPERATORS or name == "__setitem__"
+    if changes or kwargs.get("inplace", False):
+        target = args[0] if args else kwargs.get("input", kwargs.get("self"))
+    else:
+        target = kwargs.get("out")
+    return target if isinstance(target, Tensor) else None
+
+
+def disguised(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Why a call looks like an activation that cannot be watched or replaced as one; None when it does not."""
+    name = name_of(func)
+    if name in _OUTSIDE:
+        return f"{_OUTSIDE[name]}: not in the catalogue"
+    name = name.strip("_")
+    first = args[0] if args else kwargs.get("input")
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        return None
+    second = args[1] if len(args) > 1 else None
+    if name == "threshold":
+        bar, value = (kwargs.get(key, default) for key, default in (("threshold", second), ("value", _third(args))))
+        return "threshold at 0: a ReLU in disguise" if _zero(bar) and _zero(value) else None
+    if name in ("clamp", "clip", "clamp_min"):
+        return f"{name} at exactly 0: a ReLU in disguise" if _zero(kwargs.get("min", second)) else None
+    if name in ("maximum", "fmax", "max"):
+        other = kwargs.get("other", second)
+        tensors = isinstance(other, Tensor) and other.is_floating_point()
+        return f"{name} with 0: a ReLU in disguise" if tensors and (_zero(other) or _zero(first)) else None
+    return None
+
+
+def _third(args: tuple[Any, ...]) -> Any:
+    return args[2] if len(args) > 2 else None
+
+
+def _zero(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.device.type != "meta" and value.numel() > 0 and not bool(torch.any(value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0

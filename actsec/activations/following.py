@@ -1,0 +1,171 @@
+"""Following a forward pass: every torch call that a model makes, with the name of the module that makes it.
+
+The audited model is not touched: the module stack is kept by process-wide module hooks that stand only while a pass is
+followed and only look at the thread that set them, so a failed pass leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation as _torch_activations
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from actsec.activations import calls
+from actsec.activations.functions import KWTA, Identity
+from actsec.errors import ModelError
+
+
+class Stands(nn.Module):
+    """A module that stands in for a call of another model and answers under that call's name.
+
+    ``model`` is the followed copy and ``stands`` its named replacements; names inside are those of the original.
+    """
+
+    model: nn.Module
+    stands: nn.ModuleDict
+
+
+def key_of(site: str) -> str:
+    """A site's name as a key of ``stands`` (module names hold no dots)."""
+    return site.replace(".", "/")
+
+
+class Follower(TorchFunctionMode):
+    """Names every activation call inside ``root`` and lets ``on_site`` compute it; other calls pass ``on_other``."""
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__()
+        self.root = root
+        self.stack: list[tuple[str, nn.Module]] = []
+        self.names: dict[nn.Module, str] = {}
+        self.fixed: set[nn.Module] = set()
+        self.used: set[str] = set()
+
+    def begin(self) -> None:
+        """A forward pass of the root begins."""
+        self.names, self.fixed, self.used = {}, set(), set()
+        self._read(self.root, "")
+
+    def on_site(self, name: str, call: calls.Activating) -> Tensor:
+        """Compute one activation call; ``name`` is unique within the pass."""
+        return call.give(call.compute(call.source()))
+
+    def on_other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute one call that is no activation."""
+        return func(*args, **kwargs)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if not self.stack:
+            return func(*args, **named)
+        call = calls.recognise(func, args, named)
+        if call is None:
+            return self.on_other(func, args, named)
+        return self.on_site(self.name(call.kind), call)
+
+    @property
+    def path(self) -> str:
+        """The qualified name of the module that is running."""
+        return self.stack[-1][0]
+
+    @property
+    def functional(self) -> bool:
+        """Whether the running call is made by a module that is not itself an activation."""
+        return not _is_activation(self.stack[-1][1])
+
+    def name(self, kind: str) -> str:
+        """The next call's name: the activation module's, or the calling module's and the kind; ``:2`` for its second."""
+        path, module = self.stack[-1]
+        base = _join(path, kind) if self.functional else path or kind
+        stem, mark, number = base.rpartition(":")
+        if not (module in self.fixed and mark and number.isdigit()):
+            stem = base
+        name, turn = base, 1
+        while name in self.used:
+            turn += 1
+            name = f"{stem}:{turn}"
+        self.used.add(name)
+        return name
+
+    def enter(self, module: nn.Module) -> None:
+        """A module's forward begins."""
+        if not self.stack:
+            if module is not self.root:
+                return
+            self.begin()
+        path = self.names.get(module)
+        self.stack.append((self.path if path is None and self.stack else path or "", module))
+
+    def leave(self, module: nn.Module) -> None:
+        """A module's forward ends, well or badly."""
+        while self.stack:
+            if self.stack.pop()[1] is module:
+                return
+
+    def _read(self, module: nn.Module, path: str) -> None:
+        if module in self.names:
+            return
+        self.names[module] = path
+        if isinstance(module, Stands):
+            self._read(module.model, path)
+            for key, stand in module.stands.items():
+                self.names[stand] = _join(path, key.replace("/", "."))
+                self.fixed.add(stand)
+            return
+        for name, child in module.named_children():
+            self._read(child, _join(path, name))
+
+
+@contextmanager
+def following(follower: Follower) -> Iterator[None]:
+    """Let the follower see what its root does, in this thread, until the end of the block."""
+    thread = threading.get_ident()
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread:
+            follower.enter(module)
+
+    def leave(module: nn.Module, args: Any, result: Any) -> None:
+        if threading.get_ident() == thread and follower.stack:
+            follower.leave(module)
+
+    refuse_compiled(follower.root)
+    entering = register_module_forward_pre_hook(enter)
+    leaving = register_module_forward_hook(leave, always_call=True)
+    try:
+        with follower:
+            yield
+    finally:
+        entering.remove()
+        leaving.remove()
+        follower.stack.clear()
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Raise ModelError for a model whose calls run outside Python."""
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule) or type(module).__name__ == "OptimizedModule":
+            raise ModelError(
+                f"the activations of a compiled module ({type(module).__name__}) cannot be seen",
+                "Give the model as it was before torch.compile or torch.jit.",
+            )
+
+
+def _is_activation(module: nn.Module) -> bool:
+    if isinstance(module, (KWTA, Identity)):
+        return True
+    kind = type(module)
+    return kind.__module__ == _torch_activations.__name__ and kind is not nn.MultiheadAttention
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name

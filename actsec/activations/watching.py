@@ -1,0 +1,89 @@
+"""Watching activation calls: their pre-activations, on the autograd graph, while the model runs as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from actsec.activations import calls
+from actsec.activations.calls import Activating, Options
+from actsec.activations.following import Follower, following
+
+
+@dataclasses.dataclass(slots=True)
+class Call:
+    """One activation call of the last forward pass.
+
+    ``pre`` is the true pre-activation and ``post`` the output (None when not kept). Both lie on the way from the input
+    to the model's output: a loss on either is differentiable in the input, and the output in either.
+    """
+
+    name: str
+    kind: str
+    options: Options
+    pre: Tensor
+    post: Tensor | None
+
+
+class Recorder(Follower):
+    """What ``watch`` yields: ``calls`` in call order, refilled by every forward pass of the watched model."""
+
+    def __init__(self, root: nn.Module, only: frozenset[str] | None, post: bool) -> None:
+        super().__init__(root)
+        self.calls: list[Call] = []
+        self._only, self._post = only, post
+        self._kept: dict[int, list[tuple[Call, str]]] = {}
+
+    def begin(self) -> None:
+        super().begin()
+        self.calls = []
+        self._kept = {}
+
+    def on_site(self, name: str, call: Activating) -> Tensor:
+        if call.target is not None:
+            self._save(call.target)
+        pre = call.source()
+        post = call.compute(pre)
+        if self._only is None or name in self._only:
+            record = Call(name, call.kind, call.options, pre, post if self._post else None)
+            self.calls.append(record)
+            self._keep(record, "pre", pre)
+            if self._post:
+                self._keep(record, "post", post)
+        return call.give(post)
+
+    def on_other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        target = calls.overwritten(func, args, kwargs)
+        if target is not None:
+            self._save(target)
+        return func(*args, **kwargs)
+
+    def _keep(self, record: Call, field: str, tensor: Tensor) -> None:
+        if tensor.device.type != "meta":
+            self._kept.setdefault(tensor.untyped_storage().data_ptr(), []).append((record, field))
+
+    def _save(self, target: Tensor) -> None:
+        """Copy what was recorded before the model overwrites it."""
+        for record, field in self._kept.pop(target.untyped_storage().data_ptr(), ()):
+            setattr(record, field, getattr(record, field).clone())
+
+
+@contextmanager
+def watch(model: nn.Module, only: Iterator[str] | frozenset[str] | None = None, post: bool = True) -> Iterator[Recorder]:
+    """Record every activation call of ``model`` while the block lasts; ``calls`` starts afresh with each forward pass.
+
+    The output is bit-equal to an unwatched pass (with torch's fused attention off: see ``Sites.fused``). ``only`` keeps
+    the named sites alone, ``post=False`` drops their outputs; both save memory. In-place activations are computed out of
+    place and copied back, so that ``pre`` is what they read. A recorded tensor that the model later overwrites is copied
+    first; that copy has the right values but the model's output no longer depends on it.
+
+    Failure modes: calls in other threads, compiled or scripted modules (ModelError), and the recomputation of
+    ``torch.utils.checkpoint`` during backward are not seen.
+    """
+    recorder = Recorder(model, None if only is None else frozenset(only), post)
+    with following(recorder):
+        yield recorder
