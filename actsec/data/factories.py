@@ -85,7 +85,7 @@ def _collect(made: Any, where: str, limit: int) -> tuple[npt.NDArray[Any], npt.N
         raise DataError(f"{where} returned a {type(made).__name__}, which has no length", mend) from error
     if count == 0:
         raise DataError(f"{where} returned no examples", "Give at least one example.")
-    inputs: npt.NDArray[Any] | None = None
+    inputs: npt.NDArray[Any] = np.empty(0)
     labels = []
     for at in range(count):
         try:
@@ -93,7 +93,7 @@ def _collect(made: Any, where: str, limit: int) -> tuple[npt.NDArray[Any], npt.N
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise DataError(f"item {at} of {where} is not a pair (x, y)", mend) from error
         row = _array(x)
-        if inputs is None:
+        if at == 0:
             check_size("x", (count, *row.shape), row.dtype, limit)
             inputs = np.empty((count, *row.shape), dtype=row.dtype)
         if row.shape != inputs.shape[1:] or row.dtype != inputs.dtype:
@@ -103,7 +103,6 @@ def _collect(made: Any, where: str, limit: int) -> tuple[npt.NDArray[Any], npt.N
             )
         inputs[at] = row
         labels.append(_array(y))
-    assert inputs is not None
     if any(label.size != 1 for label in labels):
         raise DataError(f"labels of {where} are not single numbers", "Give class numbers 0, 1, 2, ...")
     return inputs, np.array([label.item() for label in labels])

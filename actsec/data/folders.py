@@ -29,12 +29,12 @@ def from_folder(
     """Images as uint8/255, shape (n, 1 or 3, h, w); labels by the folders' names sorted as text, or as in ``classes``.
 
     ``resize`` states the transform, steps joined by commas: ``resize=256`` (shorter side, bilinear, antialiased),
-    ``resize=32x48`` (exactly h x w), ``crop=224`` or ``crop=h x w`` (centre). Without one, all images must have the same
+    ``resize=32x48`` (exactly h x w), ``crop=224`` or ``crop=32x48`` (centre). Without one, all images must have one
     size. Grey images beside coloured ones get three equal channels. Raises DataError or BadOption with the mend.
     """
     steps = _steps(resize) if resize is not None else []
     files, labels, names, notes = _listing(folder, classes)
-    modes, sizes = _survey(folder, files, steps)
+    modes, sizes = _survey(files, steps)
     different = sorted(set(sizes))
     if len(different) > 1:
         named = ", ".join(f"{h}x{w}" for h, w in different[:3])
@@ -84,7 +84,7 @@ def _listing(folder: Path, classes: Sequence[str] | None) -> tuple[list[Path], l
     return files, labels, names, notes
 
 
-def _survey(folder: Path, files: list[Path], steps: list[Step]) -> tuple[list[str], list[tuple[int, int]]]:
+def _survey(files: list[Path], steps: list[Step]) -> tuple[list[str], list[tuple[int, int]]]:
     """Mode and final size of every image from its header alone, before any pixel is decoded."""
     from PIL import Image, UnidentifiedImageError
 

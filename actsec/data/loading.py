@@ -41,8 +41,8 @@ def load(
 ) -> Dataset | Splits:
     """The data that ``source`` names (see SOURCES). ``digits``, and factories that return them, give ``Splits``.
 
-    ``classes``: names in label order; ``n_classes``: how many there are, to check labels against; ``bounds``, ``scale``,
-    ``layout``: see ``from_arrays``; ``resize``: a stated transform for image folders, see ``from_folder``; ``limit``:
+    ``classes``: names in label order; ``n_classes``: how many there are, to check labels against;
+    ``bounds``, ``scale``, ``layout``: see ``from_arrays``; ``resize``: a stated transform for image folders, see ``from_folder``; ``limit``:
     largest array in bytes; ``seed``: of the digits' split. Raises DataError (2), or Unsafe (4) for what would execute.
     """
     if resize is not None and not Path(source).is_dir():
@@ -86,7 +86,7 @@ def load(
 
 
 def digits(seed: int = 0) -> Splits:
-    """scikit-learn's digits, x/16 of shape (n, 1, 8, 8): 988 train, 270 calibration and 539 test examples, stratified."""
+    """scikit-learn's digits, x/16 of shape (n, 1, 8, 8), stratified: 988 train, 270 calibration, 539 test examples."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -96,7 +96,7 @@ def digits(seed: int = 0) -> Splits:
 
 
 def _missing(source: str, place: Path) -> Exception:
-    if place.parent == Path(".") and not place.suffix:
+    if place.parent == Path() and not place.suffix:
         error = unknown("data", source, SOURCES)
         return DataError(f"there is no file, folder or data set {source!r}", error.mend)
     around = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []

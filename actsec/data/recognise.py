@@ -35,8 +35,8 @@ def from_arrays(
     """Check and convert arrays into a Dataset.
 
     ``x`` (n, ...): uint8 is divided by 255 and uint16 by 65535; floats are taken as they are and must lie in ``bounds``
-    ([0, 1] unless given); with ``scale`` any number type is divided by it. Under layout "auto", (n, h, w) gets a channel
-    axis and (n, h, w, c) with c of 1, 3 or 4 is turned to (n, c, h, w) unless its second axis is 1, 3 or 4 too.
+    ([0, 1] unless given); with ``scale`` any number type is divided by it. Under layout "auto", (n, h, w) gets a
+    channel axis and (n, h, w, c) with c of 1, 3 or 4 is turned to (n, c, h, w) unless its second axis is 1, 3 or 4 too.
     ``y`` (n,) whole numbers of any type in 0..C-1, where C is the length of ``classes``, or ``n_classes``, or the
     largest label plus one. Raises DataError (Unsafe for arrays of Python objects) naming the mend.
     """
