@@ -41,9 +41,10 @@ def load(
 ) -> Dataset | Splits:
     """The data that ``source`` names (see SOURCES). ``digits``, and factories that return them, give ``Splits``.
 
-    ``classes``: names in label order; ``n_classes``: how many there are, to check labels against;
-    ``bounds``, ``scale``, ``layout``: see ``from_arrays``; ``resize``: a stated transform for image folders, see ``from_folder``; ``limit``:
-    largest array in bytes; ``seed``: of the digits' split. Raises DataError (2), or Unsafe (4) for what would execute.
+    ``classes``: names in label order; ``n_classes``: how many there are, to check labels against; ``bounds``,
+    ``scale`` and ``layout``: see ``from_arrays``; ``resize``: a stated transform for image folders, see
+    ``from_folder``; ``limit``: largest array in bytes; ``seed``: of the digits' split.
+    Raises DataError (exit code 2), or Unsafe (4) for what would execute.
     """
     if resize is not None and not Path(source).is_dir():
         raise BadOption(f"resize={resize!r} is for image folders, {source!r} is none", "Leave resize out.")
