@@ -120,3 +120,18 @@ class Kill:
         for before, after in zip(baseline, now, strict=True):
             rise = rise + (after.sum(1) - before.sum(1)).to(rise.dtype)
         return rise / units
+
+
+@dataclass(frozen=True, slots=True)
+class Hardest:
+    """No success to stop at: the candidate with the highest margin. Adversarial training wants it of every row."""
+
+    name: ClassVar[str] = "hardest"
+    watches: ClassVar[bool] = False
+    settles: ClassVar[bool] = False
+
+    def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
+        return margin(observed.logits, cases)
+
+    def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
+        return ()

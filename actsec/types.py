@@ -414,13 +414,17 @@ class Diagnostic(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One unit of work. Its id is the content hash of its recipe, so equal work has an equal id."""
+    """One unit of work. Its id is the content hash of its recipe, so equal work has an equal id.
+
+    label is for people and variant says where the plan keeps what the recipe names by hash; neither is hashed.
+    """
 
     id: str
     kind: str
     recipe: Mapping[str, Any]
     needs: tuple[str, ...] = ()
     label: str = ""
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

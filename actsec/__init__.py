@@ -1,0 +1,60 @@
+"""actsec: an adversarial-robustness audit for PyTorch classifiers that looks at the activation functions.
+
+    target = actsec.load("nets.py:make", weights="w.safetensors")
+    outcome = actsec.attack(target, x, y, "fgsm", eps=8/255)
+    hardened = actsec.defend(target, "temperature", calibration=(x, y))
+    run = actsec.audit(target, data, train=train)
+
+Importing this imports no torch; each name is loaded when it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actsec.api import Attacked, Run, attack, audit, defend, diagnose
+    from actsec.errors import ActsecError
+    from actsec.spec import Spec
+    from actsec.target import load
+    from actsec.types import Target, Threat
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ActsecError": "errors",
+    "Attacked": "api",
+    "Run": "api",
+    "Spec": "spec",
+    "Target": "types",
+    "Threat": "types",
+    "attack": "api",
+    "audit": "api",
+    "defend": "api",
+    "diagnose": "api",
+    "load": "target",
+}
+
+__all__ = [
+    "ActsecError",
+    "Attacked",
+    "Run",
+    "Spec",
+    "Target",
+    "Threat",
+    "__version__",
+    "attack",
+    "audit",
+    "defend",
+    "diagnose",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"actsec.{_HOME[name]}"), name)
+    if name in ("attacks", "defenses", "activations", "diagnostics", "reports"):
+        return import_module(f"actsec.{name}")
+    raise AttributeError(f"module 'actsec' has no attribute {name!r}")

@@ -1,0 +1,203 @@
+"""What an audit does when it is not told: attacks, sample sizes and defenses for a budget.
+
+``resolve`` fills only gaps, so a resolved plan resolves to itself. Every choice is printed before the work begins and
+stands in the run folder's plan.toml.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from actsec import registry
+from actsec.activations import activation
+from actsec.errors import BadOption, PlanError, ThreatError, unknown
+from actsec.plan import Plan, Trial
+from actsec.spec import parse, parse_chain, show
+from actsec.types import Threat
+
+DEMO_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh")
+DEMO_DEFENSES = (
+    "temperature",
+    "swap(to=leaky_relu)",
+    "swap(to=leaky_relu, finetune=3)",
+    "training_noise",
+    "noisy_inference(std=0.1)",
+    "fast_training",
+    "adversarial_training",
+)
+CURVE = (0.25, 0.5, 1.5, 2.0)
+"""The robust-accuracy curve is measured at these multiples of eps, and at eps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much work an audit may do. samples attack the headline threat; the dearer attacks get fewer images."""
+
+    samples: int
+    minimal: int
+    pixels: int
+    steps: int
+    draws: int
+    queries: int
+    search: int
+
+
+BUDGETS = {
+    "quick": Budget(samples=300, minimal=100, pixels=60, steps=20, draws=20, queries=300, search=100),
+    "standard": Budget(samples=1000, minimal=300, pixels=100, steps=50, draws=100, queries=1000, search=300),
+    "thorough": Budget(samples=5000, minimal=1000, pixels=300, steps=100, draws=1000, queries=5000, search=1000),
+}
+
+
+def resolve(
+    plan: Plan, shape: tuple[int, ...], grid: int | None, rows: int, *, trains: bool, calibrates: bool
+) -> Plan:
+    """The plan with every gap filled, all names checked. Raises UnknownName, BadOption, PlanError, ThreatError."""
+    if plan.budget not in BUDGETS:
+        raise unknown("budget", plan.budget, BUDGETS)
+    budget = BUDGETS[plan.budget]
+    if plan.per_class is not None and plan.samples is not None:
+        raise PlanError("samples and per_class are both given", "Give one of them.")
+    for name in ("samples", "per_class", "threads", "shard"):
+        value = getattr(plan, name)
+        if value is not None and value < 1:
+            raise BadOption(f"{name} = {value}", f"Give {name} of at least 1.")
+    eps = plan.eps if plan.eps is not None else (8 / 255 if shape[:1] == (3,) else 0.1)
+    Threat("linf", eps)
+    samples = min(rows, plan.samples or (rows if plan.per_class else budget.samples))
+    filled = plan.having(eps=eps, samples=None if plan.per_class else samples)
+    filled = filled.having(activations=_activations(plan), defenses=_defenses(plan, trains=trains, calibrates=calibrates))
+    trials = tuple(_filled(trial, filled, samples, budget) for trial in plan.attacks)
+    return filled.having(attacks=_with_checks(trials, filled, samples, budget, shape, grid))
+
+
+def default_trials(
+    eps: float, samples: int, budget: Budget, shape: tuple[int, ...], grid: int | None
+) -> tuple[Trial, ...]:
+    """All attacks, each under the threats it works in, and the roles the sanity checks need."""
+    at, kill = f"linf:{show(eps)}", f"linf:{show(eps)}:kill"
+    few, pixels = min(samples, budget.minimal), min(samples, budget.pixels)
+    return (
+        *checks(eps, samples, budget),
+        Trial("fgsm(loss=margin)", at, samples, "attack"),
+        *(Trial(f"pgd(steps={budget.steps}, loss=margin)", f"linf:{show(eps * k)}", samples, "curve") for k in CURVE),
+        *(Trial(f"noise(draws={budget.draws})", f"linf:{show(eps * k)}", samples, "noise_curve") for k in CURVE),
+        Trial("minimal_l2", "l2", few, "minimal"),
+        Trial("carlini_wagner", "l2", min(few, 2 * budget.minimal // 3), "minimal"),
+        Trial(pixel_attack(shape, grid), "l0:1", pixels, "attack"),
+        Trial(f"noise(draws={budget.draws})", "l0:1", pixels, "noise"),
+        Trial("dead_relu", kill, few, "kill"),
+        Trial(f"noise(draws={budget.draws})", kill, few, "kill_noise"),
+        Trial(f"pgd(steps={budget.steps})", kill, few, "kill_pgd"),
+    )
+
+
+def checks(eps: float, samples: int, budget: Budget) -> tuple[Trial, ...]:
+    """The trials that the sanity checks read, at the headline threat. All but the unbounded one count for it too."""
+    at, steps = f"linf:{show(eps)}", budget.steps
+    return (
+        Trial(f"noise(draws={budget.draws})", at, samples, "noise"),
+        Trial("fgsm", at, samples, "single_step"),
+        Trial(f"pgd(steps={steps})", at, samples, "iterative"),
+        Trial(f"pgd(steps={2 * steps}, restarts=2)", at, samples, "doubled"),
+        Trial(f"pgd(steps={steps}, loss=margin)", at, samples, "margin"),
+        Trial(f"square(queries={budget.queries})", at, samples, "gradient_free"),
+        Trial(f"pgd(steps={2 * steps}, loss=margin)", "linf:1", min(samples, budget.search), "unbounded"),
+    )
+
+
+def pixel_attack(shape: tuple[int, ...], grid: int | None) -> str:
+    """One-pixel search that suits the images: every pixel and level where that is few, else differential evolution."""
+    if len(shape) == 3 and shape[0] == 1 and grid is not None and shape[1] * shape[2] * (grid + 1) <= 4096:
+        return f"one_pixel(mode=exhaustive, levels={grid + 1})"
+    cells = shape[1] * shape[2] if len(shape) == 3 else shape[0]
+    if 2 ** (shape[0] if len(shape) == 3 else 1) * cells <= 10_000:
+        return "one_pixel(mode=exhaustive, levels=2)"
+    return "one_pixel(mode=paper)"
+
+
+def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget) -> Trial:
+    """A trial the user named, with its threat, sample size and role."""
+    attack = registry.build("attacks", trial.attack)
+    roles = attack.roles
+    name = parse(trial.attack).name
+    if not trial.threat:
+        if getattr(attack, "goal", "misclassify") == "kill":
+            threat = f"linf:{show(plan.eps)}:kill"
+        elif "minimal" in roles:
+            threat = attack.norms[0]
+        elif "linf" in attack.norms:
+            threat = f"linf:{show(plan.eps)}"
+        else:
+            threat = "l0:1" if "l0" in attack.norms else f"{attack.norms[0]}:{show(plan.eps)}"
+        trial = dataclasses.replace(trial, threat=threat)
+    threat_read = Threat.parse(trial.threat)
+    if threat_read.norm not in attack.norms:
+        raise ThreatError(
+            f"{name} works in {', '.join(attack.norms)}, not in {threat_read.norm}", "Give it a threat of its own norm."
+        )
+    if ("minimal" in roles) != (threat_read.eps is None):
+        raise ThreatError(
+            f"{name} at {trial.threat}: "
+            + ("it looks for the smallest change and takes no eps" if "minimal" in roles else "it needs an eps"),
+            f"Write {threat_read.norm}." if "minimal" in roles else f"Write {threat_read.norm}:0.1, for example.",
+        )
+    if threat_read.norm == "linf" and threat_read.eps is not None and threat_read.eps > 1 and trial.role != "unbounded":
+        raise ThreatError(f"eps {show(threat_read.eps)} is larger than the box", "Give eps below 1, such as 8/255.")
+    size = trial.samples or samples
+    if trial.samples == 0 and ("minimal" in roles or name == "one_pixel"):
+        size = min(samples, budget.minimal if "minimal" in roles else budget.pixels)
+    guessed = "kill" if threat_read.goal == "kill" else "minimal" if "minimal" in roles else "attack"
+    role = trial.role or guessed
+    return dataclasses.replace(trial, attack=str(parse(trial.attack)), samples=min(size, samples) or size, role=role)
+
+
+def _with_checks(
+    trials: tuple[Trial, ...], plan: Plan, samples: int, budget: Budget, shape: tuple[int, ...], grid: int | None
+) -> tuple[Trial, ...]:
+    """The user's trials and the checks their numbers must pass; all of the budget's when none are named."""
+    eps = plan.eps or 0.1
+    if not trials:
+        return tuple(_filled(trial, plan, samples, budget) for trial in default_trials(eps, samples, budget, shape, grid))
+    roles = {trial.role for trial in trials}
+    missing = [trial for trial in checks(eps, samples, budget) if trial.role not in roles]
+    if any(trial.role == "kill" for trial in trials) and "kill_noise" not in roles:
+        kill = next(trial for trial in trials if trial.role == "kill")
+        missing += [
+            Trial(f"noise(draws={budget.draws})", kill.threat, kill.samples, "kill_noise"),
+            Trial(f"pgd(steps={budget.steps})", kill.threat, kill.samples, "kill_pgd"),
+        ]
+    return (*trials, *missing)
+
+
+def _activations(plan: Plan) -> tuple[str, ...]:
+    if not plan.reference:
+        if plan.activations:
+            raise PlanError(
+                f"activations {', '.join(plan.activations)}: only reference models are built with any activation",
+                "Use --defenses 'swap(to=gelu)' on your own model.",
+            )
+        return ()
+    given = parse(plan.model.removeprefix("reference:")).get("activation")
+    chosen = plan.activations or ((str(given),) if given is not None else DEMO_ACTIVATIONS)
+    for text in chosen:
+        activation(text)
+    return tuple(dict.fromkeys(str(parse(text)) for text in chosen))
+
+
+def _defenses(plan: Plan, *, trains: bool, calibrates: bool) -> tuple[str, ...]:
+    if plan.defenses is not None:
+        chains = [parse_chain(text) for text in plan.defenses]
+        for chain in chains:
+            for spec in chain:
+                needs = registry.build("defenses", spec).needs
+                if (needs == "train" and not trains) or (needs == "calibration" and not calibrates):
+                    raise PlanError(f"{spec.name} needs {needs} data", f"Give --{needs} data.npz.")
+        return tuple(" | ".join(map(str, chain)) for chain in chains)
+    if plan.reference:
+        return DEMO_DEFENSES
+    straight = ["swap(to=leaky_relu)"]
+    return tuple(
+        (["temperature"] if calibrates else []) + straight + (["swap(to=leaky_relu, recalibrate=true)"] if trains else [])
+    )

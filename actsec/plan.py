@@ -1,0 +1,268 @@
+"""What to do: the plan, its TOML, and the jobs it comes to.
+
+A plan with gaps is a request; ``budgets.resolve`` fills the gaps and changes nothing that is written, so a resolved plan
+given back resolves to itself. Paths are kept as written. Job ids hash content (weights, data, specs, seed), never paths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from actsec import registry
+from actsec.errors import PlanError, unknown
+from actsec.spec import Spec, parse, parse_chain, to_json
+from actsec.types import Job, Threat, chain_text
+
+SCHEMA = 1
+"""Raised when a job would give other numbers for the same recipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One attack under one threat on the first ``samples`` images. role ties it to the sanity checks."""
+
+    attack: str
+    threat: str = ""
+    samples: int = 0
+    role: str = ""
+    variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything an audit is told. Each field is a TOML key and a command-line option of the same name."""
+
+    model: Annotated[str, "file.py:factory, package.module:factory, torchvision:NAME or reference:NAME"] = "reference:cnn"
+    weights: Annotated[str | None, "safetensors file or weights-only state dict"] = None
+    data: Annotated[str, "test data: digits, a .npz file, an image folder or file.py:factory"] = "digits"
+    train: Annotated[str | None, "training data, for defenses that train"] = None
+    calibration: Annotated[str | None, "calibration data; taken from the test data where not given"] = None
+    activations: Annotated[tuple[str, ...], "build the reference model with each of these"] = ()
+    attacks: Annotated[tuple[Trial, ...], "attacks to run, such as pgd(steps=200)"] = ()
+    defenses: Annotated[tuple[str, ...] | None, "chains of defenses, such as swap(to=silu) | temperature"] = None
+    eps: Annotated[float | None, "L-inf budget in input units, such as 8/255"] = None
+    samples: Annotated[int | None, "images attacked"] = None
+    per_class: Annotated[int | None, "images attacked of each class, instead of in proportion"] = None
+    budget: Annotated[str, "quick, standard or thorough"] = "quick"
+    seed: Annotated[int, "of everything random"] = 0
+    resize: Annotated[str | None, "a stated transform of image folders, such as resize=256,crop=224"] = None
+    normalize: Annotated[str | None, "imagenet, torchvision or MEAN/STD, applied before the model"] = None
+    threshold: Annotated[float | None, "two classes: say class 1 above this probability"] = None
+    output: Annotated[str | None, "which field of the model's output holds the logits"] = None
+    expect_accuracy: Annotated[float | None, "stop when clean accuracy does not reach this"] = None
+    random_weights: Annotated[bool, "accept a torchvision model without weights"] = False
+    trust_model: Annotated[bool, "open files that execute code when opened"] = False
+    device: Annotated[str, "cpu, cuda or mps"] = "cpu"
+    threads: Annotated[int, "threads of every worker: part of the plan, since it moves the last bit"] = 1
+    shard: Annotated[int, "images in one job"] = 250
+    gates: Annotated[tuple[str, ...], "conditions such as robust_accuracy@linf:0.1>=0.3"] = ()
+
+    def having(self, **changes: Any) -> Plan:
+        """A copy with these fields replaced."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def reference(self) -> bool:
+        """Whether the models are trained in the run."""
+        return self.model.startswith("reference:") and self.weights is None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the plan's names stand for: content hashes. model is the fingerprint of the loaded target, or the recipe."""
+
+    model: str
+    test: str
+    train: str | None
+    calibration: str | None
+    shape: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    grid: int | None = None
+    rows: int = 0
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VariantPlan:
+    """A model of the audit: a base, and the chain of defenses in front of the verdict."""
+
+    name: str
+    base: str
+    chain: tuple[Spec, ...] = ()
+    audited: bool = False
+
+
+def variants(plan: Plan) -> tuple[VariantPlan, ...]:
+    """The models of a resolved plan: the bases, then each defense on the audited one. The first is the audited model."""
+    if plan.reference:
+        bases = [VariantPlan(str(parse(a)), _with_activation(plan.model, a), audited=i == 0) for i, a in
+                 enumerate(plan.activations)]
+    else:
+        bases = [VariantPlan("model", plan.model, audited=True)]
+    first = bases[0]
+    defended = [
+        VariantPlan(f"{first.name} | {chain_text(chain)}", first.base, chain)
+        for chain in (parse_chain(text) for text in plan.defenses or ())
+    ]
+    return (*bases, *defended)
+
+
+def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
+    """Every job of a resolved plan, dependencies before dependants."""
+    made: dict[str, Job] = {}
+    for variant in variants(plan):
+        model = _model_jobs(plan, facts, variant, made)
+        for kind in ("clean", "probe"):
+            _add(made, kind, {"model": model.id, "data": facts.test, "plan": _probe_part(plan, kind), "seed": plan.seed},
+                 (model.id,), f"{kind} {variant.name}", variant.name)
+        for trial in plan.attacks:
+            if trial.variants and variant.name not in trial.variants:
+                continue
+            for start in range(0, trial.samples, plan.shard):
+                rows = [start, min(start + plan.shard, trial.samples)]
+                recipe = {
+                    "model": model.id,
+                    "data": facts.test,
+                    "attack": to_json(registry.canonical("attacks", trial.attack)),
+                    "threat": str(Threat.parse(trial.threat)),
+                    "rows": rows,
+                    "per_class": plan.per_class,
+                    "seed": plan.seed,
+                    "budget": plan.budget,
+                }
+                _add(made, "attack", recipe, (model.id,), f"{trial.attack} at {trial.threat} on {variant.name}",
+                     variant.name)
+    return tuple(made.values())
+
+
+def _probe_part(plan: Plan, kind: str) -> dict[str, Any]:
+    return {"eps": plan.eps, "per_class": plan.per_class} if kind == "probe" else {}
+
+
+def _model_jobs(plan: Plan, facts: Facts, variant: VariantPlan, made: dict[str, Job]) -> Job:
+    """The job that leaves the variant's weights: training or loading the base, then fitting the chain."""
+    recipe: dict[str, Any] = {"model": facts.model, "seed": plan.seed, "threads": plan.threads}
+    if plan.reference:
+        recipe |= {"base": variant.base, "train": facts.train, "calibration": facts.calibration}
+    base = _add(made, "base", recipe, (), f"prepare {variant.base}", variant.name)
+    if not variant.chain:
+        return base
+    recipe = {
+        "model": base.id,
+        "chain": chain_text([registry.canonical("defenses", spec) for spec in variant.chain]),
+        "train": facts.train,
+        "calibration": facts.calibration,
+        "seed": plan.seed,
+    }
+    return _add(made, "defend", recipe, (base.id,), f"defend {variant.name}", variant.name)
+
+
+def _add(
+    made: dict[str, Job], kind: str, recipe: dict[str, Any], needs: tuple[str, ...], label: str, variant: str
+) -> Job:
+    content = json.dumps({"schema": SCHEMA, "kind": kind, **recipe}, sort_keys=True, allow_nan=False)
+    job_id = hashlib.sha256(content.encode()).hexdigest()[:24]
+    return made.setdefault(job_id, Job(job_id, kind, recipe, needs, label, variant))
+
+
+def plan_id(plan: Plan, facts: Facts) -> str:
+    """One hash of the whole plan: of its job ids and its gates."""
+    content = json.dumps([[job.id for job in jobs(plan, facts)], list(plan.gates)])
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+def read(path: str | Path) -> Plan:
+    """A plan from a TOML file. Raises PlanError for what does not read, UnknownName for keys nobody knows."""
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise PlanError(f"cannot read the plan {path}: {problem.strerror}", "Give the path of a TOML file.") from problem
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise PlanError(f"{path} is not TOML: {problem}", "See `actsec audit --print-plan` for an example.") from problem
+    return from_table(table)
+
+
+def from_table(table: Mapping[str, Any]) -> Plan:
+    """A plan from a TOML table, every key and type checked."""
+    hints = typing.get_type_hints(Plan)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise unknown("plan key", key, hints)
+        values[key] = _trials(value) if key == "attacks" else _plan_value(key, hints[key], value)
+    return Plan(**values)
+
+
+def write(plan: Plan) -> str:
+    """The plan as TOML. ``from_table`` gives back an equal plan."""
+    lines = []
+    for spec_field in dataclasses.fields(plan):
+        value = getattr(plan, spec_field.name)
+        if spec_field.name != "attacks" and value is not None:
+            lines.append(f"{spec_field.name} = {_toml(value)}")
+    for trial in plan.attacks:
+        lines += ["", "[[attacks]]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(trial).items() if value not in ("", 0, ())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def _trials(value: Any) -> tuple[Trial, ...]:
+    known = {f.name for f in dataclasses.fields(Trial)}
+    made = []
+    for item in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+        if isinstance(item, str):
+            made.append(Trial(item))
+            continue
+        if not isinstance(item, Mapping) or "attack" not in item:
+            raise PlanError(f"attacks: {item!r} is not an attack", "Write 'pgd(steps=200)' or a table with attack = ...")
+        for key in item:
+            if key not in known:
+                raise unknown("key of an attack", key, known)
+        trial = {key: tuple(part) if isinstance(part, list) else part for key, part in item.items()}
+        for key, kind in (("attack", str), ("threat", str), ("samples", int), ("role", str), ("variants", tuple)):
+            if key in trial and type(trial[key]) is not kind:
+                raise PlanError(f"attacks: {key} = {trial[key]!r} has the wrong type", f"Give a {kind.__name__}.")
+        made.append(Trial(**trial))
+    return tuple(made)
+
+
+def _plan_value(key: str, hint: Any, value: Any) -> Any:
+    text = str(hint)
+    allowed: tuple[type, ...] = ()
+    if "float" in text:
+        allowed += (float, int)
+    if "int" in text:
+        allowed += (int,)
+    if "bool" in text:
+        allowed += (bool,)
+    if "tuple" in text:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif "str" in text:
+        allowed += (str,)
+    if type(value) not in allowed:
+        if key == "eps" and isinstance(value, str):
+            return Threat.parse(f"linf:{value}").eps
+        raise PlanError(f"{key} = {value!r} has the wrong type", f"Give {key} as in `actsec audit --print-plan`.")
+    return float(value) if "float" in text else value
+
+
+def _with_activation(model: str, activation: str) -> str:
+    spec = parse(model.removeprefix("reference:"))
+    return f"reference:{spec.having(activation=parse(activation))}"

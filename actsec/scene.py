@@ -1,0 +1,172 @@
+"""What a plan's names stand for, loaded: its data, its models, its variants.
+
+Every worker loads its own scene from the run folder; what it loads is checked against the hashes the run began with.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from actsec import data, models, registry
+from actsec import target as targets
+from actsec.data import Dataset, Splits
+from actsec.errors import DataError, ModelError, StoreError
+from actsec.plan import Facts, Plan, VariantPlan, variants
+from actsec.spec import Spec
+from actsec.store import Store
+from actsec.types import Job, Split, Target
+
+CALIBRATION_SHARE = 0.2
+CALIBRATION_MOST = 1000
+CLEAN_MOST = 10_000
+"""Clean accuracy and calibration are measured on at most this many test images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A plan with its data, in the order of the attack sample: the first rows of test are the ones attacked."""
+
+    plan: Plan
+    splits: Splits
+    notes: tuple[str, ...]
+
+    @property
+    def test(self) -> Dataset:
+        return self.splits.test
+
+    def variant(self, name: str) -> VariantPlan:
+        """The variant plan of a name. Raises ModelError."""
+        for variant in variants(self.plan):
+            if variant.name == name:
+                return variant
+        raise ModelError(f"the plan has no variant {name!r}", "This run folder was edited by hand.")
+
+
+def load(plan: Plan) -> Scene:
+    """Read the data a plan names and put the test data in sampling order. Raises DataError and what the loaders raise."""
+    named = {"train": plan.train, "calibration": plan.calibration}
+    first = data.load(plan.data, seed=plan.seed, resize=plan.resize)
+    splits = first if isinstance(first, Splits) else Splits(first)
+    loaded = {key: _one(source, plan, splits.test.classes) for key, source in named.items() if source is not None}
+    train, calibration = loaded.get("train", splits.train), loaded.get("calibration", splits.calibration)
+    test, notes = splits.test, []
+    if calibration is None and len(test) >= 50:
+        share = min(CALIBRATION_SHARE, CALIBRATION_MOST / len(test))
+        test, calibration = data.split(test, (1 - share, share), plan.seed)
+        notes.append(
+            f"no calibration data given: {len(calibration)} of the {len(test) + len(calibration)} test images were set "
+            "aside for calibration and are not tested"
+        )
+    for name, other in (("train", train), ("calibration", calibration)):
+        if other is not None and other.x.shape[1:] != test.x.shape[1:]:
+            raise DataError(
+                f"{name} data has shape {other.x.shape[1:]}, test data {test.x.shape[1:]}", f"Give {name} of one shape."
+            )
+    if plan.per_class is not None:
+        sampled = data.sample(test, seed=plan.seed, per_class=plan.per_class)
+    else:
+        sampled = data.sample(test, min(len(test), CLEAN_MOST), seed=plan.seed)
+    return Scene(plan, Splits(sampled, train, calibration), tuple(notes))
+
+
+def _one(source: str, plan: Plan, classes: tuple[str, ...]) -> Dataset:
+    found = data.load(source, seed=plan.seed, resize=plan.resize, n_classes=len(classes))
+    if isinstance(found, Splits):
+        raise DataError(f"{source} holds several splits", "Name one set, such as train.npz.")
+    return found
+
+
+def facts(scene: Scene, base: Target | None) -> Facts:
+    """Content hashes of the scene. base is the loaded target, or None for reference models trained in the run."""
+    plan, splits = scene.plan, scene.splits
+    recipe = f"{models.canonical(plan.model)}" if base is None else targets.fingerprint(base)
+    return Facts(
+        model=recipe,
+        test=data.fingerprint(splits.test),
+        train=None if splits.train is None else data.fingerprint(splits.train),
+        calibration=None if splits.calibration is None else data.fingerprint(splits.calibration),
+        shape=tuple(splits.test.x.shape[1:]),
+        classes=splits.test.classes,
+        grid=splits.test.grid,
+        rows=len(splits.test),
+    )
+
+
+def base_target(scene: Scene, variant: VariantPlan) -> Target:
+    """The target a variant starts from: the user's model, or a reference architecture with untrained weights."""
+    plan, test = scene.plan, scene.test
+    shape, classes = tuple(test.x.shape[1:]), test.classes
+    if plan.reference:
+        model = models.build(variant.base, shape, len(classes), plan.seed)
+        return Target(model.to(plan.device), shape, classes, test.bounds, variant.base)
+    return targets.load(
+        plan.model,
+        weights=plan.weights,
+        classes=classes,
+        input_shape=shape,
+        bounds=test.bounds,
+        normalize=plan.normalize,
+        threshold=plan.threshold,
+        output=plan.output,
+        random_weights=plan.random_weights,
+        trust=plan.trust_model,
+        device=plan.device,
+        seed=plan.seed,
+    )
+
+
+def wrapped(target: Target, chain: tuple[Spec, ...]) -> Target:
+    """The target behind a chain of defenses, structure only."""
+    for spec in chain:
+        target = registry.build("defenses", spec).wrap(target)
+    return target
+
+
+def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:
+    """The variant of a job with the weights its model job stored. Raises StoreError when they are missing."""
+    variant = scene.variant(job.variant)
+    outcome = store.get(target_job)
+    if outcome is None:
+        raise StoreError(f"the weights of {variant.name} are missing from the run", "Resume the run: they are made again.")
+    target = wrapped(base_target(scene, variant), variant.chain)
+    state = unpack(outcome.arrays["weights"])
+    target.model.load_state_dict({key: value.to(target.device) for key, value in state.items()})
+    return target.having(name=variant.name, stochastic=target.stochastic or bool(outcome.numbers.get("stochastic")))
+
+
+def pack(target: Target) -> np.ndarray:  # type: ignore[type-arg]  # uint8, one dimension
+    """A model's state as the bytes of a safetensors file. Tensors that share memory are written apart."""
+    from safetensors.torch import save
+
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in target.model.state_dict().items()}
+    return np.frombuffer(save(state), dtype=np.uint8)
+
+
+def unpack(content: np.ndarray) -> dict[str, torch.Tensor]:  # type: ignore[type-arg]  # uint8, one dimension
+    """What ``pack`` packed."""
+    from safetensors.torch import load as load_bytes
+
+    return load_bytes(io.BytesIO(content.tobytes()).read())
+
+
+def as_split(dataset: Dataset | None, device: str) -> Split | None:
+    """A dataset as tensors."""
+    if dataset is None:
+        return None
+    return Split(
+        torch.from_numpy(dataset.x).to(device),
+        torch.from_numpy(dataset.y).to(device),
+        torch.from_numpy(dataset.ids.view(np.int64)).to(device),
+    )
+
+
+@lru_cache(maxsize=2)
+def of_run(root: Path) -> Scene:
+    """The scene of a run folder, loaded once in each worker."""
+    return load(Store.open(root).plan())

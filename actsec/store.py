@@ -1,0 +1,172 @@
+"""The run folder: results are the state. Outcomes are written once, whole, under the hash of what made them.
+
+    RUN/plan.toml            the resolved plan; the command that reproduces the run reads it
+    RUN/run.json             what the plan's names stood for: content hashes
+    RUN/outcomes/ID.npz      the arrays of a job, written first
+    RUN/outcomes/ID.json     its numbers and the digest of its arrays: exists only when the job is finished
+    RUN/costs/ID.json        seconds and memory, kept apart because they differ from run to run
+    RUN/report.*             rendered from the outcomes
+
+There is no list of finished jobs to disagree with: a job is done when its outcome reads back whole. A file is written
+under a temporary name in the same folder, flushed to disk and renamed, so a kill at any moment leaves it whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actsec.errors import StoreError
+from actsec.plan import Facts, Plan, plan_id, read, write
+from actsec.types import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A run folder. Cheap to make, safe to send to a worker."""
+
+    root: Path
+
+    @staticmethod
+    def create(root: str | Path, plan: Plan, facts: Facts) -> Store:
+        """Open a run folder for a resolved plan; an existing one must hold the same plan. Raises StoreError."""
+        store = Store(Path(root))
+        with _explained(store.root):
+            for folder in ("outcomes", "costs"):
+                (store.root / folder).mkdir(parents=True, exist_ok=True)
+            run = {"plan_id": plan_id(plan, facts), "facts": dataclasses.asdict(facts)}
+            known = store._read_json("run.json")
+            if known is None:
+                if any((store.root / "outcomes").iterdir()):
+                    raise StoreError(f"{store.root} holds outcomes but no run.json", "Give another --out.")
+                store._put("plan.toml", write(plan).encode())
+                store._put("run.json", _canonical(run))
+            elif known["plan_id"] != run["plan_id"]:
+                raise StoreError(
+                    f"{store.root} holds another run: {_difference(known['facts'], json.loads(_canonical(run))['facts'])}",
+                    "Give another --out, or delete the folder.",
+                )
+        return store
+
+    @staticmethod
+    def open(root: str | Path) -> Store:
+        """Open an existing run folder. Raises StoreError when it is none."""
+        store = Store(Path(root))
+        if not (store.root / "plan.toml").is_file():
+            raise StoreError(f"{root} is not a run folder: it holds no plan.toml", "Give the folder an audit wrote.")
+        return store
+
+    def plan(self) -> Plan:
+        """The plan of the run."""
+        return read(self.root / "plan.toml")
+
+    def put(self, outcome: Outcome, cost: Mapping[str, Any]) -> None:
+        """Write an outcome, arrays first. Writing the same outcome again changes nothing."""
+        with _explained(self.root):
+            digest = None
+            if outcome.arrays:
+                buffer = io.BytesIO()
+                # Members in a fixed order and with numpy's fixed time stamps, so that equal arrays are equal bytes.
+                np.savez(buffer, **{key: outcome.arrays[key] for key in sorted(outcome.arrays)})  # type: ignore[arg-type]
+                content = buffer.getvalue()
+                digest = hashlib.sha256(content).hexdigest()
+                self._put(f"outcomes/{outcome.job}.npz", content)
+            record = {"job": outcome.job, "numbers": outcome.numbers, "arrays": digest, "error": outcome.error}
+            self._put(f"costs/{outcome.job}.json", _canonical(dict(cost)))
+            self._put(f"outcomes/{outcome.job}.json", _canonical(record))
+
+    def get(self, job_id: str) -> Outcome | None:
+        """A finished outcome, or None when it is absent or damaged (it is then recomputed)."""
+        record = self._read_json(f"outcomes/{job_id}.json")
+        if record is None or record.get("job") != job_id:
+            return None
+        arrays: dict[str, Any] = {}
+        if record["arrays"]:
+            try:
+                content = (self.root / "outcomes" / f"{job_id}.npz").read_bytes()
+            except OSError:
+                return None
+            if hashlib.sha256(content).hexdigest() != record["arrays"]:
+                return None
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+        return Outcome(job_id, record["numbers"], arrays, record["error"])
+
+    def done(self, job_id: str) -> bool:
+        """Whether the job has a whole outcome that is not an error: errors are tried again on resume."""
+        record = self._read_json(f"outcomes/{job_id}.json")
+        if record is None or record.get("error"):
+            return False
+        if not record["arrays"]:
+            return True
+        try:
+            content = (self.root / "outcomes" / f"{job_id}.npz").read_bytes()
+        except OSError:
+            return False
+        return hashlib.sha256(content).hexdigest() == record["arrays"]
+
+    def costs(self) -> dict[str, Any]:
+        """Seconds and memory by job id."""
+        found = {path.stem: self._read_json(f"costs/{path.name}") for path in sorted((self.root / "costs").glob("*.json"))}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def put_file(self, name: str, content: bytes) -> Path:
+        """Write a file of the run folder whole, replacing an older one."""
+        with _explained(self.root):
+            self._put(name, content)
+        return self.root / name
+
+    def _put(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        handle, temporary = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        try:
+            record = json.loads((self.root / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+
+def _canonical(value: Any) -> bytes:
+    return (json.dumps(value, sort_keys=True, allow_nan=False, indent=1) + "\n").encode()
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    changed = [key for key in now if now[key] != before.get(key)]
+    return f"its {' and '.join(changed)} changed since" if changed else "its plan differs"
+
+
+class _explained(contextlib.AbstractContextManager["_explained"]):  # noqa: N801  # reads as a word in a with statement
+    """Turns an operating-system error into a StoreError that names the folder and the mend."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
+        if isinstance(problem, OSError):
+            raise StoreError(
+                f"cannot write the run folder {self.root}: {problem.strerror or problem}",
+                "Give an --out that can be written, or free some space; finished jobs are kept.",
+            ) from problem

@@ -1,0 +1,210 @@
+"""What each kind of job does. A worker needs a job and a run folder, nothing else.
+
+    base     train the reference model, or load the user's: leaves weights
+    defend   fit a chain of defenses on it: leaves weights
+    clean    logits on the test and calibration data
+    probe    direct measurements of the model: gradients, repeatability, activation health
+    attack   one attack under one threat on some rows: leaves a verdict and an example per row
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actsec import losses, models, probe, registry, scene, training
+from actsec.activations import find
+from actsec.errors import ActsecError, ModelError, ThreatError
+from actsec.oracle import Oracle, frozen
+from actsec.referee import NORMS_KEPT, Verdicts, attack_target, cases_of
+from actsec.scene import Scene
+from actsec.spec import Spec, parse, parse_chain
+from actsec.store import Store
+from actsec.types import Goal, Job, Material, Outcome, Target, Threat
+
+REPEATS = {"quick": 8, "standard": 20, "thorough": 50}
+"""Draws averaged for each question to a stochastic target."""
+PROBE_ROWS = 200
+HEALTH_ROWS = 1000
+
+
+def run(job: Job, root: Path) -> str | None:
+    """Run a job and store its outcome. Returns the message of what ended it, None when all went well."""
+    store, began = Store(root), time.perf_counter()
+    try:
+        loaded = scene.of_run(root)
+        torch.set_num_threads(loaded.plan.threads)
+        outcome = _KINDS[job.kind](job, loaded, store)
+    except ActsecError as problem:
+        outcome = Outcome(job.id, {}, error=str(problem))
+    except Exception as problem:  # noqa: BLE001  # whatever a stranger's model raises is a finding, never a lost run
+        last = traceback.extract_tb(problem.__traceback__)[-1]
+        outcome = Outcome(
+            job.id, {}, error=f"{type(problem).__name__}: {problem} ({Path(last.filename).name}:{last.lineno})"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cost = {
+        "kind": job.kind,
+        "label": job.label,
+        "seconds": round(time.perf_counter() - began, 3),
+        "peak_mib": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)),
+    }
+    store.put(outcome, cost)
+    return outcome.error
+
+
+def _base(job: Job, loaded: Scene, store: Store) -> Outcome:
+    plan = loaded.plan
+    target = scene.base_target(loaded, loaded.variant(job.variant))
+    numbers: dict[str, Any] = {"stochastic": target.stochastic}
+    if plan.reference:
+        data = scene.as_split(loaded.splits.train, plan.device)
+        if data is None:
+            raise ModelError("a reference model is trained in the run, but there is no training data", "Give --train.")
+        recipe = training.Recipe(seed=plan.seed)
+        history = training.fit(target.model, data.x, data.y, recipe, ids=data.id)
+        numbers |= {"training": dataclasses.asdict(history), "recipe": dataclasses.asdict(recipe)}
+        numbers["architecture"] = str(models.canonical(loaded.variant(job.variant).base))
+    else:
+        numbers["stochastic"] = target.stochastic or _draws_differ(target, loaded)
+    return Outcome(job.id, numbers, {"weights": scene.pack(target)})
+
+
+def _draws_differ(target: Target, loaded: Scene) -> bool:
+    x = torch.from_numpy(loaded.test.x[:32]).to(target.device)
+    with frozen(target.model), torch.no_grad():
+        first, second = target.logits(x), target.logits(x)
+    return not torch.equal(first, second)
+
+
+def _defend(job: Job, loaded: Scene, store: Store) -> Outcome:
+    plan, variant = loaded.plan, loaded.variant(job.variant)
+    target = scene.ready(loaded, store, dataclasses.replace(job, variant=_base_name(loaded)), job.needs[0])
+    material = Material(
+        scene.as_split(loaded.splits.calibration, plan.device),
+        scene.as_split(loaded.splits.train, plan.device),
+        plan.seed,
+        perturb,
+        lambda text, done, total: None,
+    )
+    numbers: dict[str, Any] = {"fit": {}, "notes": []}
+    for spec in parse_chain(str(job.recipe["chain"])):
+        defense = registry.build("defenses", spec)
+        target = defense.wrap(target)
+        fitted = defense.fit(target, material)
+        numbers["fit"][str(registry.brief("defenses", spec))] = dict(fitted.numbers)
+        numbers["notes"] += list(fitted.notes)
+    numbers["stochastic"] = target.stochastic
+    numbers["threshold"] = target.threshold
+    return Outcome(job.id, numbers, {"weights": scene.pack(target.having(name=variant.name))})
+
+
+def _base_name(loaded: Scene) -> str:
+    from actsec.plan import variants
+
+    return variants(loaded.plan)[0].name
+
+
+def perturb(target: Target, x: Tensor, y: Tensor, id: Tensor, attack: Spec, threat: Threat, seed: int) -> Tensor:
+    """Adversarial inputs (n, *shape) for training: the highest margin any candidate of the attack reached, per row."""
+    cases = cases_of(target, x, y, threat.norm, threat.eps, id)
+    made = registry.build("attacks", attack)
+    return attack_target(made, target, cases, losses.Hardest(), seed=seed, name=str(attack), repeats=1).x
+
+
+def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
+    target = scene.ready(loaded, store, job, job.needs[0])
+    arrays, numbers = {}, {}
+    repeats = REPEATS[loaded.plan.budget] if target.stochastic else 1
+    for name, dataset in (("test", loaded.test), ("calibration", loaded.splits.calibration)):
+        if dataset is None:
+            continue
+        with frozen(target.model):
+            decisions = Oracle(target.having(threshold=None), 256, repeats, loaded.plan.seed, f"clean {name}").decisions(
+                torch.from_numpy(dataset.x).to(target.device)
+            )
+        logits = decisions.double().cpu()
+        arrays[f"{name}_logits"] = logits[0].float().numpy() if repeats == 1 else _mean_log(logits).float().numpy()
+        labels = target.decide(decisions)
+        arrays[f"{name}_wrong"] = (labels.cpu() != torch.from_numpy(dataset.y)).double().mean(0).float().numpy()
+        if not bool(torch.isfinite(logits).all()):
+            numbers[f"{name}_non_finite"] = int((~torch.isfinite(logits).all(-1)).any(0).sum())
+    numbers["parameters"] = sum(p.numel() for p in target.model.parameters())
+    return Outcome(job.id, numbers, arrays)
+
+
+def _mean_log(logits: Tensor) -> Tensor:
+    """Log of the mean probability over draws: the confidence a stochastic target shows on average."""
+    return torch.log_softmax(logits, -1).logsumexp(0) - float(np.log(len(logits)))
+
+
+def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
+    target, test, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan
+    x, y = (torch.from_numpy(a[:HEALTH_ROWS]).to(target.device) for a in (test.x, test.y))
+    with frozen(target.model):
+        numbers: dict[str, Any] = {
+            "probe": probe.probe(target, x[:PROBE_ROWS], y[:PROBE_ROWS], plan.eps or 0.1, "linf", plan.seed),
+            "sites": [dataclasses.asdict(site) for site in probe.site_health(target, x, y)],
+        }
+        sites = find(target.model, x[:2] if target.normalization is None else target.normalization(x[:2]))
+    numbers["unresolved"] = [f"{item.name}: {item.reason}" for item in sites.unresolved]
+    return Outcome(job.id, numbers)
+
+
+def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
+    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
+    spec, threat = parse(str(job.recipe["attack"])), Threat.parse(str(job.recipe["threat"]))
+    attack = registry.build("attacks", spec)
+    if threat.norm not in attack.norms:
+        raise ThreatError(
+            f"{spec.name} works in {', '.join(attack.norms)}, not in {threat.norm}", "Give it a threat of its own norm."
+        )
+    first, last = (int(row) for row in job.recipe["rows"])
+    x, y, id = (
+        torch.from_numpy(a[first:last]).to(target.device)
+        for a in (loaded.test.x, loaded.test.y, loaded.test.ids.view(np.int64))
+    )
+    if threat.goal == "kill" and (reason := probe.cannot_die(target, x)):
+        return Outcome(job.id, {"not_applicable": reason})
+    goal: Goal = losses.Kill() if threat.goal == "kill" else losses.Misclassify()
+    verdicts = attack_target(
+        attack,
+        target,
+        cases_of(target, x, y, threat.norm, threat.eps, id),
+        goal,
+        seed=plan.seed,
+        name=f"{spec}@{threat}",
+        repeats=REPEATS[plan.budget] if target.stochastic else 1,
+    )
+    numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT)}
+    arrays = _as_arrays(verdicts)
+    if threat.goal == "kill":
+        with frozen(target.model):
+            profile = probe.kill_profile(target, x, verdicts.x)
+        numbers["kill"] = {"sites": [dataclasses.asdict(site) for site in profile.sites]}
+        arrays |= {"net": profile.net, "killed_of_active": profile.killed_of_active}
+    return Outcome(job.id, numbers, arrays)
+
+
+def _as_arrays(verdicts: Verdicts) -> dict[str, Any]:
+    fields = {f.name: getattr(verdicts, f.name) for f in dataclasses.fields(verdicts) if f.name != "refused"}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in fields.items()}
+
+
+_KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
+    "base": _base,
+    "defend": _defend,
+    "clean": _clean,
+    "probe": _probe,
+    "attack": _attack,
+}
