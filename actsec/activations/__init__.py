@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from actsec.activations.catalogue import Activation, activation, formula, make, names
 
 if TYPE_CHECKING:
+    from actsec.activations.finding import Unresolved
     from actsec.activations.properties import Properties
     from actsec.activations.replacing import Swapped, replace
-    from actsec.activations.sites import Site, Sites, Unresolved, find
+    from actsec.activations.sites import Site, Sites, find
     from actsec.activations.watching import Call, Recorder, watch
 
 _LAZY = {
@@ -25,7 +26,7 @@ _LAZY = {
     "replace": "replacing",
     "Site": "sites",
     "Sites": "sites",
-    "Unresolved": "sites",
+    "Unresolved": "finding",
     "find": "sites",
     "Call": "watching",
     "Recorder": "watching",

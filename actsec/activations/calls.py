@@ -1,7 +1,8 @@
 """Which torch calls are activations, and what they would compute out of place.
 
-A function is known by its name, since torch gives the same one many doors: ``F.relu``, ``torch.relu``, ``Tensor.relu_``,
-``aten.relu.default``. All of them reach a TorchFunctionMode under the same name, give or take ``_`` and the overload.
+A function is known by its name, since torch gives the same one many doors: ``F.relu``, ``torch.relu``,
+``Tensor.relu_``, ``aten.relu.default``. All of them reach a TorchFunctionMode under the same name, give or take ``_``
+and the overload.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ _OUTSIDE = {
     "_transformer_encoder_layer_fwd": "a transformer layer, fused in one call",
 }
 
-_IN_PLACE_OPERATORS = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or")}
+_IN_PLACE_OPERATORS = {
+    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or")
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Activating:
     options: Options
     z: Tensor  # the pre-activation; overwritten by the call where ``target`` is it
     target: Tensor | None  # what the call overwrites with its result: z (in place), ``out=``, or nothing
+    as_asked: Callable[[], Tensor]  # the call itself
     compute: Callable[[Tensor], Tensor]  # the same function, out of place
 
     def source(self) -> Tensor:
@@ -105,10 +109,15 @@ def recognise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     rest = tuple(args[1:])
     named = {key: value for key, value in kwargs.items() if key not in ("input", "self", "inplace", "out")}
     in_place = name.endswith("_") or bool(kwargs.get("inplace", False))
-    if name.endswith("_"):
-        return Activating(kind, options, z, z, lambda p: func(p.clone(), *rest, **named))
     target = z if in_place else kwargs.get("out")
-    return Activating(kind, options, z, target, lambda p: func(p, *rest, **named))
+
+    def as_asked() -> Tensor:
+        return func(*args, **kwargs)  # type: ignore[no-any-return]  # torch's own functions carry no types here
+
+    def compute(p: Tensor) -> Tensor:
+        return func(p.clone() if name.endswith("_") else p, *rest, **named)  # type: ignore[no-any-return]  # as above
+
+    return Activating(kind, options, z, target, as_asked, compute)
 
 
 def overwritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

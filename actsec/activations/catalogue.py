@@ -1,7 +1,7 @@
-"""The catalogue of activations: names, formulas and options. Imports no torch until a module or a property is asked for.
+"""The catalogue of activations: names, formulas and options. No torch until a module or a property is asked for.
 
-An activation's options are the fields of its dataclass, so that ``leaky_relu(slope=0.1)`` is read, checked and printed by
-the one notation of ``actsec.spec``. Unknown names and options raise; nothing falls back to another activation.
+An activation's options are the fields of its dataclass, so that ``leaky_relu(slope=0.1)`` is read, checked and printed
+by the one notation of ``actsec.spec``. Unknown names and options raise; nothing falls back to another activation.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Plain:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LeakyReLU:
+    """Options of leaky_relu."""
+
     slope: Annotated[float, "factor of negative pre-activations"] = 0.01
 
     def __post_init__(self) -> None:
@@ -35,6 +37,8 @@ class LeakyReLU:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PReLU:
+    """Options of prelu."""
+
     init: Annotated[float, "factor of negative pre-activations before training"] = 0.25
 
     def __post_init__(self) -> None:
@@ -43,6 +47,8 @@ class PReLU:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ELU:
+    """Options of elu."""
+
     alpha: Annotated[float, "depth of the negative plateau"] = 1.0
 
     def __post_init__(self) -> None:
@@ -51,6 +57,8 @@ class ELU:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CELU:
+    """Options of celu."""
+
     alpha: Annotated[float, "depth of the negative plateau"] = 1.0
 
     def __post_init__(self) -> None:
@@ -59,11 +67,15 @@ class CELU:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GELU:
+    """Options of gelu."""
+
     approximate: Annotated[Literal["none", "tanh"], "the exact formula, or its tanh approximation"] = "none"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Softplus:
+    """Options of softplus."""
+
     beta: Annotated[float, "sharpness: the limit of large beta is relu"] = 1.0
 
     def __post_init__(self) -> None:
@@ -72,6 +84,8 @@ class Softplus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HardTanh:
+    """Options of hardtanh."""
+
     lower: Annotated[float, "lowest output"] = -1.0
     upper: Annotated[float, "highest output"] = 1.0
 
@@ -81,6 +95,8 @@ class HardTanh:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KWTA:
+    """Options of kwta."""
+
     fraction: Annotated[float, "share of the units of one call that stay on, per example"] = 0.1
 
     def __post_init__(self) -> None:

@@ -55,7 +55,7 @@ class Follower(TorchFunctionMode):
 
     def on_site(self, name: str, call: calls.Activating) -> Tensor:
         """Compute one activation call; ``name`` is unique within the pass."""
-        return call.give(call.compute(call.source()))
+        return call.as_asked()
 
     def on_other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute one call that is no activation."""
@@ -80,10 +80,10 @@ class Follower(TorchFunctionMode):
     @property
     def functional(self) -> bool:
         """Whether the running call is made by a module that is not itself an activation."""
-        return not _is_activation(self.stack[-1][1])
+        return not is_activation(self.stack[-1][1])
 
     def name(self, kind: str) -> str:
-        """The next call's name: the activation module's, or the calling module's and the kind; ``:2`` for its second."""
+        """The next call's name: the activation module's, or the calling module's and the kind; then ``:2``."""
         path, module = self.stack[-1]
         base = _join(path, kind) if self.functional else path or kind
         stem, mark, number = base.rpartition(":")
@@ -130,11 +130,11 @@ def following(follower: Follower) -> Iterator[None]:
     """Let the follower see what its root does, in this thread, until the end of the block."""
     thread = threading.get_ident()
 
-    def enter(module: nn.Module, args: Any) -> None:
+    def enter(module: nn.Module, _args: Any) -> None:
         if threading.get_ident() == thread:
             follower.enter(module)
 
-    def leave(module: nn.Module, args: Any, result: Any) -> None:
+    def leave(module: nn.Module, _args: Any, _result: Any) -> None:
         if threading.get_ident() == thread and follower.stack:
             follower.leave(module)
 
@@ -160,7 +160,8 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
-def _is_activation(module: nn.Module) -> bool:
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is one call of an activation and nothing else: torch's own classes and the catalogue's."""
     if isinstance(module, (KWTA, Identity)):
         return True
     kind = type(module)

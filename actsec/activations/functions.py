@@ -16,10 +16,10 @@ def kwta(z: Tensor, fraction: float) -> Tensor:
     """k-winners-take-all (Xiao et al. 2020, eq. 3) per example over all units of the call; the rest become 0.
 
     k = max(1, round(fraction * units)). Units equal to the k-th largest all stay, so that ties do not depend on order.
-    ``z`` is (n, ...), or (units,) for one example. Seen by a TorchFunctionMode as one call, as torch's own activations are.
+    ``z`` is (n, ...), or (units,) for one example. A TorchFunctionMode sees one call, as with torch's own activations.
     """
     if has_torch_function_unary(z):
-        return handle_torch_function(kwta, (z,), z, fraction=fraction)  # type: ignore[no-any-return]
+        return handle_torch_function(kwta, (z,), z, fraction=fraction)
     rows = z.flatten(1) if z.dim() > 1 else z.reshape(1, -1)
     winners = max(1, round(fraction * rows.shape[1]))
     bar = rows.detach().topk(winners, dim=1).values[:, -1:]
@@ -29,7 +29,7 @@ def kwta(z: Tensor, fraction: float) -> Tensor:
 def identity(z: Tensor) -> Tensor:
     """z itself, as a call that can be found, watched and replaced: what a network without activations computes."""
     if has_torch_function_unary(z):
-        return handle_torch_function(identity, (z,), z)  # type: ignore[no-any-return]
+        return handle_torch_function(identity, (z,), z)
     return z
 
 
@@ -55,23 +55,23 @@ class Identity(nn.Module):
 
 
 _MODULES: dict[str, Callable[[Any], nn.Module]] = {
-    "relu": lambda o: nn.ReLU(),
+    "relu": lambda _: nn.ReLU(),
     "leaky_relu": lambda o: nn.LeakyReLU(o.slope),
     "prelu": lambda o: nn.PReLU(init=o.init),
     "elu": lambda o: nn.ELU(o.alpha),
     "celu": lambda o: nn.CELU(o.alpha),
-    "selu": lambda o: nn.SELU(),
+    "selu": lambda _: nn.SELU(),
     "gelu": lambda o: nn.GELU(o.approximate),
-    "silu": lambda o: nn.SiLU(),
-    "mish": lambda o: nn.Mish(),
-    "hardswish": lambda o: nn.Hardswish(),
-    "tanh": lambda o: nn.Tanh(),
+    "silu": lambda _: nn.SiLU(),
+    "mish": lambda _: nn.Mish(),
+    "hardswish": lambda _: nn.Hardswish(),
+    "tanh": lambda _: nn.Tanh(),
     "hardtanh": lambda o: nn.Hardtanh(o.lower, o.upper),
-    "sigmoid": lambda o: nn.Sigmoid(),
-    "hardsigmoid": lambda o: nn.Hardsigmoid(),
+    "sigmoid": lambda _: nn.Sigmoid(),
+    "hardsigmoid": lambda _: nn.Hardsigmoid(),
     "softplus": lambda o: nn.Softplus(o.beta),
-    "relu6": lambda o: nn.ReLU6(),
-    "identity": lambda o: Identity(),
+    "relu6": lambda _: nn.ReLU6(),
+    "identity": lambda _: Identity(),
     "kwta": lambda o: KWTA(o.fraction),
 }
 

@@ -23,8 +23,8 @@ _FAR = 1e6
 class Properties:
     """Computed properties of one activation; ``lower`` and ``upper`` are infimum and supremum of its output.
 
-    For k-winners-take-all, whose units compete, the curve is one unit's output while the others stand at the quantiles of
-    a standard normal; it jumps, so its Lipschitz constant is infinite.
+    For k-winners-take-all, whose units compete, the curve is one unit's output while the others stand at the quantiles
+    of a standard normal; it jumps, so its Lipschitz constant is infinite.
     """
 
     lower: float
@@ -66,7 +66,7 @@ def properties(activation: Activation) -> Properties:
     max_slope = float(slope.abs().max())
     jump = bool(((f[1:] - f[:-1]).abs() > 2 * max_slope * (z[1:] - z[:-1]) + 1e-9).any())
     fine = z.abs() <= _FINE
-    mean = float((f[fine] * torch.exp(-z[fine] ** 2 / 2)).sum() * _STEP / math.sqrt(2 * math.pi))
+    mean = float((f[fine] * torch.exp(-(z[fine] ** 2) / 2)).sum() * _STEP / math.sqrt(2 * math.pi))
     dead = _dead_below(z[fine], f[fine], slope[fine]) if activation.elementwise else None
     quiet = slope.abs() < SATURATION * max_slope
     below, above = _leading(z, quiet), _leading(-z.flip(0), quiet.flip(0))
@@ -98,7 +98,7 @@ def _curve(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
     if activation.elementwise:
         return activation(z), derivative(activation, z)
     others = 99
-    crowd = torch.distributions.Normal(0.0, 1.0).icdf(torch.arange(1, others + 1, dtype=torch.float64) / (others + 1))
+    crowd = torch.special.ndtri(torch.arange(1, others + 1, dtype=torch.float64) / (others + 1))
     rows = torch.cat([z[:, None], crowd.expand(len(z), others)], dim=1)
     return activation(rows)[:, 0], derivative(activation, rows)[:, 0]
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from actsec.activations.calls import Activating
 from actsec.activations.catalogue import Activation, activation
-from actsec.activations.following import Follower, Stands, following, key_of
-from actsec.activations.sites import find, find_in_training
+from actsec.activations.finding import tensors
+from actsec.activations.following import Follower, Stands, following, is_activation, key_of
+from actsec.activations.sites import Site, find, find_in_training, resting
 from actsec.errors import ModelError, unknown
 from actsec.spec import Spec
 
@@ -43,6 +46,11 @@ class _Replacer(Follower):
         self.swapped = swapped
 
     def on_site(self, name: str, call: Activating) -> Tensor:
+        if _recomputed():
+            raise ModelError(
+                f"the activation {name!r} runs inside torch.utils.checkpoint, which runs it once more during backward",
+                "Switch checkpointing off (memory_efficient=False in torchvision's densenet).",
+            )
         key = key_of(name)
         if key in self.swapped.stands:
             result: Tensor = self.swapped.stands[key](call.source())
@@ -52,7 +60,17 @@ class _Replacer(Follower):
                 f"the model called the activation {name!r}, which was not called when its activations were replaced",
                 "Replace them with an example that takes the same way through the model.",
             )
-        return call.give(call.compute(call.source()))
+        return call.as_asked()
+
+
+def _recomputed() -> bool:
+    """Whether this call will be made once more by backward, when nothing replaces it."""
+    frame = sys._getframe()  # noqa: SLF001  # the only sign that both kinds of checkpoint leave
+    while frame.f_back is not None and frame.f_code is not Swapped.forward.__code__:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def replace(
@@ -65,32 +83,58 @@ def replace(
     """A deep copy of ``model`` whose activation calls compute ``to``; the original is left as it is.
 
     Every call counts on its own: a module called twice is two sites, and a learnable ``to`` has a parameter per site.
-    Left alone are gates, sites that never see the input, and with ``only`` (a glob such as ``layer1.*``, or several)
-    every site whose name matches none. ``example`` (n, ...) is one valid batch, run to find the sites: in eval mode on
-    the model and in train mode on a copy, so that auxiliary heads are replaced as well. relu by relu is bit-equal.
+    Left alone are gates, the model's output, sites that never see the input, and with ``only`` (a glob such as
+    ``layer1.*``, or several) every site whose name matches none. ``example`` (n, ...) is one valid batch, run to find
+    the sites: in eval mode on the model and in train mode on a copy, so that auxiliary heads are replaced as well.
+    relu by relu is bit-equal.
 
     Raises UnknownName when a glob matches no site, ModelError when there is nothing to replace.
     """
     wanted = activation(to)
-    found = find(model, example)
-    training = find_in_training(model, example)
+    found, training = find(model, example), find_in_training(model, example)
     known = {site.name for site in found.sites}
-    active = [*found.active, *(site for site in training.active if site.name not in known)]
-    globs = ["*"] if only is None else [only] if isinstance(only, str) else list(only)
-    for glob in globs:
-        if only is not None and not any(fnmatchcase(site.name, glob) for site in active):
-            raise unknown("activation site", glob, [site.name for site in active])
-    chosen = [site for site in active if any(fnmatchcase(site.name, glob) for glob in globs)]
-    if not chosen:
+    later = [site for site in training.sites if site.name not in known]
+    chosen = _chosen([*found.active, *(site for site in later if site in training.active)], only)
+    clone = copy.deepcopy(model)
+    _compute_out_of_place(clone, example)
+    like = next((p for p in model.parameters() if p.is_floating_point()), example)
+    stands = {site.name: wanted.module().to(device=like.device, dtype=like.dtype) for site in chosen}
+    for stand in stands.values():
+        stand.train(model.training)
+    swapped = Swapped(clone, stands, frozenset(known | {site.name for site in later}))
+    swapped.training = model.training
+    return swapped
+
+
+def _chosen(active: Sequence[Site], only: str | Sequence[str] | None) -> list[Site]:
+    if not active:
         raise ModelError(
             "the model has no activation call that can be replaced",
             "List its calls with actsec.activations.find(model, example).",
         )
-    clone = copy.deepcopy(model)
-    like = example if example.is_floating_point() else next(model.parameters(), torch.empty(0))
-    stands = {site.name: wanted.module().to(device=like.device, dtype=like.dtype) for site in chosen}
-    for stand in stands.values():
-        stand.train(model.training)
-    swapped = Swapped(clone, stands, frozenset(known | {site.name for site in training.sites}))
-    swapped.training = model.training
-    return swapped
+    if only is None:
+        return list(active)
+    globs = [only] if isinstance(only, str) else list(only)
+    for glob in globs:
+        if not any(fnmatchcase(site.name, glob) for site in active):
+            raise unknown("activation site", glob, [site.name for site in active])
+    return [site for site in active if any(fnmatchcase(site.name, glob) for glob in globs)]
+
+
+def _compute_out_of_place(model: nn.Module, example: Tensor) -> None:
+    """Clear ``inplace`` in our copy's activation modules, which saves a copy a call, unless the output shows it."""
+    flagged = [m for m in model.modules() if is_activation(m) and getattr(m, "inplace", False)]
+    before = _outputs(model, example)
+    for module in flagged:
+        setattr(module, "inplace", False)  # noqa: B010  # nn.Module's typing knows no such attribute
+    after = _outputs(model, example)
+    if len(before) != len(after) or not all(map(torch.equal, before, after)):
+        for module in flagged:
+            setattr(module, "inplace", True)  # noqa: B010  # as above
+
+
+def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+    devices = [example.device] if example.device.type == "cuda" else []
+    with resting(model), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        return list(tensors(model(example)))

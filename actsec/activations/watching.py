@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,14 +46,15 @@ class Recorder(Follower):
     def on_site(self, name: str, call: Activating) -> Tensor:
         if call.target is not None:
             self._save(call.target)
+        if self._only is not None and name not in self._only:
+            return call.as_asked()
         pre = call.source()
         post = call.compute(pre)
-        if self._only is None or name in self._only:
-            record = Call(name, call.kind, call.options, pre, post if self._post else None)
-            self.calls.append(record)
-            self._keep(record, "pre", pre)
-            if self._post:
-                self._keep(record, "post", post)
+        record = Call(name, call.kind, call.options, pre, post if self._post else None)
+        self.calls.append(record)
+        self._keep(record, "pre", pre)
+        if self._post:
+            self._keep(record, "post", post)
         return call.give(post)
 
     def on_other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -73,13 +74,13 @@ class Recorder(Follower):
 
 
 @contextmanager
-def watch(model: nn.Module, only: Iterator[str] | frozenset[str] | None = None, post: bool = True) -> Iterator[Recorder]:
+def watch(model: nn.Module, only: Iterable[str] | None = None, post: bool = True) -> Iterator[Recorder]:
     """Record every activation call of ``model`` while the block lasts; ``calls`` starts afresh with each forward pass.
 
     The output is bit-equal to an unwatched pass (with torch's fused attention off: see ``Sites.fused``). ``only`` keeps
-    the named sites alone, ``post=False`` drops their outputs; both save memory. In-place activations are computed out of
-    place and copied back, so that ``pre`` is what they read. A recorded tensor that the model later overwrites is copied
-    first; that copy has the right values but the model's output no longer depends on it.
+    the named sites alone, ``post=False`` drops their outputs; both save memory. In-place activations are computed out
+    of place and copied back, so that ``pre`` is what they read. A recorded tensor that the model later overwrites is
+    copied first; that copy has the right values but the model's output no longer depends on it.
 
     Failure modes: calls in other threads, compiled or scripted modules (ModelError), and the recomputation of
     ``torch.utils.checkpoint`` during backward are not seen.
