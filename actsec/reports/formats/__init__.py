@@ -1,0 +1,1 @@
+"""Formats: one file, one ``render(report)`` that gives text or bytes."""

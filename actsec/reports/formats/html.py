@@ -1,0 +1,86 @@
+"""One self-contained HTML file: no network, no script, light and dark, screen, phone and paper.
+
+Every text passes through ``words.clean`` and jinja's escaping; the content security policy allows this file's own
+style sheet (by its hash) and data: images, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from actsec import registry
+from actsec.reports import words
+from actsec.reports.blocks import Block, Heading, spans
+from actsec.reports.load import Report
+from actsec.reports.order import SECTIONS
+
+
+def render(report: Report) -> str:
+    """The whole page. The same report gives the same bytes."""
+    result = report.result
+    sections = [(name, *_opened(tuple(registry.find("sections", name)(report)))) for name in SECTIONS]
+    style = _asset("page.css")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    name = words.clean(str(result.model.get("name", "model")))
+    facts = [
+        ("data", result.data.name),
+        ("tested", words.number(max((v.clean.accuracy.n for v in result.variants), default=0))),
+        ("budget", str(result.plan.get("budget", "as planned"))),
+        ("seed", str(result.plan.get("seed", "as planned"))),
+        ("status", result.status),
+    ]
+    return _template().render(
+        name=name,
+        facts=facts,
+        sections=sections,
+        style=Markup(style),  # noqa: S704  # our own style sheet, no text of others
+        digest=digest,
+        version=result.actsec,
+        plan=result.plan_id,
+    )
+
+
+def _opened(blocks: tuple[Block, ...]) -> tuple[str, tuple[Block, ...]]:
+    """A section's title and the rest of it."""
+    first = blocks[0]
+    return (first.text, blocks[1:]) if isinstance(first, Heading) else ("", blocks)
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("actsec.reports.formats").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_asset),
+    )
+    environment.filters.update(spans=spans, data_uri=_data_uri)
+    environment.tests["block"] = _is_block
+    return environment.get_template("page.html.j2")
+
+
+def _finalize(value: Any) -> Any:
+    """Texts lose what could move or hide them; escaping follows."""
+    return words.clean(value) if type(value) is str else value
+
+
+def _is_block(thing: object, name: str) -> bool:
+    return type(thing).__name__ == name
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,17 @@
+"""The sections of a report, in the order a reader meets them."""
+
+SECTIONS: tuple[str, ...] = (
+    "verdict",
+    "scope",
+    "sanity",
+    "clean",
+    "robustness",
+    "calibration",
+    "activations",
+    "defenses",
+    "examples",
+    "findings",
+    "gates",
+    "limits",
+    "provenance",
+)

@@ -1,0 +1,152 @@
+"""Activation health: each site on untouched inputs, and units forced dead beside noise and plain PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from actsec.reports import lookup, words
+from actsec.reports.blocks import Block, Chip, Content, Figures, Fold, Heading, Items, Note, Paragraph, Table, joined
+from actsec.reports.figures.bars import Bar, Group, bars
+from actsec.reports.figures.strip import Row, strip
+from actsec.reports.load import Report
+from actsec.result import Kill, Result, SiteHealth, Variant
+
+MOST_STRIPS = 6
+"""Variants whose strips stand open; the others are folded."""
+
+
+def section(report: Report) -> Iterator[Block]:
+    """A strip and a table per model, then dead-ReLU forcing."""
+    result = report.result
+    yield Heading("Activations")
+    shown = [v for v in result.variants if v.sites or v.unresolved]
+    if not shown:
+        yield Paragraph("Not done: no activation was watched.")
+    else:
+        yield Paragraph(
+            "A site is one call of an activation, in the order of the network. A unit is dead on an input when its "
+            "activation passes no signal there, and permanently dead when it does so on every input; saturated when "
+            "its slope is close to zero at either end. A crossed cell marks what an activation of that kind cannot have."
+        )
+        if result.heading:
+            yield Note("How to read the comparison", result.heading)
+    for index, variant in enumerate(shown):
+        blocks = tuple(_sites(variant))
+        if variant.chain or index >= MOST_STRIPS:
+            yield Fold(f"Sites of {variant.title}", blocks)
+        else:
+            yield Heading(variant.title, 3)
+            yield from blocks
+    yield from _forcing(result)
+
+
+def _sites(variant: Variant) -> Iterator[Block]:
+    if variant.sites:
+        sites, kill = variant.sites, next((k for k in variant.kills if k.applicable and k.sites), None)
+        after = {s.name: s.dead_after for s in kill.sites} if kill else {}
+        rows = [
+            Row("dead", tuple(s.dead for s in sites)),
+            Row("permanently dead", tuple(s.permanently_dead for s in sites)),
+            Row("saturated", tuple(s.saturated for s in sites)),
+        ]
+        if after:
+            rows.insert(1, Row("dead after forcing", tuple(after.get(s.name) for s in sites)))
+        kept = [row for row in rows if any(value is not None for value in row.values)]
+        if kept:
+            under = f" Forcing under {kill.threat}." if kill else ""
+            yield strip(f"Sites of {variant.title}", kept, f"Fraction of units by site; darker is more.{under}")
+        else:
+            yield Paragraph(f"No unit of {variant.activation} can be dead or saturated.")
+        table = _table(variant, sites, after)
+        yield Fold(f"The {words.plural(len(sites), 'site')} of {variant.title} in numbers", (table,))
+    if variant.unresolved:
+        yield Note("Unresolved calls", "These calls may be activations and were not counted:", "warn")
+        yield Items(variant.unresolved)
+
+
+def _table(variant: Variant, sites: tuple[SiteHealth, ...], after: dict[str, float]) -> Table:
+    rows: list[tuple[Content, ...]] = []
+    for number, site in enumerate(sites, 1):
+        forced = after.get(site.name)
+        rows.append(
+            (
+                f"{number}  {site.name}",
+                site.kind,
+                words.number(site.units),
+                _fraction(site.dead),
+                _fraction(forced) if after else "not done",
+                _fraction(site.permanently_dead),
+                _fraction(site.saturated),
+                words.number(site.gradient_norm) if site.gradient_norm is not None else "not done",
+                Chip("finite", "good") if site.finite else Chip("not finite", "bad"),
+            )
+        )
+    columns = ("site", "kind", "units", "dead", "dead after forcing", "permanently dead", "saturated", "gradient norm")
+    return Table(
+        f"Sites of {variant.title} on untouched inputs", (*columns, "values"), tuple(rows), (2, 3, 4, 5, 6, 7)
+    )
+
+
+def _fraction(value: float | None) -> Content:
+    return "cannot" if value is None else words.percent(value)
+
+
+def _forcing(result: Result) -> Iterator[Block]:
+    kills = [(v, k) for v in result.variants for k in v.kills]
+    yield Heading("Units forced dead", 3)
+    if not kills:
+        yield Paragraph("Not done: no attack tried to silence units.")
+        return
+    yield Paragraph(
+        "The net rise of the dead fraction: units killed minus units revived, of all units, mean over examples. "
+        "It counts as an attack only where it beats both random noise and plain PGD at the same eps. Silencing units "
+        "and changing the label are different successes."
+    )
+    live = [(v, k) for v, k in kills if k.applicable]
+    if live:
+        groups = [Group(_name(v, k, kills), _bars(k)) for v, k in live]
+        caption = "Net rise of the dead fraction; whiskers are 95 % intervals."
+        yield Figures(
+            (bars("Units forced dead", ("forcing", "noise of the same eps", "plain PGD, same eps"), groups, caption),)
+        )
+    rows = tuple(_kill(v, k) for v, k in kills)
+    yield Table(
+        "Dead-ReLU forcing beside its baselines",
+        (
+            "variant",
+            "net, forcing",
+            "net, noise",
+            "net, plain PGD",
+            "killed, of active units",
+            "the same, noise",
+            "label changed",
+            "by noise",
+        ),
+        rows,
+    )
+
+
+def _name(variant: Variant, kill: Kill, kills: list[tuple[Variant, Kill]]) -> str:
+    several = len({k.threat for _, k in kills}) > 1
+    return f"{variant.title}, {kill.threat}" if several else variant.title
+
+
+def _bars(kill: Kill) -> tuple[Bar, ...]:
+    return Bar(kill.net, kill.net_low, kill.net_high), Bar(kill.noise_net), Bar(kill.pgd_net)
+
+
+def _kill(variant: Variant, kill: Kill) -> tuple[Content, ...]:
+    name = joined((f"{variant.title}, {kill.threat}",))
+    if not kill.applicable:
+        return (name, kill.reason, *("\N{EN DASH}",) * 6)
+    net = words.points(kill.net) if kill.net is not None else "not done"
+    if kill.net_low is not None and kill.net_high is not None:
+        net += f" [{kill.net_low * 100:.1f}, {kill.net_high * 100:.1f}], n = {kill.n}"
+    return (
+        name,
+        net,
+        *(words.points(x) if x is not None else "not done" for x in (kill.noise_net, kill.pgd_net)),
+        *(words.percent(x) if x is not None else "not done" for x in (kill.killed_of_active, kill.noise_killed_of_active)),
+        words.share_cell(kill.label_changed) if kill.label_changed else "not done",
+        words.share_cell(kill.noise_label_changed) if kill.noise_label_changed else "not done",
+    )

@@ -1,0 +1,90 @@
+"""What it looks like: inputs that fooled the model, beside the originals and the difference made visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from actsec.reports import lookup, words
+from actsec.reports.blocks import Block, Content, Heading, Images, Paragraph, Picture, Strip, Table, joined, muted, strong
+from actsec.reports.figures import images
+from actsec.reports.load import Report
+from actsec.result import Example, Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_BYTES = 2_500_000
+"""Picture bytes in one report: base64 makes a third more of them, and the file stays below 5 MB."""
+
+
+def section(report: Report) -> Iterator[Block]:
+    """Pictures where the inputs are pictures, a table where they are not."""
+    result, stored = report.result, report.examples
+    yield Heading("Examples")
+    if not result.examples:
+        yield Paragraph("None kept.")
+        return
+    if stored is None:
+        yield Paragraph("The images were not kept with this run; the numbers are.")
+    elif not images.drawable(stored["original"].shape[1:]):
+        shape = " \N{MULTIPLICATION SIGN} ".join(map(str, stored["original"].shape[1:]))
+        yield Paragraph(f"Inputs of shape {shape} are not pictures and are not drawn.")
+    else:
+        yield from _grid(result, stored)
+        return
+    yield _table(result)
+
+
+def _grid(result: Result, stored: Mapping[str, NDArray[np.float32]]) -> Iterator[Block]:
+    strips: list[Strip] = []
+    spent = 0
+    for example in result.examples:
+        strip = _strip(result, example, stored)
+        spent += sum(len(p.png) for p in strip.pictures)
+        if spent > MOST_BYTES:
+            break
+        strips.append(strip)
+    if len(strips) < len(result.examples):
+        yield Paragraph(f"{len(strips)} of {len(result.examples)} shown, to keep this file small; the rest: examples.npz.")
+    if strips:
+        caption = "Original, attacked, and attacked minus original around grey, amplified as written."
+        yield Images(caption, tuple(strips))
+
+
+def _strip(result: Result, example: Example, stored: Mapping[str, NDArray[np.float32]]) -> Strip:
+    low, high = result.data.bounds
+    original, attacked = stored["original"][example.index], stored["attacked"][example.index]
+    delta, factor = images.difference(original, attacked)
+    before = f"{example.before}, {words.percent(example.before_confidence)}"
+    after = f"{example.after}, {words.percent(example.after_confidence)}"
+    amplified = f"difference \N{MULTIPLICATION SIGN} {words.number(factor, 2)}" if factor else "no difference"
+    return Strip(
+        (
+            Picture(images.picture(original, low, high), f"original, called {before}", before),
+            Picture(images.picture(attacked, low, high), f"attacked, called {after}", after),
+            Picture(delta, amplified, amplified),
+        ),
+        _line(result, example),
+    )
+
+
+def _line(result: Result, example: Example) -> Content:
+    said = f"{example.attack} on {lookup.title(result, example.variant)}, size {words.number(example.size)}"
+    return joined((strong(f"True: {example.true}"), muted(f"{said} ({example.threat})")))
+
+
+def _table(result: Result) -> Table:
+    rows: list[tuple[Content, ...]] = [
+        (
+            e.true,
+            f"{e.before}, {words.percent(e.before_confidence)}",
+            f"{e.after}, {words.percent(e.after_confidence)}",
+            words.spec(e.attack),
+            words.number(e.size),
+        )
+        for e in result.examples
+    ]
+    columns = ("true", "called, confidence", "called after, confidence", "attack", "size")
+    return Table("Examples that fooled the model", columns, tuple(rows), numeric=(4,))

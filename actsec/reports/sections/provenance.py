@@ -1,0 +1,28 @@
+"""Where this came from and how to make it again: the command, the plan, hashes, versions, hardware and time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from actsec.reports import words
+from actsec.reports.blocks import Block, Code, Content, Fold, Heading, Paragraph, Table, code
+from actsec.reports.load import Report
+
+
+def section(report: Report) -> Iterator[Block]:
+    """The exact command first."""
+    result = report.result
+    yield Heading("Provenance")
+    yield Code(result.command, "Run this to reproduce the result")
+    rows: list[tuple[Content, ...]] = [
+        ("plan", code(result.plan_id)),
+        ("actsec", result.actsec),
+        ("schema", str(result.schema)),
+        ("status", result.status),
+    ]
+    rows += [(key, words.value(value)) for key, value in report.environment.items()]
+    yield Table("This run", ("what", "value"), tuple(rows))
+    plan = json.dumps(result.plan, indent=2, ensure_ascii=True)
+    yield Fold("The plan in full", (Code(plan),))
+    yield Paragraph("The result is a function of the plan alone; times and hardware are kept apart from it.")

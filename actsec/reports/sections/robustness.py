@@ -1,0 +1,167 @@
+"""How easily it is fooled: the worst case of each threat first, then what each attack leaves on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from actsec.reports import lookup, words
+from actsec.reports.blocks import (
+    Block,
+    Chip,
+    Content,
+    Figure,
+    Figures,
+    Fold,
+    Heading,
+    Note,
+    Paragraph,
+    Table,
+    joined,
+    muted,
+)
+from actsec.reports.figures.curves import Line, curves
+from actsec.reports.load import Report
+from actsec.result import AttackResult, Result, ThreatResult, Variant
+
+LINES = 6
+"""Curves in one figure before colours and marks repeat."""
+
+
+def section(report: Report) -> Iterator[Block]:
+    """Per threat: the worst case of every variant, curves, and the attacks one by one."""
+    result = report.result
+    yield Heading("Robustness")
+    names = lookup.threats(result)
+    if not names:
+        yield Paragraph("Not done: no attack was run.")
+        return
+    yield Paragraph(
+        "An example counts as still correct only when no candidate of any attack inside the threat fooled the model; "
+        "examples that were wrong untouched count as not correct. A single attack alone gives an upper bound."
+    )
+    if result.heading:
+        yield Note("How to read the comparison", result.heading)
+    for name in names:
+        yield from _threat(result, name)
+
+
+def _threat(result: Result, name: str) -> Iterator[Block]:
+    found = [(v, t) for v in result.variants for t in v.threats if t.threat == name]
+    yield Heading(f"Under {name}", 3)
+    yield Paragraph(found[0][1].echo)
+    yield _worst(name, found)
+    figures = tuple(_figures(result, found))
+    if figures:
+        yield Figures(figures)
+    first = lookup.first(result)
+    for variant, threat in found:
+        block = _attacks(variant, threat)
+        if variant is first:
+            yield block
+        else:
+            yield Fold(f"Attack by attack: {variant.title} under {name}", (block,))
+
+
+def _worst(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block:
+    rows: list[tuple[Content, ...]] = []
+    for variant, threat in found:
+        sizes = [a for a in threat.attacks if a.role == "minimal"]
+        smallest: Content = words.number(min((a.median_size for a in sizes if a.median_size is not None), default=None))
+        if sizes and all(a.median_size is None for a in sizes):
+            smallest = words.smallest(sizes[0])
+        row: tuple[Content, ...] = (words.name_of(variant), words.worst_cell(threat), words.worked_line(variant, threat))
+        rows.append((*row, smallest, _weakest(threat)))
+    return Table(
+        f"Worst case under {name}: over every candidate of every attack, with 95 % Wilson intervals",
+        ("variant", "still correct", "in words", "smallest change that works (median)", "weakest class"),
+        tuple(rows),
+    )
+
+
+def _weakest(threat: ThreatResult) -> Content:
+    if not threat.per_class:
+        return "not done"
+    weakest = min(threat.per_class, key=lambda c: c.share.value)
+    return joined((weakest.name, muted(f"{words.percent(weakest.share.value)}, {words.of(weakest.share)}")))
+
+
+def _figures(result: Result, found: Sequence[tuple[Variant, ThreatResult]]) -> Iterator[Figure]:
+    """One figure for the models themselves, one for the first model behind its defenses."""
+    first = lookup.first(result)
+    chance = 1 / max(len(result.data.classes), 1)
+    curved = [(v, t) for v, t in found if t.curve]
+    models = [(v, t) for v, t in curved if not v.chain]
+    behind = [(v, t) for v, t in curved if first and (v is first or (v.chain and v.base == first.id))]
+    groups = [models] if len(behind) <= 1 else [models, behind]
+    for group in groups:
+        for at in range(0, len(group), LINES):
+            part = group[at : at + LINES]
+            lines = [Line(v.title, v.clean.accuracy, t.curve, t.believable) for v, t in part]
+            yield curves(lines, part[0][1].norm, part[0][1].eps, chance)
+
+
+def _attacks(variant: Variant, threat: ThreatResult) -> Block:
+    worst: tuple[Content, ...] = (
+        "worst case over all of them",
+        words.worst_cell(threat),
+        _fooled_of_correct(variant, threat),
+        "\N{EN DASH}",
+        "\N{EN DASH}",
+        "\N{EN DASH}",
+        "",
+    )
+    ordered = sorted(threat.attacks, key=lambda a: (a.baseline, a.still_correct.value))
+    rows = [worst, *(_row(a) for a in ordered)]
+    return Table(
+        f"Attack by attack: {variant.title} under {threat.threat}",
+        (
+            "attack",
+            "still correct after this attack alone (upper bound)",
+            "fooled, of those correct before",
+            "median size",
+            "confidence when fooled",
+            "passes per example",
+            "remarks",
+        ),
+        tuple(rows),
+        numeric=(3, 4),
+        strong=(0,),
+    )
+
+
+def _fooled_of_correct(variant: Variant, threat: ThreatResult) -> Content:
+    before = words.correct_before(variant, threat)
+    if not before:
+        return "not done"
+    return f"{before - threat.worst_case.k} of {before}"
+
+
+def _row(attack: AttackResult) -> tuple[Content, ...]:
+    named = words.spec(attack.attack)
+    if attack.error is not None:
+        return (named, "not done", "not done", "", "", "", joined((Chip("crashed", "bad"), attack.error)))
+    confidence = attack.confidence_when_fooled
+    return (
+        named,
+        words.share_cell(attack.still_correct),
+        joined((words.of(attack.success), muted(words.percent(attack.success.value)))) if attack.success.n else "none",
+        words.smallest(attack) if attack.role == "minimal" else muted("\N{EN DASH}"),
+        words.percent(confidence) if confidence is not None else muted("\N{EN DASH}"),
+        f"{words.number(attack.forwards, 1)} forward, {words.number(attack.backwards, 1)} backward",
+        _remarks(attack),
+    )
+
+
+def _remarks(attack: AttackResult) -> Content:
+    parts: list[Content] = []
+    if attack.baseline:
+        parts.append(Chip("baseline"))
+    if not attack.counts:
+        parts.append(Chip("not counted", "warn"))
+    if attack.refused:
+        parts.append(f"{words.plural(attack.refused, 'success', 'successes')} refused by the original model")
+    if attack.rejected:
+        parts.append(f"{words.plural(attack.rejected, 'candidate')} outside the threat, rejected")
+    return joined(parts, "; ") if parts else ""
+
+

@@ -1,0 +1,74 @@
+"""Can the numbers be believed: every check of the battery, with what it saw; a red one voids what it guards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from actsec.reports import lookup, words
+from actsec.reports.blocks import Block, Chip, Content, Fold, Heading, Paragraph, Table, joined, strong
+from actsec.reports.load import Report
+from actsec.result import Check, ThreatResult, Variant
+
+
+def section(report: Report) -> Iterator[Block]:
+    """A summary of all variants, the audited one's panel in full, the others folded."""
+    result = report.result
+    yield Heading("Can these numbers be believed?")
+    tried = [(variant, threat) for variant in result.variants for threat in variant.threats]
+    if not tried:
+        yield Paragraph("Not done: no robustness number was measured, so none was checked.")
+        return
+    yield Paragraph(
+        "Attacks that fail for the wrong reason flatter a model. Each number below passed, or did not pass, these "
+        "checks. A red check strikes the number through: masking only flatters, so it voids what still stands, never "
+        "a model that was fooled. A check that could not be made is not done, never passed."
+    )
+    rows: list[tuple[Content, ...]] = [
+        (
+            words.name_of(variant),
+            threat.threat,
+            words.worst_cell(threat),
+            words.state(threat),
+            _counts(threat.checks),
+        )
+        for variant, threat in tried
+    ]
+    yield Table(
+        "Masking verdict for every variant and threat",
+        ("variant", "threat", "worst case", "state", "checks"),
+        tuple(rows),
+    )
+    first = lookup.first(result)
+    for variant, threat in tried:
+        shown = variant is first or any(c.status in ("red", "error") for c in threat.checks)
+        yield Fold(_title(variant, threat), (_panel(variant, threat),), open=shown)
+
+
+def _title(variant: Variant, threat: ThreatResult) -> str:
+    return f"{variant.title} under {threat.threat}"
+
+
+def _panel(variant: Variant, threat: ThreatResult) -> Block:
+    if not threat.checks:
+        return Paragraph("Not done: no check was made.")
+    rows = tuple(_row(c) for c in threat.checks)
+    return Table(
+        f"Checks of {_title(variant, threat)}", ("check", "status", "what was seen", "numbers", "what to do"), rows
+    )
+
+
+def _row(found: Check) -> tuple[Content, ...]:
+    status: Content = words.check(found.status)
+    if found.status == "red" and found.voids:
+        status = joined((status, Chip("voids the number", "bad")))
+    named = joined((strong(found.title), found.rule))
+    return (named, status, found.claim, words.pairs(found.numbers), found.advice or "\N{EN DASH}")
+
+
+def _counts(checks: tuple[Check, ...]) -> Content:
+    """``5 ok, 1 warning, 1 not done``."""
+    seen = Counter(c.status for c in checks)
+    order = ("red", "error", "warn", "not_done", "not_applicable", "ok")
+    said = [f"{seen[status]} {words.check(status).text}" for status in order if seen[status]]  # type: ignore[index]  # a status
+    return ", ".join(said) or "not done"

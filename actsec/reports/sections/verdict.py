@@ -1,0 +1,153 @@
+"""The first screen: the verdict in plain sentences, its numbers, and what the exit code said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from actsec.reports import lookup, words
+from actsec.reports.blocks import (
+    Block,
+    Chip,
+    Content,
+    Heading,
+    Items,
+    Metric,
+    Metrics,
+    Note,
+    Paragraph,
+    Table,
+    joined,
+    muted,
+    strong,
+    struck,
+)
+from actsec.reports.load import Report
+from actsec.result import Result, ThreatResult, Variant
+
+
+def section(report: Report) -> Iterator[Block]:
+    """Sentences first, then the numbers behind them, then every model at a glance."""
+    result = report.result
+    yield Heading("Verdict")
+    if result.status == "partial":
+        left = words.plural(len(result.not_done), "thing")
+        yield Note("Partial", f"Not everything was run: {left} not done, listed under limits.", "warn")
+    if result.headline:
+        yield Paragraph(result.headline[0], lead=True)
+        yield Items(result.headline[1:], numbered=False)
+    variant = lookup.first(result)
+    threat = lookup.main_threat(variant) if variant else None
+    if variant and threat:
+        if not threat.believable:
+            yield Note("The worst case below must not be believed", threat.why, "bad")
+        yield Metrics(tuple(_metrics(result, variant, threat)))
+        yield Paragraph(_worked(variant, threat, result))
+    elif variant:
+        yield Metrics((_clean(variant),))
+        yield Paragraph((strong("Robustness: not done."), " No attack finished."))
+    yield Paragraph(_exit(result))
+    yield from _glance(result)
+
+
+def _metrics(result: Result, variant: Variant, threat: ThreatResult) -> Iterator[Metric]:
+    value = words.percent(threat.worst_case.value)
+    yield Metric(
+        "Robust accuracy, worst case",
+        strong(value) if threat.believable else struck(value),
+        f"{words.of(threat.worst_case)} still correct under {threat.threat}; {words.interval(threat.worst_case)}",
+        words.state(threat) if threat.believable else Chip("not believable", "bad"),
+    )
+    yield _clean(variant)
+    noise = next((a for a in threat.attacks if a.baseline and a.error is None), None)
+    yield Metric(
+        "Random noise of the same size",
+        words.percent(noise.still_correct.value) if noise else Chip("not done"),
+        f"{words.of(noise.still_correct)} still correct; {words.interval(noise.still_correct)}" if noise else "",
+    )
+    attacked = lookup.condition(variant, clean=False)
+    fooled = attacked.confidence_when_wrong if attacked else None
+    yield Metric(
+        "Confidence when fooled",
+        words.percent(fooled) if fooled is not None else Chip("not done"),
+        f"the model's mean confidence when wrong, after {attacked.condition}" if attacked and fooled is not None else "",
+    )
+    untouched = lookup.condition(variant, clean=True)
+    yield Metric(
+        "ECE, untouched",
+        f"{untouched.ece:.3f}" if untouched else Chip("not done"),
+        f"{untouched.bins} bins, n = {untouched.n}; null {untouched.null_mean:.3f}, up to {untouched.null_p95:.3f}"
+        if untouched
+        else "",
+        words.beside_null(untouched) if untouched else None,
+    )
+    kill = next((k for k in variant.kills if k.applicable and k.net is not None), None)
+    if kill and kill.net is not None:
+        noise_net = f"{words.points(kill.noise_net)} under noise" if kill.noise_net is not None else "noise not done"
+        yield Metric(
+            "Units forced dead, net", words.points(kill.net), f"of all units, n = {kill.n}; {noise_net}"
+        )
+    elif variant.kills:
+        yield Metric("Units forced dead, net", Chip("not applicable"), variant.kills[0].reason)
+
+
+def _clean(variant: Variant) -> Metric:
+    accuracy = variant.clean.accuracy
+    return Metric(
+        "Untouched accuracy",
+        words.percent(accuracy.value),
+        f"{words.of(accuracy)} correct; {words.interval(accuracy)}; weakest class {variant.clean.worst_class}",
+    )
+
+
+def _worked(variant: Variant, threat: ThreatResult, result: Result) -> Content:
+    line = f"{words.worked_line(variant, threat)} ({variant.title}, {threat.threat})."
+    if not threat.believable:
+        return (struck(line), " ", f"Not to be believed: {threat.why}.")
+    budget = words.budget(result.plan)
+    return (strong(line), f" What is still correct is not refuted {budget}: an upper bound, not a certificate.")
+
+
+def _exit(result: Result) -> Content:
+    said = words.exit_meaning(result.exit_code, gates=bool(result.gates))
+    parts: list[Content] = [said[0].upper() + said[1:] + "."]
+    tones = {"passed": "good", "failed": "bad", "no verdict": "warn"}
+    for gate in result.gates:
+        parts += [Chip(gate.outcome, tones[gate.outcome]), f"{gate.gate}: {gate.why}."]  # type: ignore[arg-type]  # a Tone
+    return joined(parts)
+
+
+def _glance(result: Result) -> Iterator[Block]:
+    """Every undefended model in one table: the comparison of activations, under the heading that limits it."""
+    variants = lookup.undefended(result)
+    if len(variants) < 2:  # noqa: PLR2004  # a comparison needs two
+        return
+    threats = lookup.threats(result)
+    if result.heading:
+        yield Note("How to read the comparison", result.heading)
+    rows = []
+    for variant in variants:
+        untouched = lookup.condition(variant, clean=True)
+        cells = [_under(lookup.threat(variant, name)) for name in threats]
+        rows.append(
+            (
+                words.name_of(variant),
+                words.share_cell(variant.clean.accuracy),
+                *cells,
+                joined((f"{untouched.ece:.3f}", muted(f"null {untouched.null_p95:.3f}"))) if untouched else "not done",
+            )
+        )
+    yield Table(
+        "The models at a glance: untouched accuracy, worst case under each threat, and calibration "
+        "(ECE beside the 95th percentile of the null)",
+        ("model", "untouched", *(f"worst case, {name}" for name in threats), "ECE"),
+        tuple(rows),
+    )
+
+
+def _under(threat: ThreatResult | None) -> Content:
+    if threat is None:
+        return "not done"
+    if threat.eps is not None:
+        return words.worst_cell(threat)
+    sizes = [a.median_size for a in threat.attacks if a.median_size is not None]
+    return f"smallest change that works: median {words.number(min(sizes))}" if sizes else "no median: see below"

@@ -1,0 +1,195 @@
+"""How numbers and untrusted texts are said, once for every section and format."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actsec.reports.blocks import Chip, Content, Tone, code, joined, muted, strong, struck
+from actsec.result import AttackResult, Calibration, Share, ThreatResult, Variant
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_STATE: dict[str, tuple[str, Tone]] = {
+    "clean": ("no sign of masking", "good"),
+    "randomised": ("randomised", "neutral"),
+    "masked": ("masked", "bad"),
+    "unchecked": ("not checked", "warn"),
+}
+_CHECK: dict[str, tuple[str, Tone]] = {
+    "ok": ("ok", "good"),
+    "warn": ("warning", "warn"),
+    "red": ("red", "bad"),
+    "not_done": ("not done", "neutral"),
+    "not_applicable": ("not applicable", "neutral"),
+    "error": ("crashed", "bad"),
+}
+
+
+def clean(text: str) -> str:
+    """Text that cannot move a cursor, reorder a line or hide: ANSI sequences go, other controls become visible.
+
+    Letters of every script stay as they are; only format characters that reorder or vanish (bidi marks and the like)
+    are written out as ``\\u202e``. Newlines and tabs become spaces.
+    """
+    text = _ANSI.sub("", text)
+    return "".join(_visible(c) for c in text)
+
+
+def _visible(c: str) -> str:
+    if c in "\n\t\r":
+        return " "
+    if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return f"\\u{ord(c):04x}"
+    return c
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """0.041 as ``4.1 %``. Never rounds something to nothing or nearly all to all: 0.9999 is ``> 99.9 %``."""
+    edge = 10.0**-digits
+    text = f"{value * 100:.{digits}f}"
+    if value > 0 and float(text) == 0:
+        return f"< {edge:.{digits}f} %"
+    if value < 1 and float(text) == 100:  # noqa: PLR2004  # one hundred percent
+        return f"> {100 - edge:.{digits}f} %"
+    return f"{text} %"
+
+
+def points(value: float) -> str:
+    """A difference of two shares, signed, in percentage points."""
+    return f"{value * 100:+.1f} points".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(share: Share) -> str:
+    """``95 % interval 3.0 to 5.5 %``, of a share."""
+    return f"95 % interval {share.low * 100:.1f} to {share.high * 100:.1f} %"
+
+
+def of(share: Share) -> str:
+    """``41 of 1000``."""
+    return f"{share.k} of {share.n}"
+
+
+def share_cell(share: Share, *, believed: bool = True, bold: bool = False) -> Content:
+    """A share for a table: ``4.1 %  41 of 1000 [3.0, 5.5]``; struck through when it must not be believed."""
+    value = percent(share.value)
+    shown: Content = struck(value) if not believed else strong(value) if bold else value
+    return joined((shown, muted(f"{of(share)} [{share.low * 100:.1f}, {share.high * 100:.1f}]")))
+
+
+def worst_cell(threat: ThreatResult) -> Content:
+    """The worst case of a threat, in bold; struck through, with the reason beside it, when it cannot be believed."""
+    cell = share_cell(threat.worst_case, believed=threat.believable, bold=True)
+    if threat.believable:
+        return cell
+    return joined((cell, Chip("not believable", "bad"), threat.why))
+
+
+def state(threat: ThreatResult) -> Chip:
+    """The masking verdict as a word."""
+    return Chip(*_STATE[threat.state])
+
+
+def check(status: str) -> Chip:
+    """The status of one check as a word."""
+    return Chip(*_CHECK[status])
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A plain number, short but not rounded to nothing; None is a dash."""
+    if value is None:
+        return "\N{EN DASH}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):  # noqa: PLR2004  # exact below this
+        return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{value:.{digits}f}" if abs(value) >= 10.0 ** (1 - digits) else f"{value:.{digits}g}"
+
+
+def pairs(numbers: Mapping[str, Any]) -> str:
+    """``pgd = 41, fgsm = 118``."""
+    return ", ".join(f"{key} = {value(numbers[key])}" for key in numbers)
+
+
+def value(thing: Any) -> str:
+    """Any JSON value on one line."""
+    if isinstance(thing, Mapping):
+        return pairs(thing)
+    if isinstance(thing, Sequence) and not isinstance(thing, str):
+        return ", ".join(value(item) for item in thing)
+    return "none" if thing is None else number(thing)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """``1 model``, ``2 models``."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def ece(found: Calibration) -> str:
+    """ECE as it must always be printed: with bins, n and what a perfectly calibrated model would show."""
+    return (
+        f"ECE {found.ece:.3f} ({found.bins} bins, n = {found.n}; "
+        f"null {found.null_mean:.3f}, up to {found.null_p95:.3f})"
+    )
+
+
+def beside_null(found: Calibration) -> Chip:
+    """Whether the ECE stands out of what chance alone gives at this n."""
+    if found.ece > found.null_p95:
+        return Chip("above the null", "warn")
+    return Chip("not above the null", "good")
+
+
+def budget(plan: Mapping[str, Any]) -> str:
+    """``at budget quick``, or ``at this budget`` where the plan names none."""
+    name = plan.get("budget")
+    return f"at budget {name}" if isinstance(name, str) else "at this budget"
+
+
+def correct_before(variant: Variant, threat: ThreatResult) -> int | None:
+    """How many of the worst case's examples were correct untouched; None when the result does not say."""
+    n = threat.worst_case.n
+    if variant.clean.accuracy.n == n:
+        return variant.clean.accuracy.k
+    return next((a.success.n for a in threat.attacks if a.n == n and a.error is None), None)
+
+
+def worked_line(variant: Variant, threat: ThreatResult) -> str:
+    """``1000 tested, 931 correct before, 41 still correct after``."""
+    before = correct_before(variant, threat)
+    middle = f"{before} correct before, " if before is not None else ""
+    return f"{threat.worst_case.n} tested, {middle}{threat.worst_case.k} still correct after"
+
+
+def smallest(attack: AttackResult) -> Content:
+    """The median smallest change that works, or the reason why there is none."""
+    if attack.median_size is None:
+        return muted(attack.size_reason or "not measured")
+    return number(attack.median_size)
+
+
+def name_of(variant: Variant) -> Content:
+    """A variant as it is called in tables."""
+    return joined((variant.title, Chip("audited"))) if variant.audited else variant.title
+
+
+def exit_meaning(exit_code: int, *, gates: bool) -> str:
+    """What the exit code of the run said, in words."""
+    if exit_code == 0 and not gates:
+        return "no gate set: exit 0 means finished"
+    meanings = {
+        0: "every gate met",
+        1: "a gate failed",
+        2: "the request could not be carried out",
+        3: "no verdict: inconclusive, or a check invalidates a number",
+        4: "refused as unsafe",
+        5: "actsec itself failed",
+        130: "interrupted, everything finished is stored",
+    }
+    return f"exit {exit_code}: {meanings.get(exit_code, 'unknown')}"
+
+
+def spec(text: str) -> Content:
+    """A spec such as ``pgd(steps=40)``, as typed."""
+    return code(text)
