@@ -1,0 +1,274 @@
+"""From finished outcomes to a Result: variants first, then what they say together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import actsec
+from actsec import calibration, data, registry, statistics
+from actsec.advice import advise, compare
+from actsec.gathering import FOUND, Gathered, gather
+from actsec.plan import Facts, Plan, plan_id
+from actsec.policy import exit_code, gate_results, headline, heading, problems
+from actsec.result import (
+    SCHEMA,
+    Calibration,
+    Clean,
+    Data,
+    Example,
+    Kill,
+    Result,
+    SiteHealth,
+    SiteKill,
+    SplitInfo,
+    Variant,
+)
+from actsec.scene import Scene
+from actsec.spec import parse
+from actsec.statistics import share_of
+from actsec.store import Store
+from actsec.threats import headline_threats, threat_result
+from actsec.types import Threat, chain_text
+
+Array = NDArray[Any]
+LIMITS = (
+    "Robust accuracy is an upper bound: what these attacks at this budget left. It is not a certificate.",
+    "Only the threats listed were tried. Nothing is said about other changes: rotation, blur, patches, other norms.",
+    "Intervals cover the sampling of test images, not the choice of training seed.",
+)
+
+
+def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: Any) -> tuple[Result, dict[str, Array]]:
+    """The result of a run and the images of its examples (original, attacked). echo(threat) words an eps."""
+    plan = scene.plan
+    gathered = gather(plan, facts, store)
+    y, classes = scene.test.y, scene.test.classes
+    made = tuple(_variant(g, plan, y, classes, echo) for g in gathered)
+    comparisons = tuple(row for g in gathered[1:] if g.variant.chain for row in compare(gathered[0], g, plan, y, made))
+    examples, images = _examples(gathered[0], scene)
+    gates = gate_results(plan, made)
+    found = problems(plan, made, gathered, data.disjoint(scene.splits.train, scene.splits.calibration, scene.test))
+    result = Result(
+        schema=SCHEMA,
+        actsec=actsec.__version__,
+        plan={key: value for key, value in dataclasses.asdict(plan).items() if value is not None},
+        plan_id=plan_id(plan, facts),
+        command="actsec audit plan.toml",
+        status="complete" if complete else "partial",
+        headline=headline(plan, made, gates, complete=complete),
+        heading=heading(plan, made),
+        model=_model(plan, facts, gathered[0], scene),
+        data=_data(scene, facts),
+        variants=made,
+        comparisons=comparisons,
+        advice=advise(gathered, plan, y, made, trains=scene.splits.train is not None),
+        problems=found,
+        gates=gates,
+        not_done=_not_done(gathered),
+        examples=examples,
+        exit_code=exit_code(gates, found, made, complete=complete),
+        limits=(*LIMITS, *scene.notes),
+    )
+    return result, images
+
+
+def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: Any) -> Variant:
+    numbers = g.fit.numbers if g.fit else {}
+    defenses = [registry.build("defenses", spec) for spec in g.variant.chain]
+    threats = tuple(threat_result(g, plan, t, y, classes, echo(t)) for t in headline_threats(plan)) if g.clean else ()
+    weights = g.fit.arrays.get("weights") if g.fit else None
+    return Variant(
+        id=g.variant.name,
+        title=g.variant.name,
+        base=g.variant.base,
+        chain=chain_text([registry.brief("defenses", spec) for spec in g.variant.chain]),
+        activation=_activation(g),
+        audited=g.variant.audited,
+        kind=" + ".join(dict.fromkeys(d.kind for d in defenses)),
+        claims=" ".join(d.claims for d in defenses),
+        parameters=int(g.clean.numbers["parameters"]) if g.clean else 0,
+        fingerprint="" if weights is None else hashlib.sha256(weights.tobytes()).hexdigest(),
+        fit={key: numbers[key] for key in ("fit", "training", "architecture") if key in numbers},
+        notes=(*numbers.get("notes", ()), *g.errors),
+        clean=_clean(g, y, classes),
+        calibration=_calibrations(g, plan, y),
+        threats=threats,
+        sites=tuple(SiteHealth(**site) for site in g.probe.numbers["sites"]) if g.probe else (),
+        unresolved=tuple(g.probe.numbers["unresolved"]) if g.probe else (),
+        kills=_kills(g),
+    )
+
+
+def _activation(g: Gathered) -> str:
+    kinds = [site["kind"] for site in g.probe.numbers["sites"]] if g.probe else []
+    return ", ".join(dict.fromkeys(kinds)) or "unknown"
+
+
+def _clean(g: Gathered, y: Array, classes: tuple[str, ...]) -> Clean:
+    if g.clean is None:
+        return Clean(statistics.share(0, 1), 0.0, (), "not measured")
+    return statistics.clean(g.clean_wrong < 0.5, y, classes)
+
+
+def _calibrations(g: Gathered, plan: Plan, y: Array) -> tuple[Calibration, ...]:
+    """Confidence on untouched images, and on what the strongest attack at the headline threat left."""
+    if g.clean is None or not np.isfinite(g.clean.arrays["test_logits"]).all():
+        return ()
+    found = [calibration.calibration(calibration.softmax(g.clean.arrays["test_logits"]), y, "clean", seed=plan.seed)]
+    tried = [t for t in g.under(Threat("linf", plan.eps)) if t.trial.role not in ("noise", "unbounded")]
+    if tried:
+        worst = max(tried, key=lambda t: float(t.wrong.sum()))
+        logits = worst.arrays["logits"]
+        if np.isfinite(logits).all():
+            name = str(registry.brief("attacks", parse(worst.trial.attack)))
+            condition = f"attacked: {name} at {worst.trial.threat}"
+            found.append(
+                calibration.calibration(calibration.softmax(logits), y[: len(logits)], condition, seed=plan.seed)
+            )
+    return tuple(found)
+
+
+def _kills(g: Gathered) -> tuple[Kill, ...]:
+    by_role = {t.trial.role: t for t in g.tried if t.trial.role in ("kill", "kill_noise", "kill_pgd")}
+    attack = by_role.get("kill")
+    if attack is None or (not attack.usable and attack.reason is None):
+        return ()
+    threat, n = attack.trial.threat, len(attack.arrays.get("status", ()))
+    if attack.reason is not None:
+        return (
+            Kill(threat, False, attack.reason, 0, None, None, None, None, None, None, None, None, None, ()),
+        )
+    others = {role: t for role, t in by_role.items() if t.usable}
+    net = attack.arrays["net"].astype(np.float64)
+    low, high = statistics.interval(statistics.resampled(net[:, None], 0)[:, 0] / n)
+
+    def mean(role: str, key: str) -> float | None:
+        return float(others[role].arrays[key].mean()) if role in others else None
+
+    def changed(role: str) -> Any:
+        right = g.clean_wrong[:n] < 0.5
+        return share_of(others[role].arrays["wrong"][:n][right] > 0.5) if role in others and right.any() else None
+
+    return (
+        Kill(
+            threat=threat,
+            applicable=True,
+            reason="",
+            n=n,
+            net=float(net.mean()),
+            net_low=low,
+            net_high=high,
+            noise_net=mean("kill_noise", "net"),
+            pgd_net=mean("kill_pgd", "net"),
+            killed_of_active=mean("kill", "killed_of_active"),
+            noise_killed_of_active=mean("kill_noise", "killed_of_active"),
+            label_changed=changed("kill"),
+            noise_label_changed=changed("kill_noise"),
+            sites=_site_kills(attack.numbers),
+        ),
+    )
+
+
+def _site_kills(numbers: Sequence[dict[str, Any]]) -> tuple[SiteKill, ...]:
+    """Per-site means over the shards of a trial, weighted by their rows."""
+    tables, weights = [n["kill"]["sites"] for n in numbers], [int(n["rows"]) for n in numbers]
+    total = sum(weights)
+
+    def mean(i: int, key: str) -> float:
+        return float(sum(w * table[i][key] for w, table in zip(weights, tables, strict=True)) / total)
+
+    keys = ("dead_before", "dead_after", "killed", "revived")
+    return tuple(
+        SiteKill(site["name"], site["kind"], site["units"], *(mean(i, key) for key in keys))
+        for i, site in enumerate(tables[0])
+    )
+
+
+def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str, Array]]:
+    """A few attacked images of the audited model: the first found by each kind of attack."""
+    rows: list[Example] = []
+    images: list[tuple[Array, Array]] = []
+    if g.clean is None:
+        return (), {}
+    before = calibration.softmax(g.clean.arrays["test_logits"])
+    shown = [t for t in g.tried if t.usable and t.trial.role in ("iterative", "single_step", "minimal", "attack")]
+    for tried in shown:
+        found = np.flatnonzero((tried.arrays["status"] == FOUND) & (g.clean_wrong[: len(tried.arrays["status"])] < 0.5))
+        after = calibration.softmax(tried.arrays["logits"])
+        for i in found[:2]:
+            label, now = int(before[i].argmax()), int(after[i].argmax())
+            rows.append(
+                Example(
+                    index=len(rows),
+                    variant=g.variant.name,
+                    attack=str(registry.brief("attacks", parse(tried.trial.attack))),
+                    threat=tried.trial.threat,
+                    true=scene.test.classes[int(scene.test.y[i])],
+                    before=scene.test.classes[label],
+                    before_confidence=float(before[i, label]),
+                    after=scene.test.classes[now],
+                    after_confidence=float(after[i, now]),
+                    size=float(tried.arrays["size"][i]),
+                )
+            )
+            images.append((scene.test.x[i], tried.arrays["x"][i]))
+    if not images:
+        return (), {}
+    return tuple(rows), {"original": np.stack([a for a, _ in images]), "attacked": np.stack([b for _, b in images])}
+
+
+def _model(plan: Plan, facts: Facts, g: Gathered, scene: Scene) -> dict[str, Any]:
+    return {
+        "name": plan.model,
+        "weights": plan.weights,
+        "fingerprint": facts.model,
+        "shape": list(facts.shape),
+        "classes": len(facts.classes),
+        "bounds": list(scene.test.bounds),
+        "normalize": plan.normalize,
+        "threshold": plan.threshold,
+        "stochastic": g.stochastic,
+        "trusted": plan.trust_model,
+    }
+
+
+def _data(scene: Scene, facts: Facts) -> Data:
+    splits = (("test", scene.test), ("train", scene.splits.train), ("calibration", scene.splits.calibration))
+    hashes = {"test": facts.test, "train": facts.train, "calibration": facts.calibration}
+    test = scene.test
+    return Data(
+        name=test.name,
+        shape=tuple(test.x.shape[1:]),
+        classes=test.classes,
+        bounds=test.bounds,
+        grid=test.grid,
+        splits=tuple(
+            SplitInfo(
+                name,
+                len(split),
+                {label: int(np.sum(split.y == i)) for i, label in enumerate(split.classes)},
+                hashes[name] or "",
+            )
+            for name, split in splits
+            if split is not None
+        ),
+        notes=test.notes,
+    )
+
+
+def _not_done(gathered: tuple[Gathered, ...]) -> tuple[str, ...]:
+    """What the plan asked for and no outcome shows."""
+    lines = []
+    for g in gathered:
+        if g.clean is None:
+            lines.append(f"{g.variant.name}: not finished")
+        missing = [t.trial.attack for t in g.tried if t.missing]
+        if missing:
+            lines.append(f"{g.variant.name}: {len(missing)} attacks not finished, {missing[0]} among them")
+    return tuple(lines)

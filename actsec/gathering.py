@@ -1,0 +1,145 @@
+"""Finished outcomes put together: the shards of a trial in row order, and what they say example by example.
+
+Everything a report claims is derived from here, so a changed outcome changes every number that rests on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actsec.plan import Facts, Plan, Trial, VariantPlan, jobs, model_jobs, single_job, trial_jobs, variants
+from actsec.store import Store
+from actsec.types import SLACK, Outcome, Threat
+
+Array = NDArray[Any]
+NORMS_KEPT = ("linf", "l2", "l0")
+ALREADY_WRONG, FOUND = 0, 1
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial on a variant: its arrays over all finished shards, or why there are none."""
+
+    trial: Trial
+    arrays: dict[str, Array]
+    numbers: tuple[dict[str, Any], ...]
+    error: str | None
+    missing: bool
+
+    @property
+    def threat(self) -> Threat:
+        return Threat.parse(self.trial.threat)
+
+    @property
+    def usable(self) -> bool:
+        """Whether every shard finished and left verdicts."""
+        return not self.missing and self.error is None and bool(self.arrays)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the attack does not apply to the model, if it does not."""
+        return next((str(n["not_applicable"]) for n in self.numbers if "not_applicable" in n), None)
+
+    @cached_property
+    def wrong(self) -> Array:
+        """Share of judgements that were wrong (n,) on the example this attack left: 0 or 1 unless stochastic."""
+        held = np.isin(self.arrays["status"], (ALREADY_WRONG, FOUND))
+        drawn = (self.arrays["wrong"] > 0) & (self.arrays["wrong"] < 1)
+        return np.where(held | drawn, self.arrays["wrong"], 0.0)
+
+    def smallest(self, norm: str) -> Array:
+        """Least size (n,) in ``norm`` of any misclassifying candidate of this attack; infinity for none."""
+        if norm not in NORMS_KEPT:
+            return np.full(len(self.arrays["status"]), np.inf)
+        return self.arrays["smallest"][:, NORMS_KEPT.index(norm)]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Everything finished about one variant. clean_wrong (rows,) is over the test data in sampling order."""
+
+    variant: VariantPlan
+    clean: Outcome | None
+    probe: Outcome | None
+    fit: Outcome | None
+    tried: tuple[Tried, ...]
+    errors: tuple[str, ...]
+
+    @cached_property
+    def clean_wrong(self) -> Array:
+        """Share of wrong decisions (rows,) on untouched inputs."""
+        return self.clean.arrays["test_wrong"].astype(np.float64) if self.clean else np.zeros(0)
+
+    @property
+    def stochastic(self) -> bool:
+        return bool(self.fit and self.fit.numbers.get("stochastic"))
+
+    def under(self, threat: Threat) -> tuple[Tried, ...]:
+        """The usable trials at exactly this threat."""
+        return tuple(t for t in self.tried if t.usable and t.threat == threat)
+
+    def wrong_under(self, threat: Threat, n: int, trials: Iterable[Tried] | None = None) -> Array:
+        """Per example (n,): the share of wrong judgements at the worst candidate that satisfies the threat.
+
+        Untouched errors count. A candidate of any trial counts when it fits inside the threat's ball; for a stochastic
+        target only the examples judged by mean accuracy at this very threat count.
+        """
+        worst = self.clean_wrong[:n].copy()
+        for tried in self.tried if trials is None else trials:
+            if not tried.usable or tried.threat.goal != "misclassify" and self.stochastic:
+                continue
+            rows = min(n, len(tried.arrays["status"]))
+            if tried.threat == threat:
+                worst[:rows] = np.maximum(worst[:rows], tried.wrong[:rows])
+            if not self.stochastic:
+                limit = np.inf if threat.eps is None else threat.eps * (1 + SLACK)
+                fits = tried.smallest(threat.norm)[:rows] <= limit
+                fits &= np.isfinite(tried.smallest(threat.norm)[:rows])
+                worst[:rows] = np.maximum(worst[:rows], fits)
+        return worst
+
+    def distance(self, norm: str, n: int, trials: Iterable[Tried]) -> Array:
+        """Smallest misclassifying change (n,) any of the trials found; 0 where the untouched input is wrong."""
+        least = np.where(self.clean_wrong[:n] > 0.5, 0.0, np.inf)
+        for tried in trials:
+            rows = min(n, len(tried.arrays["status"]))
+            least[:rows] = np.minimum(least[:rows], tried.smallest(norm)[:rows])
+        return least
+
+
+def gather(plan: Plan, facts: Facts, store: Store) -> tuple[Gathered, ...]:
+    """Read every finished outcome of a run, variant by variant."""
+    found = {job.id: store.get(job.id) for job in jobs(plan, facts)}
+    return tuple(_variant(plan, facts, variant, found) for variant in variants(plan))
+
+
+def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Outcome | None]) -> Gathered:
+    models = [found[job.id] for job in model_jobs(plan, facts, variant)]
+    clean, probe = (found[single_job(kind, plan, facts, variant).id] for kind in ("clean", "probe"))
+    tried = tuple(
+        _tried(trial, [found[job.id] for job in shards])
+        for trial in plan.attacks
+        if (shards := trial_jobs(plan, facts, variant, trial))
+    )
+    errors = [o.error for o in (*models, clean, probe) if o is not None and o.error] + [t.error for t in tried if t.error]
+    return Gathered(variant, _whole(clean), _whole(probe), models[-1], tried, tuple(dict.fromkeys(errors)))
+
+
+def _whole(outcome: Outcome | None) -> Outcome | None:
+    return None if outcome is None or outcome.error else outcome
+
+
+def _tried(trial: Trial, shards: Sequence[Outcome | None]) -> Tried:
+    error = next((o.error for o in shards if o is not None and o.error), None)
+    missing = any(o is None for o in shards) or not shards
+    whole = [o for o in shards if o is not None and o.error is None]
+    arrays: dict[str, Array] = {}
+    if not missing and error is None and all(o.arrays for o in whole):
+        arrays = {key: np.concatenate([o.arrays[key] for o in whole]) for key in whole[0].arrays}
+    return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing)

@@ -1,0 +1,263 @@
+"""The verdict: gates, the sentences a person reads first, and the exit code.
+
+Exit codes: 0 gates met, 1 a gate failed, 3 no verdict. A masked number fails no gate by itself but passes none either:
+masking only flatters, so it voids passes and never failures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from actsec.data import Overlap
+from actsec.errors import PlanError, unknown
+from actsec.gathering import Gathered
+from actsec.plan import Plan
+from actsec.result import GateResult, Problem, Share, ThreatResult, Variant
+from actsec.types import Threat
+
+_GATE = re.compile(
+    r"\s*(?P<metric>[a-z_]+)(@(?P<threat>[\w.:/]+))?(\[(?P<variant>[^\]]+)\])?\s*(?P<sign>>=|<=)\s*(?P<limit>[\d.]+)\s*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A condition on a metric: ``robust_accuracy@linf:0.1>=0.3``, ``ece[relu | temperature]<=0.05``."""
+
+    metric: str
+    threat: str | None
+    variant: str | None
+    at_least: bool
+    limit: float
+
+    @staticmethod
+    def parse(text: str) -> Gate:
+        """Read a gate. Raises PlanError with the way to write it, UnknownName for a metric nobody knows."""
+        match = _GATE.fullmatch(text)
+        if match is None:
+            raise PlanError(f"cannot read the gate {text!r}", "Write METRIC>=LIMIT, as in robust_accuracy@linf:0.1>=0.3.")
+        if match["metric"] not in METRICS:
+            raise unknown("metric", match["metric"], METRICS)
+        threat = str(Threat.parse(match["threat"])) if match["threat"] else None
+        if (match["metric"] in _OF_THREAT) != (threat is not None):
+            needs = "needs a threat" if match["metric"] in _OF_THREAT else "takes no threat"
+            raise PlanError(f"gate {text!r}: {match['metric']} {needs}", "For example robust_accuracy@linf:0.1>=0.3.")
+        try:
+            limit = float(match["limit"])
+        except ValueError:
+            raise PlanError(f"gate {text!r}: {match['limit']} is no number", "Give a limit such as 0.3.") from None
+        return Gate(match["metric"], threat, match["variant"], match["sign"] == ">=", limit)
+
+
+Value = tuple[float, float, float, bool, str]
+"""A metric's value, its interval, whether it may be believed, and why not."""
+
+
+def _share(share: Share) -> Value:
+    return share.value, share.low, share.high, share.n > 0, "nothing was tested" if share.n == 0 else ""
+
+
+def _ece(variant: Variant) -> Value | None:
+    found = next((c for c in variant.calibration if c.condition == "clean"), None)
+    if found is None:
+        return None
+    # The null tells how much of the estimate is the finite sample's doing: below it nothing can be said.
+    return found.ece, max(found.ece - found.null_p95, 0.0), found.ece, True, ""
+
+
+METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
+    "clean_accuracy": lambda v, _: _share(v.clean.accuracy),
+    "worst_class_accuracy": lambda v, _: _share(min((c.share for c in v.clean.per_class), key=lambda s: s.value)),
+    "robust_accuracy": lambda _, t: None if t is None else (*_share(t.worst_case)[:3], t.believable, t.why),
+    "worst_class_robust_accuracy": lambda _, t: (
+        None if t is None else (*_share(min((c.share for c in t.per_class), key=lambda s: s.value))[:3], t.believable, t.why)
+    ),
+    "ece": lambda v, _: _ece(v),
+}
+_OF_THREAT = {"robust_accuracy", "worst_class_robust_accuracy"}
+
+
+def gate_results(plan: Plan, made: tuple[Variant, ...]) -> tuple[GateResult, ...]:
+    """Every gate of the plan, decided by the interval: passed when it lies beyond the limit, failed when short of it."""
+    return tuple(_decide(text, Gate.parse(text), made) for text in plan.gates)
+
+
+def check_gates(plan: Plan, threats: Sequence[Threat], variants: Sequence[str]) -> None:
+    """Refuse a gate on a threat or variant the plan does not test, before any work is done."""
+    for text in plan.gates:
+        gate = Gate.parse(text)
+        if gate.threat is not None and gate.threat not in map(str, threats):
+            raise PlanError(f"gate {text!r}: {gate.threat} is not tested", f"Tested: {', '.join(map(str, threats))}.")
+        if gate.variant is not None and gate.variant not in variants:
+            raise unknown("variant", gate.variant, variants)
+
+
+def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
+    variant = next((v for v in made if (v.id == gate.variant if gate.variant else v.audited)), None)
+    threat = next((t for t in variant.threats if t.threat == gate.threat), None) if variant else None
+    found = METRICS[gate.metric](variant, threat) if variant else None
+    name = variant.id if variant else str(gate.variant)
+    if found is None:
+        return GateResult(text, name, None, None, None, gate.limit, "no verdict", "it was not measured")
+    value, low, high, believable, why = found
+    passed = low >= gate.limit if gate.at_least else high <= gate.limit
+    failed = high < gate.limit if gate.at_least else low > gate.limit
+    interval = f"95 % interval {low:.3f} to {high:.3f}"
+    if failed:
+        outcome, reason = "failed", interval
+    elif passed and believable:
+        outcome, reason = "passed", interval
+    elif passed:
+        outcome, reason = "no verdict", f"a check voids the pass: {why}"
+    else:
+        outcome, reason = "no verdict", f"the {interval} contains the limit: test more images"
+    return GateResult(text, name, value, low, high, gate.limit, outcome, reason)  # type: ignore[arg-type]  # three words
+
+
+def problems(
+    plan: Plan, made: tuple[Variant, ...], gathered: tuple[Gathered, ...], overlaps: Sequence[Overlap]
+) -> tuple[Problem, ...]:
+    """What is wrong with the model, the data or the audit itself, worst first."""
+    found = [
+        Problem(
+            "ACT-D01",
+            "high" if "test" in (o.first, o.second) else "medium",
+            "",
+            f"{len(o.rows)} examples are in both the {o.first} and the {o.second} data",
+            "Remove them from one of the two: numbers on examples a model learned from are too good.",
+        )
+        for o in overlaps
+    ]
+    if plan.trust_model:
+        claim = "The model's file was opened although opening it executes code (--trust-model)"
+        found.append(Problem("ACT-S01", "medium", "", claim, "Convert the weights to safetensors."))
+    for g, variant in zip(gathered, made, strict=True):
+        found += [
+            Problem("ACT-E01", "high", variant.id, f"A job failed: {error}", "Mend the cause and run `actsec resume`.")
+            for error in g.errors
+        ]
+        found += _of_variant(variant)
+    order = ("high", "medium", "low")
+    return tuple(sorted(found, key=lambda p: (order.index(p.severity), p.rule, p.variant)))
+
+
+def _of_variant(variant: Variant) -> list[Problem]:
+    found = []
+    chance = 1 / max(len(variant.clean.per_class), 2)
+    if variant.clean.per_class and variant.clean.accuracy.low <= chance:
+        claim = f"Clean accuracy {variant.clean.accuracy.value:.3f} cannot be told from chance ({chance:.3f})"
+        advice = "Check labels, preprocessing and weights: a model at chance has no robustness to measure."
+        found.append(Problem("ACT-M00", "high", variant.id, claim, advice))
+    broken = [site for site in variant.sites if not site.finite]
+    if broken:
+        claim = f"{broken[0].name} gives values that are not finite, {len(broken)} of {len(variant.sites)} sites do"
+        found.append(Problem("ACT-A00", "high", variant.id, claim, "Look for NaN in the weights."))
+    dead = [site for site in variant.sites if (site.permanently_dead or 0) > 0.25]
+    if dead:
+        worst = max(dead, key=lambda site: site.permanently_dead or 0)
+        claim = f"{worst.permanently_dead or 0:.0%} of the units of {worst.name} are dead on every image tested"
+        advice = "Usual causes: a high learning rate, initialisation, a large negative bias, poisoned data."
+        found.append(Problem("ACT-A01", "medium", variant.id, claim, advice))
+    if variant.unresolved:
+        claim = f"{len(variant.unresolved)} calls look like activations in disguise: {variant.unresolved[0]}"
+        found.append(Problem("ACT-A02", "low", variant.id, claim, "They are not watched and not swapped."))
+    for threat in variant.threats:
+        if not threat.believable:
+            claim = f"Robust accuracy at {threat.threat} cannot be believed: {threat.why}"
+            found.append(Problem("ACT-R01", "high", variant.id, claim, "Look at the sanity panel."))
+    return found
+
+
+def exit_code(
+    gates: tuple[GateResult, ...], found: tuple[Problem, ...], made: tuple[Variant, ...], *, complete: bool
+) -> int:
+    """1 when a gate failed, 3 when there is no verdict, else 0. Nothing tested, chance, NaN or a crash is never 0."""
+    if any(gate.outcome == "failed" for gate in gates):
+        return 1
+    audited = next(v for v in made if v.audited)
+    void = {"ACT-E01", "ACT-M00", "ACT-A00", "ACT-R01"}
+    blocked = any(p.rule in void and p.variant == audited.id for p in found) or any(
+        p.rule == "ACT-D01" and p.severity == "high" for p in found
+    )
+    untested = not audited.threats or all(t.worst_case.n == 0 for t in audited.threats)
+    if not complete or blocked or untested or any(gate.outcome == "no verdict" for gate in gates):
+        return 3
+    return 0
+
+
+def heading(plan: Plan, made: tuple[Variant, ...]) -> str:
+    """What the comparison of activations may claim: with one training seed each, nothing about activations."""
+    bases = [v for v in made if not v.chain]
+    if len(bases) < 2:
+        return ""
+    words = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+    count = words.get(len(bases), str(len(bases)))
+    return f"{count} models, one seed each: differences are between these models, not between activations"
+
+
+def headline(plan: Plan, made: tuple[Variant, ...], gates: tuple[GateResult, ...], *, complete: bool) -> tuple[str, ...]:
+    """The verdict in plain sentences: how easily it is fooled, whether to believe that, confidence, activations, gate."""
+    audited = next(v for v in made if v.audited)
+    lines = [] if complete else ["This run is not finished: every number below is partial."]
+    if not audited.threats:
+        return (*lines, f"{audited.title} could not be audited: {'; '.join(audited.notes) or 'nothing finished'}.")
+    first = audited.threats[0]
+    worst = first.worst_case
+    before = audited.clean.accuracy
+    lines.append(
+        f"Worst case at {first.threat} ({first.echo}): {worst.k} of {worst.n} images are still classified correctly "
+        f"({worst.value:.1%}, 95 % interval {worst.low:.1%} to {worst.high:.1%}); untouched accuracy is {before.value:.1%}."
+    )
+    noise = next((a for a in first.attacks if a.baseline), None)
+    if noise is not None and noise.n:
+        lines.append(f"Random noise of the same size leaves {noise.still_correct.value:.1%} correct.")
+    done = [c for c in first.checks if c.status not in ("not_done", "error")]
+    missing = len(first.checks) - len(done)
+    if not first.believable:
+        lines.append(f"Do not believe that number: {first.why}.")
+    else:
+        lines.append(
+            f"Not refuted at budget {plan.budget}: {len(done)} sanity checks were made, "
+            f"{sum(c.status == 'ok' for c in done)} are clean, {missing} were not done. "
+            "It is an upper bound, not a certificate."
+        )
+    lines += _more(audited)
+    if not gates:
+        lines.append("No gate was set: exit code 0 means finished, not safe.")
+    else:
+        lines += [f"Gate {gate.gate}: {gate.outcome} ({gate.why})." for gate in gates]
+    return tuple(lines)
+
+
+def _more(audited: Variant) -> list[str]:
+    lines = []
+    for threat in audited.threats[1:]:
+        sizes = [a for a in threat.attacks if a.median_size is not None]
+        if threat.eps is None and sizes:
+            least = min(a.median_size or 0.0 for a in sizes)
+            lines.append(f"Half of the images are fooled by a change of {threat.norm} size {least:.3g} or less.")
+        elif threat.norm == "l0":
+            lines.append(
+                f"Changing {int(threat.eps or 1)} pixel fools {threat.worst_case.n - threat.worst_case.k} of "
+                f"{threat.worst_case.n} images (untouched errors included)."
+            )
+    clean = next((c for c in audited.calibration if c.condition == "clean"), None)
+    attacked = next((c for c in audited.calibration if c.condition != "clean"), None)
+    if clean is not None:
+        lines.append(
+            f"Confidence: ECE {clean.ece:.3f} ({clean.bins} bins, n {clean.n}); a perfectly calibrated model would show up "
+            f"to {clean.null_p95:.3f} at this n."
+        )
+    if attacked is not None and attacked.confidence_when_wrong is not None:
+        lines.append(f"When fooled it is {attacked.confidence_when_wrong:.1%} confident in its wrong answer.")
+    for kill in audited.kills:
+        if not kill.applicable:
+            lines.append(f"Dead-ReLU forcing: not applicable: {kill.reason}.")
+        elif kill.net is not None:
+            lines.append(
+                f"Dead-ReLU forcing raises the dead share of units by {kill.net:+.3f} net "
+                f"(noise {kill.noise_net or 0:+.3f}, PGD {kill.pgd_net or 0:+.3f})."
+            )
+    return lines

@@ -1,0 +1,173 @@
+"""What one variant shows under one threat: single attacks, the worst case, the curve, the sanity panel."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actsec import registry, statistics
+from actsec.calibration import softmax
+from actsec.diagnostics import diagnose, state
+from actsec.gathering import FOUND, Gathered, Tried
+from actsec.plan import Plan
+from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult
+from actsec.spec import parse
+from actsec.types import Evidence, Threat
+
+Array = NDArray[Any]
+EXPERIMENTS = {"unbounded", "curve", "noise_curve", "kill", "kill_noise", "kill_pgd"}
+"""Roles whose trials belong to no headline threat of their own."""
+NOISES = {"noise", "noise_curve", "kill_noise"}
+
+
+def headline_threats(plan: Plan) -> tuple[Threat, ...]:
+    """The threats a variant is judged under, in the order of the plan; the one at the plan's eps first."""
+    found = dict.fromkeys(Threat.parse(t.threat) for t in plan.attacks if t.role not in EXPERIMENTS)
+    return tuple(sorted(found, key=lambda threat: threat != Threat("linf", plan.eps)))
+
+
+def tested(plan: Plan, variant: str, threat: Threat) -> int:
+    """How many images the threat is judged on: as many as its largest attack had."""
+    return max(
+        (
+            t.samples
+            for t in plan.attacks
+            if Threat.parse(t.threat) == threat and t.role not in EXPERIMENTS and (not t.variants or variant in t.variants)
+        ),
+        default=0,
+    )
+
+
+def threat_result(g: Gathered, plan: Plan, threat: Threat, y: Array, classes: tuple[str, ...], echo: str) -> ThreatResult:
+    """Everything about a variant under a threat, from its outcomes."""
+    n = tested(plan, g.variant.name, threat)
+    wrong = g.wrong_under(threat, n)
+    checks = _checks(g, plan, threat, n)
+    masked, why = _believed(checks)
+    return ThreatResult(
+        threat=str(threat),
+        norm=threat.norm,
+        eps=threat.eps,
+        echo=echo,
+        worst_case=mean_share(1 - wrong),
+        per_class=statistics.per_class(wrong < 0.5, y[:n], classes),
+        attacks=tuple(
+            attack_result(g, tried)
+            for tried in g.tried
+            if tried.threat == threat and tried.trial.role not in EXPERIMENTS and tried.threat.goal == threat.goal
+        ),
+        curve=_curve(g, plan, threat, n),
+        checks=checks,
+        state=state(tuple(_finding(check) for check in checks), g.stochastic) if checks else "unchecked",
+        believable=not masked,
+        why=why,
+    )
+
+
+def mean_share(correct: Array) -> Share:
+    """The share of correct examples; a stochastic target's per-example shares are summed and rounded to a count."""
+    return statistics.share(round(float(np.sum(correct))), len(correct))
+
+
+def attack_result(g: Gathered, tried: Tried) -> AttackResult:
+    """One attack alone. Its still-correct share is an upper bound: other attacks may break what it left."""
+    trial, name = tried.trial, parse(tried.trial.attack).name
+    brief = str(registry.brief("attacks", parse(trial.attack)))
+    role = trial.role
+    if not tried.usable:
+        reason = tried.error or tried.reason or "not finished"
+        nothing = Share(0, 0, 0.0, 0.0, 0.0)
+        return AttackResult(
+            brief, name, role, 0, nothing, nothing, None, "", None, 0.0, 0.0, 0, 0, role in NOISES, False, reason
+        )
+    arrays, n = tried.arrays, len(tried.arrays["status"])
+    before = g.clean_wrong[:n]
+    after = np.maximum(before, tried.wrong)
+    right = before < 0.5
+    found = right & (arrays["status"] == FOUND)
+    size, reason = _median_size(arrays["size"], right, found) if tried.threat.eps is None else (None, "")
+    fooled = found & (tried.wrong > 0.5)
+    confidence = float(softmax(arrays["logits"][fooled]).max(1).mean()) if fooled.any() else None
+    success = (
+        statistics.share(int(np.sum(right & (after > 0.5))), int(right.sum())) if right.any() else Share(0, 0, 0.0, 0.0, 0.0)
+    )
+    return AttackResult(
+        attack=brief,
+        name=name,
+        role=role,
+        n=n,
+        still_correct=mean_share(1 - after),
+        success=success,
+        median_size=size,
+        size_reason=reason,
+        confidence_when_fooled=confidence,
+        forwards=float(arrays["forwards"].mean()),
+        backwards=float(arrays["backwards"].mean()),
+        refused=sum(int(numbers["refused"]) for numbers in tried.numbers),
+        rejected=int(arrays["rejected"].sum()),
+        baseline=role in NOISES,
+        counts=True,
+    )
+
+
+def _median_size(size: Array, right: Array, found: Array) -> tuple[float | None, str]:
+    """Median over the clean-correct examples, failures as infinity."""
+    if not right.any():
+        return None, "no example was classified correctly before"
+    sizes = np.where(found, size, np.inf)[right]
+    median = float(np.median(sizes))
+    return (median, "") if np.isfinite(median) else (None, "more than half of the searches found nothing")
+
+
+def _curve(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[CurvePoint, ...]:
+    """Robust accuracy over eps, from every candidate that fits; noise beside it where noise was tried at that eps."""
+    if g.stochastic or threat.goal != "misclassify" or threat.norm not in ("linf", "l2"):
+        return ()
+    rows = [t for t in g.tried if t.usable and t.threat.norm == threat.norm and t.threat.goal == "misclassify"]
+    if threat.eps is None:
+        least = g.distance(threat.norm, n, rows)
+        finite = least[np.isfinite(least) & (least > 0)]
+        steps = np.linspace(0, float(np.quantile(finite, 0.98)), 13) if len(finite) else np.zeros(1)
+        return tuple(CurvePoint(float(e), statistics.share_of(least > e), None) for e in steps)
+    grid = sorted({t.threat.eps for t in rows if t.threat.eps and t.trial.role != "unbounded"})
+    points = [CurvePoint(0.0, mean_share(1 - g.clean_wrong[:n]), mean_share(1 - g.clean_wrong[:n]))]
+    for eps in grid:
+        at = Threat(threat.norm, eps)
+        noise = [t for t in rows if t.trial.role in NOISES]
+        here = [t for t in noise if t.threat == at]
+        noisy = mean_share(1 - g.wrong_under(at, n, noise)) if here else None
+        points.append(CurvePoint(float(eps), mean_share(1 - g.wrong_under(at, n)), noisy))
+    return tuple(points)
+
+
+def _checks(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[Check, ...]:
+    """The sanity panel of the headline threat. Other threats have none of their own and say so by its absence."""
+    if threat != Threat("linf", plan.eps):
+        return ()
+    roles = {t.trial.role: t for t in g.tried if t.usable and (t.threat == threat or t.trial.role == "unbounded")}
+    rows = min([len(t.arrays["status"]) for t in roles.values()], default=n)
+    evidence = Evidence(
+        threat=threat,
+        clean=g.clean_wrong[:rows] < 0.5,
+        correct={role: np.maximum(g.clean_wrong[:rows], t.wrong[:rows]) < 0.5 for role, t in roles.items()},
+        probe=dict(g.probe.numbers["probe"]) if g.probe else {},
+        classes=len(g.clean.arrays["test_logits"][0]) if g.clean else 0,
+        stochastic=g.stochastic,
+    )
+    return tuple(
+        Check(f.rule, f.title, f.status, f.claim, dict(f.numbers), f.advice, f.voids) for f in diagnose(evidence)
+    )
+
+
+def _believed(checks: tuple[Check, ...]) -> tuple[bool, str]:
+    voiding = [check for check in checks if check.voids and check.status in ("red", "error")]
+    return bool(voiding), "; ".join(f"{check.rule} {check.claim}" for check in voiding)
+
+
+def _finding(check: Check) -> Any:
+    from actsec.types import Finding
+
+    return Finding(**{**dataclasses.asdict(check)})
