@@ -1,0 +1,140 @@
+"""Reading the evidence: gaps between attacks on the same rows, and what to say when a role is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actsec.spec import Value
+from actsec.types import Diagnostic, Evidence, Finding, Status
+
+Bools = NDArray[np.bool_]
+
+GRADIENT = ("single_step", "iterative", "doubled", "margin")
+"""Roles that follow the model's gradients within the threat; unbounded does too, under another threat."""
+
+_WORDS = {
+    "single_step": "the single-step attack",
+    "iterative": "the iterative attack",
+    "doubled": "the iterative attack with twice the steps and restarts",
+    "margin": "the margin attack",
+    "unbounded": "the unbounded attack",
+    "gradient_free": "the gradient-free search",
+    "noise": "random noise",
+    "transfer": "the attack made on another model",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How much lower the second accuracy is than the first on the same rows; large above delta."""
+
+    first: float
+    second: float
+    drop: float
+    delta: float
+    n: int
+
+    @property
+    def large(self) -> bool:
+        return self.drop > self.delta
+
+
+def gap(first: Bools, second: Bools, least: float) -> Gap:
+    """The paired gap of two bool arrays (n,), with delta = max(least, 2 standard errors)."""
+    if first.shape != second.shape or not len(first):
+        raise ValueError(f"roles cover different rows: {first.shape} and {second.shape}")
+    change = first.astype(np.float64) - second
+    n = len(change)
+    error = float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Gap(float(first.mean()), float(second.mean()), float(change.mean()), max(least, 2 * error), n)
+
+
+def still(evidence: Evidence, roles: Iterable[str]) -> Bools:
+    """Rows correct after every attack of these roles that was made (n,)."""
+    left = np.asarray(evidence.clean, bool)
+    for role in roles:
+        if role in evidence.correct:
+            left = left & np.asarray(evidence.correct[role], bool)
+    return left
+
+
+def accuracy(evidence: Evidence, role: str) -> Bools:
+    """Rows correct after one role's attack (n,)."""
+    return np.asarray(evidence.correct[role], bool)
+
+
+def lower_bound(k: int, n: int) -> float:
+    """The lower end of the 95 % interval of k of n: one stray example in fifty is no share above 1 %."""
+    from actsec.statistics import share
+
+    return share(k, n).low
+
+
+def unanswerable(diagnostic: Diagnostic, evidence: Evidence) -> Finding | None:
+    """The finding to give when the threat makes the rule meaningless or a role it needs is missing; None: go on."""
+    threat = evidence.threat
+    if threat.eps is None or threat.goal != "misclassify":
+        what = "the smallest change has no fixed budget" if threat.eps is None else f"the goal is {threat.goal}"
+        return finding(diagnostic, "not_applicable", f"Compares accuracies at one eps; here {what}.")
+    if threat.norm == "l0" and set(diagnostic.roles) & {*GRADIENT, "unbounded"}:
+        return finding(diagnostic, "not_applicable", "Attacks on few pixels are searched without gradients.")
+    missing = [role for role in diagnostic.roles if role not in evidence.correct]
+    if missing:
+        words = " and ".join(_WORDS.get(role, role) for role in missing)
+        return finding(diagnostic, "not_done", f"Not done: {words} was not run.", advice="Audit with a larger budget.")
+    return None
+
+
+def unprobed(diagnostic: Diagnostic, evidence: Evidence, key: str) -> Finding | None:
+    """The finding to give when the model was not probed for this number; None: go on."""
+    if evidence.probe.get(key) is None:
+        return finding(diagnostic, "not_done", "Not done: the model was not probed for this.")
+    return None
+
+
+def finding(
+    diagnostic: Diagnostic,
+    status: Status,
+    claim: str,
+    numbers: Mapping[str, Value] | None = None,
+    advice: str = "",
+    *,
+    severity: Any = "none",
+    voids: bool = False,
+) -> Finding:
+    """A finding under the rule's id and title."""
+    return Finding(diagnostic.rule, diagnostic.title, status, claim, dict(numbers or {}), advice, severity, voids)
+
+
+def numbers(found: Gap, **more: Value) -> dict[str, Value]:
+    """value is the drop in accuracy, limit is delta."""
+    accuracies = {"first": found.first, "second": found.second}
+    return {"value": found.drop, "limit": found.delta, "n": found.n, **accuracies, **more}
+
+
+def percent(value: float) -> str:
+    """0.317 as ``31.7 %``."""
+    return f"{100 * value:.1f} %"
+
+
+def beside_gradients(diagnostic: Diagnostic, evidence: Evidence, role: str, least: float) -> Finding:
+    """Judge an attack that follows no gradient of the model against all that do."""
+    plain = gap(accuracy(evidence, "iterative"), accuracy(evidence, role), least)
+    followed = still(evidence, GRADIENT)
+    alone = gap(followed, followed & accuracy(evidence, role), least)
+    shown = numbers(plain, only_this=alone.drop, only_this_limit=alone.delta)
+    words = _WORDS[role]
+    claim = f"After the iterative attack {percent(plain.first)} are correct, after {words} {percent(plain.second)}."
+    advice = "Gradients mislead the attack here; believe the lower number, and search longer without gradients."
+    if alone.large:
+        claim += f" It breaks {percent(alone.drop)} that no gradient attack breaks."
+        return finding(diagnostic, "red", claim, shown, advice, severity="high", voids=True)
+    if plain.large:
+        return finding(diagnostic, "warn", claim, shown, advice, severity="medium")
+    return finding(diagnostic, "ok", claim, shown)

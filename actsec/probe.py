@@ -1,0 +1,348 @@
+"""Direct questions to the model: its gradients, its randomness, and the health of its activation calls.
+
+Numbers are JSON: finite floats, ints, bools, strings, None where a number does not exist. The model is left as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actsec import geometry
+from actsec.activations import Site, activation, find, watch
+from actsec.draws import Draws
+from actsec.losses import CrossEntropy, Kill, Margin, margin
+from actsec.oracle import Oracle, frozen
+from actsec.referee import cases_of
+from actsec.result import SiteHealth, SiteKill
+from actsec.spec import Spec
+from actsec.types import Cases, Norm, Target
+
+PASSES = 5
+DIRECTIONS = 16
+SLOPE_STEP = 1e-3
+"""Half the central difference: each input moves by this share of the box's width, up or down."""
+NEARBY = 0.02
+NEIGHBOURS = 20
+
+
+def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, seed: int = 0) -> dict[str, Any]:
+    """Probe the model on x (n, *shape), y (n,). Costs about 60 forwards and 4 backwards a row.
+
+    Gradients are judged on the correctly classified rows (all rows when none is): the others need no attack. Keys:
+
+    n, gradient_rows               rows probed, and rows whose gradients were judged
+    non_finite_outputs             share of rows with a logit that is not finite
+    output_spread                  largest range of a logit over the rows, relative to the largest logit; 0 is constant
+    classes_decided, classes_present
+    looks_like_probabilities       outputs in [0, 1] that sum to 1
+    repeatable, repeat_difference  five passes: largest L2 distance of normalised logits from the first pass
+    broken_graph                   "" or why no gradient reaches the input
+    zero_cross_entropy_gradients, zero_margin_gradients, non_finite_gradients     shares, exact in float32
+    gradient_norms                 5, 25, 50, 75, 95 % quantiles of the margin gradient's dual norm
+    slope_cosine, slope_rows       median over rows: autograd's slopes against central differences
+    gradient_cosine                median cosine of the gradients at x and at x + U(-2 %, 2 %) of the box
+    unstable_predictions           mean relative change of the margin in the ball of radius eps / 2, capped at 1
+                                   (Pintor et al. 2022, indicator "unstable predictions"); None without an eps
+    """
+    with frozen(target.model):
+        # Undeclared randomness must show, declared randomness must too: the oracle's keyed draws are switched off.
+        oracle = Oracle(target.having(stochastic=False))
+        torch.manual_seed(seed)
+        numbers = _outputs(target, oracle, x, y)
+        numbers["broken_graph"] = broken_graph(target, x[:2])
+        keep = oracle.observe(x).logits.argmax(1) == y
+        rows = torch.nonzero(keep | ~keep.any()).flatten()
+        cases = cases_of(target, x[rows], y[rows], norm, eps, rows)
+        if not numbers["broken_graph"]:
+            numbers |= _gradients(oracle, cases, Draws(seed, "probe"))
+        numbers["unstable_predictions"] = _instability(oracle, cases, Draws(seed, "probe/nearby")) if eps else None
+    return numbers
+
+
+def broken_graph(target: Target, x: Tensor) -> str:
+    """Why no gradient of the logits with respect to x (n, *shape) exists; empty when one does."""
+    leaf = x.detach().clone().requires_grad_(True)
+    try:
+        logits = target.logits(leaf)
+        if not logits.requires_grad:
+            return "the output is cut off from the input (no_grad, detach or numpy inside the model)"
+        (gradient,) = torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+    except Exception as error:  # noqa: BLE001  # whatever the model's own backward raises is the answer
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return "" if gradient is not None else "the output does not depend on the input by any differentiable path"
+
+
+def _outputs(target: Target, oracle: Oracle, x: Tensor, y: Tensor) -> dict[str, Any]:
+    raw = torch.cat([oracle.observe(piece).logits for piece in x.split(oracle.batch)])
+    again = [oracle.observe(x).logits for _ in range(PASSES - 1)]
+    finite = torch.isfinite(raw).all(1)
+    good = raw[finite].double()
+    length = good.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    moved = [((other[finite].double() - good) / length).norm(dim=1) for other in again]
+    difference = float(torch.stack(moved).nan_to_num(torch.inf).max()) if len(good) else 0.0
+    spread = (good.amax(0) - good.amin(0)).max() / good.abs().max().clamp_min(1e-30) if len(good) else torch.zeros(())
+    with torch.inference_mode():
+        undecided = target.logits(x)
+    return {
+        "n": len(x),
+        "non_finite_outputs": float((~finite).float().mean()),
+        "output_spread": float(spread),
+        "classes_decided": len(raw.argmax(1).unique()),
+        "classes_present": len(y.unique()),
+        "looks_like_probabilities": _probabilities(undecided),
+        "repeatable": difference <= 1e-4,
+        "repeat_difference": min(difference, 1e30),
+    }
+
+
+def _probabilities(z: Tensor) -> bool:
+    within = bool(((z >= 0) & (z <= 1)).all())
+    sums = bool(((z.sum(1) - 1).abs() < 1e-4).all())
+    one_output = z.shape[1] == 2 and bool((z[:, 0] == 0).all())
+    return within and (sums or one_output)
+
+
+def _gradients(oracle: Oracle, cases: Cases, draws: Draws) -> dict[str, Any]:
+    _, _, blunt = oracle.differentiate(cases.x, cases, CrossEntropy(), watches=False)
+    _, _, sharp = oracle.differentiate(cases.x, cases, Margin(), watches=False)
+    finite = torch.isfinite(blunt.flatten(1)).all(1) & torch.isfinite(sharp.flatten(1)).all(1)
+    norms = geometry.size(sharp[finite], geometry.dual(cases.norm))
+    width = cases.high - cases.low
+    shift = (2 * draws.uniform(cases.id, 0, tuple(cases.x.shape[1:]), 1) - 1) * NEARBY * width
+    _, _, beside = oracle.differentiate((cases.x + shift).clamp(cases.low, cases.high), cases, Margin(), watches=False)
+    measured, predicted = _slopes(oracle, cases, sharp, draws, SLOPE_STEP * width)
+    cosines = _cosine(measured, predicted)
+    return {
+        "gradient_rows": len(cases),
+        "non_finite_gradients": float((~finite).float().mean()),
+        "zero_cross_entropy_gradients": _zero(blunt),
+        "zero_margin_gradients": _zero(sharp),
+        "gradient_norms": _quantiles(norms),
+        "slope_cosine": _median(cosines),
+        "slope_rows": int(torch.isfinite(cosines).sum()),
+        "gradient_cosine": _median(_cosine(sharp.flatten(1), beside.flatten(1))),
+    }
+
+
+def _slopes(oracle: Oracle, cases: Cases, gradient: Tensor, draws: Draws, h: float) -> tuple[Tensor, Tensor]:
+    """The margin's slopes (n, DIRECTIONS), by central differences and by the gradient. Directions are random signs."""
+    measured, predicted = [], []
+    for step in range(DIRECTIONS):
+        direction = draws.sign(cases.id, step, tuple(cases.x.shape[1:]))
+        up = margin(oracle.observe(cases.x + h * direction).logits, cases).double()
+        down = margin(oracle.observe(cases.x - h * direction).logits, cases).double()
+        measured.append((up - down) / (2 * h))
+        predicted.append((gradient.double() * direction).flatten(1).sum(1))
+    return torch.stack(measured, 1), torch.stack(predicted, 1)
+
+
+def _instability(oracle: Oracle, cases: Cases, draws: Draws) -> float:
+    here = margin(oracle.observe(cases.x).logits, cases).double()
+    changes = []
+    for step in range(NEIGHBOURS):
+        near = cases.x + geometry.random_start(cases, draws, step) / 2
+        there = margin(oracle.observe(near.clamp(cases.low, cases.high)).logits, cases).double()
+        changes.append(((there - here).abs() / here.abs().clamp_min(1e-12)).nan_to_num(1.0).clamp_max(1.0))
+    return float(torch.stack(changes).mean())
+
+
+def _zero(gradient: Tensor) -> float:
+    return float((gradient.flatten(1) == 0).all(1).float().mean())
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Row cosines (n,): 0 where one side alone is zero, NaN (no statement) where both are."""
+    a, b = a.double(), b.double()
+    lengths = a.norm(dim=1) * b.norm(dim=1)
+    both = (a == 0).all(1) & (b == 0).all(1)
+    value = torch.where(lengths > 0, (a * b).sum(1) / lengths.clamp_min(1e-300), torch.zeros_like(lengths))
+    return torch.where(both, torch.full_like(value, torch.nan), value)
+
+
+def _median(values: Tensor) -> float | None:
+    good = values[torch.isfinite(values)]
+    return float(np.median(good.cpu().numpy())) if len(good) else None
+
+
+def _quantiles(values: Tensor) -> list[float] | None:
+    if not len(values):
+        return None
+    return [float(q) for q in np.quantile(values.cpu().numpy(), [0.05, 0.25, 0.5, 0.75, 0.95])]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Running sums of one site over chunks of inputs."""
+
+    site: Site
+    units: int = 0
+    rows: int = 0
+    dead: float = 0.0
+    saturated: float = 0.0
+    slope: float = 0.0
+    sloped: bool = True
+    finite: bool = True
+    ever_alive: Tensor | None = None
+
+    def add(self, z: Tensor, gradient: Tensor | None) -> None:
+        """Count z (m, units) and the loss's gradient by it."""
+        self.units, self.rows = z.shape[1], self.rows + len(z)
+        self.finite = self.finite and bool(torch.isfinite(z).all())
+        alike = _properties(self.site)
+        if alike.dead_below is not None:
+            dead = z <= alike.dead_below
+            self.dead += float(dead.double().mean(1).sum())
+            alive = (~dead).any(0)
+            self.ever_alive = alive if self.ever_alive is None else self.ever_alive | alive
+        self.saturated += float(_saturated(self.site, z).double().mean(1).sum())
+        self.sloped = self.sloped and gradient is not None
+        if gradient is not None:
+            self.slope += float(gradient.flatten(1).double().norm(dim=1).sum())
+
+    def health(self) -> SiteHealth:
+        """The means. A site with a value that is not finite has no fractions: NaN is neither dead nor alive."""
+        known, alike = self.finite and self.rows > 0, _properties(self.site)
+        gone = ~self.ever_alive if known and self.ever_alive is not None else None
+        slope = self.slope / max(self.rows, 1)
+        can_saturate = _ends(self.site) != (None, None)
+        return SiteHealth(
+            name=self.site.name,
+            kind=self.site.kind,
+            units=self.units,
+            dead=self.dead / self.rows if known and alike.can_die else None,
+            permanently_dead=None if gone is None else float(gone.double().mean()),
+            saturated=self.saturated / self.rows if known and can_saturate else None,
+            gradient_norm=slope if known and self.sloped and np.isfinite(slope) else None,
+            finite=self.finite,
+        )
+
+
+def site_health(target: Target, x: Tensor, y: Tensor, batch: int = 128) -> list[dict[str, Any]]:
+    """The health of every activation call on clean inputs, as dicts of result.SiteHealth in call order.
+
+    x (n, *shape), y (n,). dead: mean share of units at or below the end of the activation's dead half-line (z <= 0 for
+    relu); permanently_dead: share of units dead on all n inputs; saturated: mean share of units in a tail where
+    |f'(z)| < 0.05 max |f'|, the dead half-line apart (about 0.5 is usual for leaky_relu);
+    gradient_norm: mean L2 norm of the cross-entropy's gradient by z.
+    A unit is one number of the pre-activation: a channel at a position. Gates and calls that do not depend on the input
+    are left out. Costs 1 forward and 1 backward a row, and memory for the sites of one batch.
+    """
+    with frozen(target.model):
+        tallies = {site.name: _Tally(site) for site in _sites(target, x)}
+        for piece, labels in zip(x.split(batch), y.split(batch), strict=True):
+            leaf = piece.detach().clone().requires_grad_(True)
+            with watch(target.model, only=frozenset(tallies), post=False) as seen:
+                logits = target.decision_logits(target.logits(leaf))
+            calls = [call for call in seen.calls if call.pre.shape[0] == len(piece)]
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            gradients = _by_site(loss, [call.pre for call in calls])
+            for call, gradient in zip(calls, gradients, strict=True):
+                tallies[call.name].add(call.pre.detach().flatten(1), gradient)
+        return [asdict(tally.health()) for tally in tallies.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class KillProfile:
+    """What an attack did to the units that can die. sites: dicts of result.SiteKill.
+
+    net (n,) is the rise of the dead fraction (killed minus revived, of all units); killed_of_active (n,) the share of
+    units alive before that died. Both are None, with the reason, where no site can die or a value is not finite.
+    """
+
+    sites: list[dict[str, Any]]
+    net: NDArray[np.float64] | None
+    killed_of_active: NDArray[np.float64] | None
+    reason: str
+
+
+def kill_profile(target: Target, before: Tensor, after: Tensor, batch: int = 128) -> KillProfile:
+    """Compare the dead units of clean inputs and attacked ones, both (n, *shape), row by row. Two forwards a row.
+
+    Counts the kinds of the dead-ReLU goal (losses.Kill); gates and constant calls are left out.
+    """
+    kinds = Kill().kinds
+    with frozen(target.model):
+        found = _sites(target, before)
+        sites = {site.name: site for site in found if site.kind in kinds}
+        if not sites:
+            named = ", ".join(sorted({site.kind for site in found})) or "a model without activations"
+            return KillProfile([], None, None, f"not applicable: {named} cannot be killed")
+        sums = {name: np.zeros(5) for name in sites}
+        net, of_active = [], []
+        oracle = Oracle(target, batch)
+        for clean, attacked in zip(before.split(batch), after.split(batch), strict=True):
+            pairs = list(zip(oracle.observe(clean, True).sites, oracle.observe(attacked, True).sites, strict=True))
+            counts = np.zeros((len(clean), 4))  # killed, revived, active before, units
+            for one, two in pairs:
+                if one.name not in sites:
+                    continue
+                if not (bool(torch.isfinite(one.pre).all()) and bool(torch.isfinite(two.pre).all())):
+                    return KillProfile([], None, None, f"no verdict: {one.name} has values that are not finite")
+                row = _killed(one.pre.flatten(1) <= 0, two.pre.flatten(1) <= 0)
+                counts += row
+                units = row[0, 3]
+                sums[one.name] += [
+                    (units - row[:, 2]).sum(),
+                    (units - row[:, 2] + row[:, 0] - row[:, 1]).sum(),
+                    row[:, 0].sum(),
+                    row[:, 1].sum(),
+                    units * len(row),
+                ]
+            net.append((counts[:, 0] - counts[:, 1]) / counts[:, 3])
+            of_active.append(counts[:, 0] / np.maximum(counts[:, 2], 1))
+    kills = [_site_kill(site, sums[name], len(before)) for name, site in sites.items()]
+    return KillProfile(kills, np.concatenate(net), np.concatenate(of_active), "")
+
+
+def _killed(before: Tensor, after: Tensor) -> NDArray[np.float64]:
+    """Per row (n, 4): units killed, revived, active before, and all."""
+    units = torch.full((len(before),), before.shape[1], device=before.device)
+    columns = [(after & ~before).sum(1), (before & ~after).sum(1), (~before).sum(1), units]
+    return torch.stack(columns, 1).double().cpu().numpy()
+
+
+def _site_kill(site: Site, sums: NDArray[np.float64], n: int) -> dict[str, Any]:
+    shares = (float(value) for value in sums[:4] / sums[4])
+    return asdict(SiteKill(site.name, site.kind, round(sums[4] / n), *shares))
+
+
+def _sites(target: Target, x: Tensor) -> tuple[Site, ...]:
+    example = x[:2]
+    return find(target.model, target.normalization(example) if target.normalization else example).active
+
+
+def _by_site(loss: Tensor, sites: list[Tensor]) -> list[Tensor | None]:
+    """The loss's gradient by each pre-activation; None where no path leads from it to the loss."""
+    reached = [i for i, z in enumerate(sites) if z.requires_grad]
+    if not loss.requires_grad or not reached:
+        return [None] * len(sites)
+    found = dict(zip(reached, torch.autograd.grad(loss, [sites[i] for i in reached], allow_unused=True), strict=True))
+    return [found.get(i) for i in range(len(sites))]
+
+
+def _properties(site: Site) -> Any:
+    return activation(Spec(site.kind, site.options)).properties
+
+
+def _ends(site: Site) -> tuple[float | None, float | None]:
+    """Where the saturated tails begin, below and above; a dead half-line is no saturation but death."""
+    alike = _properties(site)
+    if not activation(Spec(site.kind, site.options)).elementwise:
+        return None, None
+    below = None if alike.can_die and alike.dead_below == alike.saturated_below else alike.saturated_below
+    return below, alike.saturated_above
+
+
+def _saturated(site: Site, z: Tensor) -> Tensor:
+    below, above = _ends(site)
+    tails = torch.zeros_like(z, dtype=torch.bool)
+    if below is not None:
+        tails = tails | (z < below)
+    return tails if above is None else tails | (z > above)

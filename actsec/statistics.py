@@ -1,0 +1,194 @@
+"""Shares with intervals, and paired comparisons on the same examples.
+
+Intervals are 95 % throughout. Random resampling is a function of the seed and the data alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actsec.errors import DataError
+from actsec.result import ClassShare, Clean, Comparison, Share
+
+Array = NDArray[Any]
+
+LEVEL = 0.95
+DRAWS = 2000
+_Z = 1.959963984540054  # the standard normal's 97.5 % quantile
+_CELLS = 4_000_000  # numbers held at once while resampling: 32 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """After minus before with its 95 % interval; p is the exact McNemar test's, None for numbers that are no shares."""
+
+    difference: float
+    low: float
+    high: float
+    p: float | None
+
+
+def share(k: int, n: int) -> Share:
+    """k of n with its 95 % interval: Wilson's (1927), Clopper-Pearson's (1934) at k = 0 and k = n.
+
+    Raises DataError when n is 0 or k lies outside [0, n]: a share of nothing is not a number.
+    """
+    k, n = int(k), int(n)
+    if n < 1 or not 0 <= k <= n:
+        raise DataError(f"{k} of {n} is not a share", "Test at least one example.")
+    if k in (0, n):
+        edge = ((1 - LEVEL) / 2) ** (1 / n)
+        return Share(k, n, k / n, 0.0 if k == 0 else edge, 1 - edge if k == 0 else 1.0)
+    p, z2 = k / n, _Z * _Z / n
+    middle = (p + z2 / 2) / (1 + z2)
+    half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
+    return Share(k, n, p, middle - half, middle + half)
+
+
+def share_of(values: Array) -> Share:
+    """The share of True in a bool array (n,)."""
+    return share(int(np.count_nonzero(values)), len(values))
+
+
+def per_class(correct: Array, y: Array, classes: Sequence[str]) -> tuple[ClassShare, ...]:
+    """Accuracy on each class that has examples. correct (n,) bool, y (n,) indexes classes."""
+    correct, y = np.asarray(correct, bool), np.asarray(y)
+    return tuple(
+        ClassShare(name, share_of(correct[y == label])) for label, name in enumerate(classes) if np.any(y == label)
+    )
+
+
+def balanced(correct: Array, y: Array) -> float:
+    """The mean of the accuracies on the classes that have examples."""
+    correct, y = np.asarray(correct, bool), np.asarray(y)
+    if not len(y):
+        raise DataError("balanced accuracy of 0 examples", "Test at least one example.")
+    return float(np.mean([correct[y == label].mean() for label in np.unique(y)]))
+
+
+def clean(correct: Array, y: Array, classes: Sequence[str]) -> Clean:
+    """Accuracy on untouched inputs: overall, balanced, per class; of equally bad classes the first is the worst."""
+    shares = per_class(correct, y, classes)
+    worst = min(shares, key=lambda each: each.share.value)
+    return Clean(share_of(np.asarray(correct, bool)), balanced(correct, y), shares, worst.name)
+
+
+def resampled(terms: Array, seed: int, draws: int = DRAWS) -> Array:
+    """Bootstrap sums: terms (n, m) to (draws, m), each row the sum of n examples drawn with replacement."""
+    terms = np.asarray(terms, np.float64)
+    n = len(terms)
+    rng = np.random.default_rng(seed)
+    rows = max(_CELLS // n, 1)
+    sums = []
+    for start in range(0, draws, rows):
+        count = min(rows, draws - start)
+        picks = rng.integers(0, n, (count, n)) + np.arange(count)[:, None] * n
+        times = np.bincount(picks.ravel(), minlength=count * n).reshape(count, n)
+        sums.append(times @ terms)
+    return np.concatenate(sums)
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantiles of bootstrap values (draws,)."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def paired(before: Array, after: Array, seed: int = 0) -> Difference:
+    """The difference of two shares on the same examples: paired bootstrap, exact McNemar test (McNemar 1947).
+
+    before, after (n,) bool. Only the examples on which they disagree say anything. Where none disagree the bootstrap
+    would give an interval of width 0; it is widened to what no disagreement in n examples can rule out.
+    """
+    before, after = _same(np.asarray(before, bool), np.asarray(after, bool))
+    n = len(before)
+    lost, won = int(np.sum(before & ~after)), int(np.sum(after & ~before))
+    if lost + won == 0:
+        reach = share(0, n).high
+        return Difference(0.0, -reach, reach, 1.0)
+    from scipy.stats import binomtest
+
+    p = float(binomtest(won, lost + won, 0.5).pvalue)
+    counts = np.random.default_rng(seed).multinomial(n, [lost / n, won / n, 1 - (lost + won) / n], size=5 * DRAWS)
+    low, high = interval((counts[:, 1] - counts[:, 0]) / n)
+    return Difference((won - lost) / n, low, high, p)
+
+
+def paired_mean(before: Array, after: Array, seed: int = 0) -> Difference:
+    """The difference of two means of per-example numbers (n,) on the same examples: paired bootstrap."""
+    before, after = _same(np.asarray(before, np.float64), np.asarray(after, np.float64))
+    change = after - before
+    low, high = interval(resampled(change[:, None], seed)[:, 0] / len(change))
+    return Difference(float(change.mean()), low, high, None)
+
+
+def compare(
+    variant: str,
+    base: str,
+    metric: str,
+    before: Array,
+    after: Array,
+    *,
+    seed: int = 0,
+    lower_is_better: bool = False,
+    comparable: bool = True,
+) -> Comparison:
+    """Compare per-example values of a variant (after) and its base (before); bools by ``paired``, numbers by mean.
+
+    comparable=False (one of the numbers is void, say) gives the numbers without a verdict.
+    """
+    before, after = np.asarray(before), np.asarray(after)
+    shares = before.dtype == bool and after.dtype == bool
+    found = paired(before, after, seed) if shares else paired_mean(before, after, seed)
+    return judged(
+        variant,
+        base,
+        metric,
+        float(before.mean()),
+        float(after.mean()),
+        len(before),
+        found,
+        lower_is_better=lower_is_better,
+        comparable=comparable,
+    )
+
+
+def judged(
+    variant: str,
+    base: str,
+    metric: str,
+    before: float,
+    after: float,
+    n: int,
+    found: Difference,
+    *,
+    lower_is_better: bool = False,
+    comparable: bool = True,
+) -> Comparison:
+    """The verdict on a difference: detected when its interval excludes 0 and McNemar's p, if any, is below 0.05.
+
+    Both are asked for because the bootstrap's interval is too narrow where few examples disagree.
+    """
+    detected = not found.low <= 0 <= found.high and (found.p is None or found.p < 1 - LEVEL)
+    verdict = "no detectable difference"
+    if not comparable:
+        verdict = "not comparable"
+    elif detected:
+        verdict = "better" if (found.difference < 0) == lower_is_better else "worse"
+    return Comparison(
+        variant, base, metric, before, after, found.difference, found.low, found.high, n, found.p, verdict  # type: ignore[arg-type]  # one of the four words above
+    )
+
+
+def _same(before: Array, after: Array) -> tuple[Array, Array]:
+    if before.shape != after.shape or before.ndim != 1 or not len(before):
+        raise DataError(
+            f"cannot pair {before.shape} with {after.shape} values", "Compare two models on the same examples."
+        )
+    return before, after
