@@ -80,7 +80,7 @@ def fit(
     """Train ``model`` in place on x (n, ...) float32 and y (n,) int64 by cross-entropy; logits are (n, C).
 
     Trains the parameters that require gradients, in float32, with the current number of threads, on ``device`` (the
-    model's own when None; the model is moved there). ``ids`` (n,) int64 name the rows for ``perturb``; None means 0..n-1.
+    model's own when None; the model is moved there). ``ids`` (n,) int64 name the rows for ``perturb``: 0..n-1 if None.
     With ``patience``, training stops after so many epochs without a lower validation loss and the weights of the best
     epoch are restored. Afterwards the model is in eval mode and holds no gradients.
 
