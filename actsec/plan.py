@@ -12,13 +12,13 @@ import json
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from actsec import registry
-from actsec.errors import PlanError, unknown
-from actsec.spec import Spec, parse, parse_chain, to_json
+from actsec.errors import BadOption, PlanError, unknown
+from actsec.spec import Spec, parse, parse_chain, parse_value
 from actsec.types import Job, Threat, chain_text
 
 SCHEMA = 1
@@ -116,45 +116,25 @@ def variants(plan: Plan) -> tuple[VariantPlan, ...]:
 
 
 def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
-    """Every job of a resolved plan, dependencies before dependants."""
+    """Every job of a resolved plan, dependencies before dependants, each once."""
     made: dict[str, Job] = {}
     for variant in variants(plan):
-        model = _model_jobs(plan, facts, variant, made)
-        for kind in ("clean", "probe"):
-            _add(made, kind, {"model": model.id, "data": facts.test, "plan": _probe_part(plan, kind), "seed": plan.seed},
-                 (model.id,), f"{kind} {variant.name}", variant.name)
-        for trial in plan.attacks:
-            if trial.variants and variant.name not in trial.variants:
-                continue
-            for start in range(0, trial.samples, plan.shard):
-                rows = [start, min(start + plan.shard, trial.samples)]
-                recipe = {
-                    "model": model.id,
-                    "data": facts.test,
-                    "attack": to_json(registry.canonical("attacks", trial.attack)),
-                    "threat": str(Threat.parse(trial.threat)),
-                    "rows": rows,
-                    "per_class": plan.per_class,
-                    "seed": plan.seed,
-                    "budget": plan.budget,
-                }
-                _add(made, "attack", recipe, (model.id,), f"{trial.attack} at {trial.threat} on {variant.name}",
-                     variant.name)
+        models = model_jobs(plan, facts, variant)
+        single = [single_job(kind, plan, facts, variant) for kind in ("clean", "probe")]
+        tried = [job for trial in plan.attacks for job in trial_jobs(plan, facts, variant, trial)]
+        for job in (*models, *single, *tried):
+            made.setdefault(job.id, job)
     return tuple(made.values())
 
 
-def _probe_part(plan: Plan, kind: str) -> dict[str, Any]:
-    return {"eps": plan.eps, "per_class": plan.per_class} if kind == "probe" else {}
-
-
-def _model_jobs(plan: Plan, facts: Facts, variant: VariantPlan, made: dict[str, Job]) -> Job:
-    """The job that leaves the variant's weights: training or loading the base, then fitting the chain."""
+def model_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:
+    """The jobs that make the variant's weights, the last of which leaves them: the base, then its chain of defenses."""
     recipe: dict[str, Any] = {"model": facts.model, "seed": plan.seed, "threads": plan.threads}
     if plan.reference:
-        recipe |= {"base": variant.base, "train": facts.train, "calibration": facts.calibration}
-    base = _add(made, "base", recipe, (), f"prepare {variant.base}", variant.name)
+        recipe |= {"base": variant.base, "train": facts.train}
+    base = _job("base", recipe, (), f"prepare {variant.base}", variants(plan)[0].name if variant.chain else variant.name)
     if not variant.chain:
-        return base
+        return (base,)
     recipe = {
         "model": base.id,
         "chain": chain_text([registry.canonical("defenses", spec) for spec in variant.chain]),
@@ -162,15 +142,40 @@ def _model_jobs(plan: Plan, facts: Facts, variant: VariantPlan, made: dict[str, 
         "calibration": facts.calibration,
         "seed": plan.seed,
     }
-    return _add(made, "defend", recipe, (base.id,), f"defend {variant.name}", variant.name)
+    return base, _job("defend", recipe, (base.id,), f"defend {variant.name}", variant.name)
 
 
-def _add(
-    made: dict[str, Job], kind: str, recipe: dict[str, Any], needs: tuple[str, ...], label: str, variant: str
-) -> Job:
+def single_job(kind: Literal["clean", "probe"], plan: Plan, facts: Facts, variant: VariantPlan) -> Job:
+    """The job that measures a variant on untouched data (clean), or directly (probe)."""
+    model = model_jobs(plan, facts, variant)[-1].id
+    recipe: dict[str, Any] = {"model": model, "data": facts.test, "seed": plan.seed, "budget": plan.budget}
+    recipe |= {"eps": plan.eps} if kind == "probe" else {"calibration": facts.calibration}
+    return _job(kind, recipe, (model,), f"{kind} {variant.name}", variant.name)
+
+
+def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> tuple[Job, ...]:
+    """The jobs of one trial on one variant, a shard of rows each; none when the trial is not for this variant."""
+    if trial.variants and variant.name not in trial.variants:
+        return ()
+    model = model_jobs(plan, facts, variant)[-1].id
+    recipe = {
+        "model": model,
+        "data": facts.test,
+        "attack": str(registry.canonical("attacks", trial.attack)),
+        "threat": str(Threat.parse(trial.threat)),
+        "seed": plan.seed,
+        "budget": plan.budget,
+    }
+    label = f"{trial.attack} at {trial.threat} on {variant.name}"
+    return tuple(
+        _job("attack", {**recipe, "rows": [start, min(start + plan.shard, trial.samples)]}, (model,), label, variant.name)
+        for start in range(0, trial.samples, plan.shard)
+    )
+
+
+def _job(kind: str, recipe: dict[str, Any], needs: tuple[str, ...], label: str, variant: str) -> Job:
     content = json.dumps({"schema": SCHEMA, "kind": kind, **recipe}, sort_keys=True, allow_nan=False)
-    job_id = hashlib.sha256(content.encode()).hexdigest()[:24]
-    return made.setdefault(job_id, Job(job_id, kind, recipe, needs, label, variant))
+    return Job(hashlib.sha256(content.encode()).hexdigest()[:24], kind, recipe, needs, label, variant)
 
 
 def plan_id(plan: Plan, facts: Facts) -> str:
@@ -199,6 +204,27 @@ def from_table(table: Mapping[str, Any]) -> Plan:
             raise unknown("plan key", key, hints)
         values[key] = _trials(value) if key == "attacks" else _plan_value(key, hints[key], value)
     return Plan(**values)
+
+
+def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
+    """The plan with texts from the command line over it, each read as its field asks. Raises BadOption."""
+    hints = typing.get_type_hints(Plan)
+    changes: dict[str, Any] = {}
+    for key, value in options.items():
+        if key == "attacks":
+            changes[key] = _trials(list(value))
+        elif isinstance(value, tuple):
+            changes[key] = value
+        elif value is True or "str" in str(hints[key]):
+            changes[key] = value
+        else:
+            read_value = parse_value(str(value))
+            kinds = (int,) if "int" in str(hints[key]) and "float" not in str(hints[key]) else (int, float)
+            if type(read_value) not in kinds:
+                kind = "a whole number" if kinds == (int,) else "a number such as 0.1 or 8/255"
+                raise BadOption(f"--{key.replace('_', '-')} {value!r} is not {kind}", f"Give {kind}.")
+            changes[key] = read_value if kinds == (int,) else float(read_value)  # type: ignore[arg-type]  # a number, checked
+    return plan.having(**changes)
 
 
 def write(plan: Plan) -> str:

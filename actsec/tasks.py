@@ -95,7 +95,7 @@ def _defend(job: Job, loaded: Scene, store: Store) -> Outcome:
         scene.as_split(loaded.splits.train, plan.device),
         plan.seed,
         perturb,
-        lambda text, done, total: None,
+        _silent,
     )
     numbers: dict[str, Any] = {"fit": {}, "notes": []}
     for spec in parse_chain(str(job.recipe["chain"])):
@@ -107,6 +107,10 @@ def _defend(job: Job, loaded: Scene, store: Store) -> Outcome:
     numbers["stochastic"] = target.stochastic
     numbers["threshold"] = target.threshold
     return Outcome(job.id, numbers, {"weights": scene.pack(target.having(name=variant.name))})
+
+
+def _silent(_text: str, _done: int, _total: int) -> None:
+    """Workers report by finishing; the parent draws the progress."""
 
 
 def _base_name(loaded: Scene) -> str:
@@ -154,7 +158,7 @@ def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
     with frozen(target.model):
         numbers: dict[str, Any] = {
             "probe": probe.probe(target, x[:PROBE_ROWS], y[:PROBE_ROWS], plan.eps or 0.1, "linf", plan.seed),
-            "sites": [dataclasses.asdict(site) for site in probe.site_health(target, x, y)],
+            "sites": probe.site_health(target, x, y),
         }
         sites = find(target.model, x[:2] if target.normalization is None else target.normalization(x[:2]))
     numbers["unresolved"] = [f"{item.name}: {item.reason}" for item in sites.unresolved]
@@ -174,8 +178,8 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
         torch.from_numpy(a[first:last]).to(target.device)
         for a in (loaded.test.x, loaded.test.y, loaded.test.ids.view(np.int64))
     )
-    if threat.goal == "kill" and (reason := probe.cannot_die(target, x)):
-        return Outcome(job.id, {"not_applicable": reason})
+    if threat.goal == "kill" and (reason := probe.kill_profile(target, x[:2], x[:2]).reason):
+        return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
     goal: Goal = losses.Kill() if threat.goal == "kill" else losses.Misclassify()
     verdicts = attack_target(
         attack,
@@ -186,12 +190,14 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
         name=f"{spec}@{threat}",
         repeats=REPEATS[plan.budget] if target.stochastic else 1,
     )
-    numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT)}
+    numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
     arrays = _as_arrays(verdicts)
     if threat.goal == "kill":
         with frozen(target.model):
             profile = probe.kill_profile(target, x, verdicts.x)
-        numbers["kill"] = {"sites": [dataclasses.asdict(site) for site in profile.sites]}
+        if profile.net is None or profile.killed_of_active is None:
+            raise ModelError(profile.reason, "Look for NaN in the weights.")
+        numbers["kill"] = {"sites": profile.sites}
         arrays |= {"net": profile.net, "killed_of_active": profile.killed_of_active}
     return Outcome(job.id, numbers, arrays)
 

@@ -1,0 +1,300 @@
+"""The ``actsec`` command. Options are the fields of the plan; nothing is written twice, nothing heavy is imported early.
+
+Results go to stdout, progress and messages to stderr. Exit codes are those of the error tree and of the verdict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import actsec
+from actsec import plan as plans
+from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
+from actsec.plan import Plan, Trial
+
+_MANY = {"activations", "attacks", "defenses", "gates"}
+_LISTED = ("attacks", "defenses", "activations", "diagnostics", "models", "data")
+
+
+def _plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One click option for every field of the plan, its help from the field's annotation."""
+    hints = typing.get_type_hints(Plan, include_extras=True)
+    for field in reversed(dataclasses.fields(Plan)):
+        help_text = typing.get_args(hints[field.name])[1]
+        if field.default not in (None, (), False):
+            help_text += f" [{field.default}]"
+        flag = "--" + field.name.replace("_", "-")
+        if "bool" in str(hints[field.name]):
+            option = click.option(flag, is_flag=True, default=None, help=help_text)
+        else:
+            # Texts, read by the plan's own rules: 8/255 is a number there.
+            name = {"gates": "--gate"}.get(field.name, flag)
+            option = click.option(name, field.name, multiple=field.name in _MANY, help=help_text)
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(actsec.__version__, prog_name="actsec")
+def cli() -> None:
+    """Tell the truth about a PyTorch classifier's robustness and confidence."""
+
+
+@cli.command(name="audit")
+@click.argument("plan_file", required=False, metavar="[PLAN.toml]")
+@_plan_options
+@click.option("--min", "minimum", type=float, help="With --gate METRIC: the metric must be at least this.")
+@click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
+@click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
+@click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")
+@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML and stop.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def audit_command(
+    plan_file: str | None,
+    minimum: float | None,
+    maximum: float | None,
+    out: str | None,
+    executor: str,
+    workers: int | None,
+    print_plan: bool,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Audit a model: attack it, check the attacks, judge the defenses, write a report.
+
+    Without arguments: small networks with four activations, trained on handwritten digits, offline.
+    """
+    from actsec import runner
+    from actsec.screen import Screen
+
+    plan = _plan(plan_file, options, minimum, maximum)
+    screen = Screen(quiet=quiet)
+    with screen.busy("reading model and data"):
+        prepared = runner.prepare(plan)
+    if print_plan:
+        click.echo(plans.write(prepared.plan), nl=False)
+        return 0
+    store = runner.Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts)
+    return _run(prepared, store, screen, executor, workers)
+
+
+@cli.command()
+@click.argument("run", type=click.Path())
+@click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def resume(run: str, executor: str, workers: int | None, quiet: bool) -> int:
+    """Take up a run where it stopped: only jobs without an outcome run."""
+    from actsec import runner
+    from actsec.screen import Screen
+
+    screen = Screen(quiet=quiet)
+    store = runner.Store.open(run)
+    with screen.busy("reading model and data"):
+        prepared = runner.prepare(store.plan())
+    store = runner.Store.create(run, prepared.plan, prepared.facts)
+    return _run(prepared, store, screen, executor, workers)
+
+
+def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | None) -> int:
+    from actsec import runner
+    from actsec.reports.load import read, render
+
+    screen.plan(prepared, store)
+    with screen.running() as tell:
+        result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell)
+    click.echo(render(read(store.root), "terminal"), nl=False)
+    return result.exit_code
+
+
+@cli.command(name="attack")
+@click.argument("attack")
+@_plan_options
+@click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
+@click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
+def attack_command(attack: str, threat: str | None, save: str | None, **options: Any) -> int:
+    """Run one attack, such as 'pgd(steps=200)', and print what it achieved."""
+    import numpy as np
+
+    from actsec import budgets, scene
+    from actsec.api import attack as run_attack
+
+    plan = _plan(None, {**options, "attacks": ()}, None, None).having(attacks=(Trial(attack, threat or ""),))
+    loaded = scene.load(plan)
+    splits = loaded.splits
+    resolved = budgets.resolve(
+        plan,
+        tuple(splits.test.x.shape[1:]),
+        splits.test.grid,
+        len(splits.test),
+        trains=splits.train is not None,
+        calibrates=splits.calibration is not None,
+    )
+    trial = resolved.attacks[0]
+    target = _target(resolved, loaded)
+    n = trial.samples
+    outcome = run_attack(
+        target, splits.test.x[:n], splits.test.y[:n], attack, threat=trial.threat, seed=plan.seed, id=splits.test.ids[:n]
+    )
+    if save:
+        path = Path(save)
+        try:
+            np.savez(path, x=outcome.x, y=splits.test.y[:n], success=outcome.success, original=splits.test.x[:n])
+        except OSError as problem:
+            raise BadOption(f"--save {save}: {problem.strerror}", "Give a file that can be written.") from problem
+    click.echo(outcome.sentence)
+    return 0
+
+
+def _target(plan: Plan, loaded: Any) -> Any:
+    """The plan's first model, trained when it is a reference model."""
+    from actsec import scene, training
+    from actsec.plan import variants
+
+    target = scene.base_target(loaded, variants(plan)[0])
+    if plan.reference:
+        data = scene.as_split(loaded.splits.train, plan.device)
+        if data is None:
+            raise PlanError(f"{plan.model} is trained first, but there is no training data", "Give --train data.npz.")
+        training.fit(target.model, data.x, data.y, training.Recipe(seed=plan.seed), ids=data.id)
+    return target
+
+
+@cli.command()
+@click.argument("run", type=click.Path())
+@click.option("--format", "form", default="html", show_default=True, help="html, md, json or terminal.")
+@click.option("--out", help="File to write; - prints [RUN/report.FORMAT].")
+def report(run: str, form: str, out: str | None) -> int:
+    """Render the report of a run again. Needs no model, no data and no torch."""
+    from actsec.reports.load import read, render, write
+
+    found = read(Path(run))
+    if out == "-" or (out is None and form == "terminal"):
+        click.echo(render(found, form), nl=False)
+        return 0
+    path = Path(out) if out else Path(run) / f"report.{form}"
+    write(found, path, form)
+    click.echo(str(path))
+    return 0
+
+
+@cli.command(name="list")
+@click.argument("kind", type=click.Choice(_LISTED))
+def list_command(kind: str) -> int:
+    """List attacks, defenses, activations, diagnostics, models or data."""
+    for name, meaning in _listing(kind):
+        click.echo(f"{name:28} {meaning}".rstrip())
+    return 0
+
+
+def _listing(kind: str) -> list[tuple[str, str]]:
+    if kind == "activations":
+        from actsec.activations import formula, names
+
+        return [(name, formula(name)) for name in names()]
+    if kind == "models":
+        from actsec import models
+
+        return [
+            *((f"reference:{name}", "built with any activation, trained in the run") for name in models.names()),
+            ("torchvision:NAME", "any classification architecture of torchvision"),
+            ("file.py:factory", "your own; the function returns an nn.Module"),
+        ]
+    if kind == "data":
+        from actsec.data import SOURCES
+
+        return [(source, "") for source in SOURCES]
+    from actsec import registry
+
+    return [(name, registry.page(kind, name).split("\n")[0]) for name in registry.names(kind)]  # type: ignore[arg-type]  # the rest are kinds
+
+
+@cli.command()
+@click.argument("name")
+def explain(name: str) -> int:
+    """Explain an attack, a defense, a diagnostic (by name or id such as ACT-M03) or an activation."""
+    click.echo(_explained(name))
+    return 0
+
+
+def _explained(name: str) -> str:
+    from actsec import registry
+    from actsec.activations import activation, names
+    from actsec.errors import unknown
+    from actsec.spec import table
+
+    known: list[str] = list(names())
+    if name in known:
+        entry = activation(name)
+        facts = dataclasses.asdict(entry.properties)
+        lines = [f"{name}: {entry.formula}", "", *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items())]
+        return "\n".join(lines)
+    for kind in ("attacks", "defenses", "diagnostics"):
+        for plug_in in registry.names(kind):  # type: ignore[arg-type]  # three of the kinds
+            found = registry.find(kind, plug_in)  # type: ignore[arg-type]  # three of the kinds
+            known.append(plug_in)
+            if name in (plug_in, getattr(found, "rule", None)):
+                options = [f"  {o} ({kind_}; default {default}): {text}" for o, kind_, default, text in table(found)]
+                page = registry.page(kind, plug_in)  # type: ignore[arg-type]  # three of the kinds
+                return "\n".join([page, *(["", "Options:", *options] if options else [])])
+    raise unknown("name", name, known)
+
+
+def _plan(
+    plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None
+) -> Plan:
+    """The plan of a file with the command line's options over it."""
+    base = plans.read(plan_file) if plan_file else Plan()
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    gates = given.get("gates", ())
+    if minimum is not None or maximum is not None:
+        if len(gates) != 1 or any(sign in gates[0] for sign in "<>="):
+            raise PlanError("--min and --max go with one --gate METRIC", "Write --gate robust_accuracy@linf:0.1 --min 0.3.")
+        bounds = [f">={minimum}" if minimum is not None else "", f"<={maximum}" if maximum is not None else ""]
+        given["gates"] = tuple(gates[0] + bound for bound in bounds if bound)
+    return plans.override(base, given)
+
+
+def main() -> None:
+    """Entry point: run the command and exit with the code of its verdict or of its error."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as problem:
+        problem.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = Interrupted.exit_code
+    except ActsecError as problem:
+        label = "interrupted" if isinstance(problem, Interrupted) else "error"
+        click.echo(f"{label}: {problem}", err=True)
+        code = problem.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except Exception as problem:  # noqa: BLE001  # a bug of ours: one line, and how to see the rest
+        import os
+        import traceback
+
+        if os.environ.get("ACTSEC_TRACEBACK"):
+            traceback.print_exc()
+        last = traceback.extract_tb(problem.__traceback__)[-1]
+        click.echo(
+            f"internal error: {type(problem).__name__}: {problem} ({Path(last.filename).name}:{last.lineno})\n"
+            "  This is a bug in actsec. ACTSEC_TRACEBACK=1 shows where.",
+            err=True,
+        )
+        code = ActsecError.exit_code
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""The audit: check, plan, run what is not done, assemble, report.
+
+Nothing finished is lost: each job's outcome is stored the moment it ends, and a run is taken up again by running the
+jobs that have none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actsec import budgets, scene
+from actsec.errors import DataError, Interrupted, PlanError, StoreError
+from actsec.executors import Executor, Processes, Serial
+from actsec.plan import Facts, Plan, jobs, plan_id, variants
+from actsec.policy import check_gates
+from actsec.result import Result
+from actsec.scene import Scene
+from actsec.store import Store
+from actsec.types import Job, Target, Threat
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan ready to run: resolved, its data loaded, its names hashed. notes come from the preflight checks."""
+
+    scene: Scene
+    facts: Facts
+    notes: tuple[str, ...]
+
+    @property
+    def plan(self) -> Plan:
+        return self.scene.plan
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        return jobs(self.plan, self.facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands. left is the estimated time in seconds, None before the first job ended."""
+
+    done: int
+    total: int
+    label: str
+    left: float | None
+    error: str | None = None
+
+
+Tell = Callable[[Progress], None]
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Load data and model, look at both before any work is done, and fill the plan's gaps.
+
+    Raises every usage error there is (exit 2), Unsafe (4), and NoVerdict (3) when the model cannot be audited as it is.
+    """
+    loaded = scene.load(plan)
+    splits = loaded.splits
+    shape, grid = tuple(splits.test.x.shape[1:]), splits.test.grid
+    if plan.reference and splits.train is None:
+        raise PlanError(f"{plan.model} is trained in the run, but there is no training data", "Give --train data.npz.")
+    if not len(splits.test):
+        raise DataError(f"{plan.data} holds no examples", "Give test data.")
+    base, notes = None, list(loaded.notes)
+    resolved = budgets.resolve(
+        plan,
+        shape,
+        grid,
+        len(splits.test),
+        trains=splits.train is not None,
+        calibrates=splits.calibration is not None,
+    )
+    if not plan.reference:
+        base, checked = _look(loaded)
+        notes += checked
+    loaded = Scene(resolved, splits, loaded.notes)
+    found = scene.facts(loaded, base)
+    from actsec.threats import headline_threats
+
+    check_gates(resolved, headline_threats(resolved), [v.name for v in variants(resolved)])
+    return Prepared(loaded, found, tuple(notes))
+
+
+def _look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
+    """The user's model, after the preflight checks."""
+    import torch
+
+    from actsec.preflight import preflight
+
+    base = scene.base_target(loaded, variants(loaded.plan)[0])
+    test = loaded.test
+    found = preflight(
+        base, torch.from_numpy(test.x), torch.from_numpy(test.y), expect_accuracy=loaded.plan.expect_accuracy
+    )
+    return found.target, found.notes
+
+
+def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) -> dict[str, str]:
+    """Run every job without an outcome; the errors by job id. Raises Interrupted on Ctrl-C, everything finished stored."""
+    every = prepared.jobs
+    finished = {job.id for job in every if store.done(job.id)}
+    waiting = [job for job in every if job.id not in finished]
+    clock, errors, running = _Clock(prepared, waiting), {}, 0
+    tell(Progress(len(finished), len(every), "", None))
+    with _terminable():
+        try:
+            while waiting or running:
+                ready = [job for job in waiting if all(need in finished for need in job.needs)]
+                for job in ready:
+                    executor.submit(job)
+                running += len(ready)
+                waiting = [job for job in waiting if job not in ready]
+                if not running:
+                    break
+                job, error = executor.next()
+                running -= 1
+                if error is None:
+                    finished.add(job.id)
+                else:
+                    errors[job.id] = error
+                    waiting = _without_dependants(waiting, job.id)
+                clock.finished(job)
+                tell(Progress(len(every) - len(waiting) - running, len(every), job.label, clock.left(), error))
+        except KeyboardInterrupt:
+            _stop(executor)
+            raise Interrupted("interrupted: every finished job is stored", f"actsec resume {store.root}") from None
+    executor.close()
+    return errors
+
+
+def _stop(executor: Executor) -> None:
+    """Let running jobs finish; a second Ctrl-C ends them at once."""
+    try:
+        executor.close()
+    except KeyboardInterrupt:
+        executor.close(kill=True)
+
+
+def _without_dependants(waiting: list[Job], failed: str) -> list[Job]:
+    gone = {failed}
+    kept = []
+    for job in waiting:
+        if gone & set(job.needs):
+            gone.add(job.id)
+        else:
+            kept.append(job)
+    return kept
+
+
+class _Clock:
+    """Time left, from how long jobs of each kind took per unit of estimated work."""
+
+    def __init__(self, prepared: Prepared, waiting: list[Job]) -> None:
+        self.work = {job.id: estimate(prepared, job) for job in waiting}
+        self.left_by_kind: dict[str, float] = {}
+        for job in waiting:
+            self.left_by_kind[job.kind] = self.left_by_kind.get(job.kind, 0.0) + self.work[job.id]
+        self.all_work = sum(self.left_by_kind.values())
+        self.began = time.monotonic()
+
+    def finished(self, job: Job) -> None:
+        self.left_by_kind[job.kind] -= self.work[job.id]
+
+    def left(self) -> float | None:
+        remaining = sum(self.left_by_kind.values())
+        done = self.all_work - remaining
+        return (time.monotonic() - self.began) * remaining / done if done > 0 else None
+
+
+def estimate(prepared: Prepared, job: Job) -> float:
+    """Rough work of a job in passes of one image, for the time left."""
+    from actsec import registry
+    from actsec.spec import parse
+
+    data = prepared.scene.splits
+    if job.kind != "attack":
+        trained = len(data.train) if data.train is not None else 0
+        return {"base": 60.0 * trained if prepared.plan.reference else 100.0, "defend": 120.0 * trained + 1000.0,
+                "clean": 1.0 * len(data.test), "probe": 4000.0 + 5.0 * len(data.test)}[job.kind]
+    attack = registry.build("attacks", parse(str(job.recipe["attack"])))
+    first, last = job.recipe["rows"]
+    passes = attack.passes(prepared.facts.shape) if hasattr(attack, "passes") else 100
+    stochastic = 8 if "noisy" in job.variant else 1
+    return float((last - first) * passes * stochastic)
+
+
+def make_executor(kind: str, workers: int | None, root: Path, threads: int) -> Executor:
+    """``serial`` or ``processes``; workers defaults to the cores there are, divided by the plan's threads."""
+    from actsec.tasks import run
+
+    count = workers or max((os.cpu_count() or 1) // threads, 1)
+    if kind == "serial":
+        return Serial(run, root)
+    if kind == "processes":
+        return Processes(run, root, count)
+    from actsec.errors import unknown
+
+    raise unknown("executor", kind, ("serial", "processes"))
+
+
+def finish(prepared: Prepared, store: Store, *, complete: bool) -> Result:
+    """Assemble the result and write report.json, examples.npz and report.html. A partial run gives a partial report."""
+    from actsec.assembling import assemble
+    from actsec.reports.load import Report, write
+    from actsec.target import echo_eps
+
+    base = scene.base_target(prepared.scene, variants(prepared.plan)[0])
+
+    def echo(threat: Threat) -> str:
+        return "the smallest change that works" if threat.eps is None else echo_eps(threat.eps, base, threat.norm)
+
+    result, images = assemble(prepared.scene, prepared.facts, store, complete=complete, echo=echo)
+    environment = _environment(store)
+    record = {"result": dataclasses.asdict(result), "environment": environment}
+    store.put_file("report.json", (json.dumps(record, sort_keys=True, allow_nan=False, indent=1) + "\n").encode())
+    if images:
+        buffer = io.BytesIO()
+        np.savez(buffer, **images)  # type: ignore[arg-type]  # arrays by name
+        store.put_file("examples.npz", buffer.getvalue())
+    write(Report(result, environment, images or None, str(store.root)), store.root / "report.html", "html")
+    return result
+
+
+def _environment(store: Store) -> dict[str, Any]:
+    """What differs from run to run: hardware, versions, times. Never part of the result."""
+    from importlib.metadata import version
+
+    costs = store.costs()
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "packages": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "scipy")},
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "job_seconds": round(sum(c["seconds"] for c in costs.values()), 1),
+        "jobs": len(costs),
+        "peak_mib": max((c["peak_mib"] for c in costs.values()), default=0),
+        "seconds_by_kind": _by_kind(costs),
+        "seconds_by_label": {c["label"]: c["seconds"] for c in costs.values() if c["kind"] in ("base", "defend")},
+    }
+
+
+def _by_kind(costs: dict[str, Any]) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for cost in costs.values():
+        totals[cost["kind"]] = round(totals.get(cost["kind"], 0.0) + cost["seconds"], 1)
+    return totals
+
+
+def default_out(prepared: Prepared) -> Path:
+    """``runs/`` and the hash of the plan: the same audit goes on where it stopped."""
+    return Path("runs") / plan_id(prepared.plan, prepared.facts)[:12]
+
+
+def audit(
+    plan: Plan,
+    out: str | Path | None = None,
+    *,
+    executor: str = "processes",
+    workers: int | None = None,
+    tell: Tell = lambda progress: None,
+) -> tuple[Result, Store]:
+    """Run a plan from beginning to report. Raises Interrupted after writing a partial report."""
+    prepared = prepare(plan)
+    store = Store.create(out or default_out(prepared), prepared.plan, prepared.facts)
+    return run_prepared(prepared, store, executor=executor, workers=workers, tell=tell), store
+
+
+def run_prepared(
+    prepared: Prepared, store: Store, *, executor: str, workers: int | None, tell: Tell
+) -> Result:
+    """Execute what is left of a prepared plan and write its report."""
+    made = make_executor(executor, workers, store.root, prepared.plan.threads)
+    try:
+        errors = execute(prepared, store, made, tell)
+    except Interrupted:
+        with contextlib.suppress(StoreError):
+            finish(prepared, store, complete=False)
+        raise
+    return finish(prepared, store, complete=not errors)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops a run as Ctrl-C does."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: the embedding program has its own handling
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,117 @@
+"""What a person sees on stderr while an audit runs: the plan, one live line, time left. Plain lines when not a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from actsec.runner import Prepared, Tell
+    from actsec.runner import Progress as Standing
+    from actsec.store import Store
+
+PLAIN_EVERY = 5.0
+"""Seconds between progress lines where there is no terminal to redraw."""
+
+
+class Screen:
+    """Draws on stderr. quiet draws nothing but errors."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    @contextlib.contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """A spinner while something takes a moment."""
+        if self.console.is_terminal:
+            with self.console.status(text):
+                yield
+        else:
+            yield
+
+    def plan(self, prepared: Prepared, store: Store) -> None:
+        """What will be done, before it is done."""
+        from actsec.plan import variants
+        from actsec.spec import show
+
+        plan, test = prepared.plan, prepared.scene.test
+        models = variants(plan)
+        self.console.print(
+            f"[bold]actsec audit[/] {escape(plan.model)} on {escape(test.name)}: {len(test)} test images "
+            f"{'x'.join(map(str, prepared.facts.shape))}, {len(prepared.facts.classes)} classes, "
+            f"eps {show(plan.eps)} in [{test.bounds[0]:g}, {test.bounds[1]:g}], budget {plan.budget}, seed {plan.seed}"
+        )
+        for note in (*test.notes, *prepared.notes):
+            self.console.print(f"  note: {escape(note)}")
+        self.console.print(f"  models: {escape(', '.join(v.name for v in models))}")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=True, header_style="dim")
+        for name in ("attack", "threat", "images", "for"):
+            table.add_column(name)
+        for trial in plan.attacks:
+            table.add_row(escape(trial.attack), trial.threat, str(trial.samples), trial.role.replace("_", " "))
+        self.console.print(table)
+        self.console.print(f"  {len(prepared.jobs)} jobs, results in {escape(str(store.root))}")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Tell]:
+        """A function to tell progress to, drawn as a bar on a terminal and as a line now and then elsewhere."""
+        if self.console.is_terminal:
+            with self._bar() as tell:
+                yield tell
+        else:
+            yield self._lines()
+
+    @contextlib.contextmanager
+    def _bar(self) -> Iterator[Tell]:
+        columns = (
+            BarColumn(30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task("", total=None, left="")
+
+            def tell(standing: Standing) -> None:
+                bar.update(
+                    task,
+                    completed=standing.done,
+                    total=standing.total,
+                    description=escape(standing.label[:60]),
+                    left=_left(standing.left),
+                )
+                self._error(standing)
+
+            yield tell
+
+    def _lines(self) -> Tell:
+        last = time.monotonic()
+
+        def tell(standing: Standing) -> None:
+            nonlocal last
+            self._error(standing)
+            if time.monotonic() - last >= PLAIN_EVERY or standing.done == standing.total:
+                last = time.monotonic()
+                self.console.print(
+                    f"{standing.done}/{standing.total} jobs {_left(standing.left)} {escape(standing.label)}", soft_wrap=True
+                )
+
+        return tell
+
+    def _error(self, standing: Standing) -> None:
+        if standing.error:
+            self.console.print(f"[red]failed[/] {escape(standing.label)}: {escape(standing.error)}", soft_wrap=True)
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
