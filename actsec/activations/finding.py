@@ -121,15 +121,14 @@ class Finder(Follower):
             self._gate(inputs)
         if name not in _FORM and name not in _HANDING_ON:
             self._consume(inputs)
-        origins = [origin for origin in map(self._origins.get, inputs) if origin is not None]
+        origin = self._origins.get(inputs[0]) if inputs else None
         result = func(*args, **kwargs)
         outputs = list(tensors(result))
         if depends:
             target = calls.overwritten(func, args, kwargs)
             for tensor in outputs if target is None else [*outputs, target]:
                 self._depends.set(tensor, True)
-        if len(origins) == 1 and len(outputs) == 1:
-            origin = origins[0]
+        if origin is not None and len(outputs) == 1:
             if name in _HANDING_ON:
                 self._origins.set(outputs[0], origin)
             elif name in _QUOTIENT and len(inputs) == 1:

@@ -97,7 +97,7 @@ def _grid() -> Tensor:
 def _curve(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
     if activation.elementwise:
         return activation(z), derivative(activation, z)
-    others = 99
+    others = 99  # few enough that the grid times the crowd stays small
     crowd = torch.special.ndtri(torch.arange(1, others + 1, dtype=torch.float64) / (others + 1))
     rows = torch.cat([z[:, None], crowd.expand(len(z), others)], dim=1)
     return activation(rows)[:, 0], derivative(activation, rows)[:, 0]

@@ -102,7 +102,7 @@ def replace(
     for stand in stands.values():
         stand.train(model.training)
     swapped = Swapped(clone, stands, frozenset(known | {site.name for site in later}))
-    swapped.training = model.training
+    swapped.training = swapped.stands.training = model.training
     return swapped
 
 

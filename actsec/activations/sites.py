@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from actsec.activations.calls import Options
+from actsec.activations.catalogue import Activation, activation
 from actsec.activations.finding import Finder, Found, Unresolved
 from actsec.activations.following import following
 from actsec.errors import ModelError
+from actsec.spec import Spec
 
 Role = Literal["activation", "gate", "output"]
 """A gate multiplies another feature map (squeeze-and-excitation's sigmoid); an output is what the model returns."""
@@ -35,6 +37,11 @@ class Site:
     shape: tuple[int, ...]  # of the pre-activation of one example
     constant: bool  # the pre-activation does not depend on the model's input
     role: Role
+
+    @property
+    def activation(self) -> Activation:
+        """The catalogue's entry with this call's options; a prelu's learned slopes stay in the model."""
+        return activation(Spec(self.kind, self.options))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,7 +127,10 @@ def _pass(model: nn.Module, example: Tensor) -> Finder:
 def _another(example: Tensor) -> Tensor:
     """A different input of the same shape, inside the same range."""
     moved = example.roll(1, -1)
-    return (moved + example.amin()) / 2 if example.is_floating_point() else moved
+    if not example.is_floating_point():
+        return moved
+    other = (moved + example.amin()) / 2
+    return example + 0.5 if torch.equal(other, example) else other  # a blank: no shift of it differs
 
 
 def _site(found: Found, index: int, rows: int, constant: bool) -> Site:

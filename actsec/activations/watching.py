@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from actsec.activations import calls
 from actsec.activations.calls import Activating, Options
+from actsec.activations.catalogue import Activation, activation
 from actsec.activations.following import Follower, following
+from actsec.spec import Spec
 
 
 @dataclasses.dataclass(slots=True)
@@ -27,6 +29,11 @@ class Call:
     options: Options
     pre: Tensor
     post: Tensor | None
+
+    @property
+    def activation(self) -> Activation:
+        """The catalogue's entry with this call's options; a prelu's learned slopes stay in the model."""
+        return activation(Spec(self.kind, self.options))
 
 
 class Recorder(Follower):
