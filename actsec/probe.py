@@ -27,13 +27,15 @@ from actsec.types import Cases, Norm, Target
 PASSES = 5
 DIRECTIONS = 16
 SLOPE_STEP = 1e-3
-"""Half the central difference: each input moves by this share of the box's width, up or down."""
+"""Half the central difference: each input moves by this share of the box's width, up or down.
+
+At 1e-2 the curvature of an honest ResNet-20 brings the cosine down to 0.82; at 1e-3 it is 0.99."""
 NEARBY = 0.02
-NEIGHBOURS = 20
+NEIGHBOURS = 8
 
 
 def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, seed: int = 0) -> dict[str, Any]:
-    """Probe the model on x (n, *shape), y (n,). Costs about 60 forwards and 4 backwards a row.
+    """Probe the model on x (n, *shape), y (n,). Costs about 50 forwards and 4 backwards a row.
 
     Gradients are judged on the correctly classified rows (all rows when none is): the others need no attack. Keys:
 

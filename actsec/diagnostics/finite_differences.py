@@ -9,7 +9,7 @@ curvature; the median over rows is judged.
     not applicable   forward passes differ: the slope of a random function is not defined
     ok               otherwise
 
-Known blind spot: functions that are honest in the small and jump in the large (k-winners-take-all). ACT-M06 is for them.
+Blind spot: functions that are honest in the small and jump in the large (k-winners-take-all). ACT-M06 is for them.
 """
 
 from __future__ import annotations

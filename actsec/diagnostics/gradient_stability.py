@@ -1,9 +1,12 @@
 """ACT-M10: the gradient still points the same way 2 % of the box further in a random direction.
 
     warn   the median cosine between the margin's gradients at x and at x + U(-0.02, 0.02) of the box's width is below
-           0.5: single steps overshoot, and attacks need more and smaller ones. Never red: deep networks trained without
-           adversaries are like this and are broken all the same
+           0.2: single steps overshoot, and attacks need more and smaller ones. Never red: a low value slows attacks
+           down, it does not stop them
     ok     otherwise
+
+Measured: 1.0 for small networks on digits, 0.51 for a ResNet-20 trained without adversaries on CIFAR-10, 0.01 where the
+backward pass adds noise.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from actsec.types import Evidence, Finding, Status
 class GradientStability:
     """The gradient here against the gradient nearby."""
 
-    least: float = 0.5
+    least: float = 0.2
 
     rule: ClassVar[str] = "ACT-M10"
     title: ClassVar[str] = "Gradients agree with their neighbours"
