@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from actsec import calibration, registry, statistics
 from actsec.gathering import Gathered
-from actsec.plan import Plan
+from actsec.plan import Plan, headline_threats, tested
 from actsec.result import Advice, Comparison, Variant
-from actsec.threats import headline_threats, tested
 
 Array = NDArray[Any]
 COST_LIMIT = 0.5

@@ -14,7 +14,7 @@ import actsec
 from actsec import calibration, data, registry, statistics
 from actsec.advice import advise, compare
 from actsec.gathering import FOUND, Gathered, gather
-from actsec.plan import Facts, Plan, plan_id
+from actsec.plan import Facts, Plan, headline_threats, plan_id
 from actsec.policy import exit_code, gate_results, headline, heading, problems
 from actsec.result import (
     SCHEMA,
@@ -33,7 +33,7 @@ from actsec.scene import Scene
 from actsec.spec import parse
 from actsec.statistics import share_of
 from actsec.store import Store
-from actsec.threats import headline_threats, threat_result
+from actsec.threats import threat_result
 from actsec.types import Threat, chain_text
 
 Array = NDArray[Any]

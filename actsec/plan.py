@@ -25,6 +25,10 @@ SCHEMA = 1
 """Raised when a job would give other numbers for the same recipe."""
 
 
+EXPERIMENTS = frozenset({"unbounded", "curve", "noise_curve", "kill", "kill_noise", "kill_pgd"})
+"""Roles of trials that belong to no headline threat: they serve a check, a curve or another question."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One attack under one threat on the first ``samples`` images. role ties it to the sanity checks."""
@@ -176,6 +180,18 @@ def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> 
 def _job(kind: str, recipe: dict[str, Any], needs: tuple[str, ...], label: str, variant: str) -> Job:
     content = json.dumps({"schema": SCHEMA, "kind": kind, **recipe}, sort_keys=True, allow_nan=False)
     return Job(hashlib.sha256(content.encode()).hexdigest()[:24], kind, recipe, needs, label, variant)
+
+
+def headline_threats(plan: Plan) -> tuple[Threat, ...]:
+    """The threats a variant is judged under, in the order of the plan; the one at the plan's eps first."""
+    found = dict.fromkeys(Threat.parse(t.threat) for t in plan.attacks if t.role not in EXPERIMENTS)
+    return tuple(sorted(found, key=lambda threat: threat != Threat("linf", plan.eps)))
+
+
+def tested(plan: Plan, variant: str, threat: Threat) -> int:
+    """How many images a variant is judged on under a threat: as many as the largest attack at it had."""
+    here = [t for t in plan.attacks if Threat.parse(t.threat) == threat and t.role not in EXPERIMENTS]
+    return max((t.samples for t in here if not t.variants or variant in t.variants), default=0)
 
 
 def plan_id(plan: Plan, facts: Facts) -> str:

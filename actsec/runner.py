@@ -24,7 +24,7 @@ import numpy as np
 from actsec import budgets, scene
 from actsec.errors import DataError, Interrupted, PlanError, StoreError
 from actsec.executors import Executor, Processes, Serial
-from actsec.plan import Facts, Plan, jobs, plan_id, variants
+from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
 from actsec.policy import check_gates
 from actsec.result import Result
 from actsec.scene import Scene
@@ -89,8 +89,6 @@ def prepare(plan: Plan) -> Prepared:
         notes += checked
     loaded = Scene(resolved, splits, loaded.notes)
     found = scene.facts(loaded, base)
-    from actsec.threats import headline_threats
-
     check_gates(resolved, headline_threats(resolved), [v.name for v in variants(resolved)])
     return Prepared(loaded, found, tuple(notes))
 

@@ -12,33 +12,13 @@ from actsec import registry, statistics
 from actsec.calibration import softmax
 from actsec.diagnostics import diagnose, state
 from actsec.gathering import FOUND, Gathered, Tried
-from actsec.plan import Plan
+from actsec.plan import EXPERIMENTS, Plan, tested
 from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult
 from actsec.spec import parse
 from actsec.types import Evidence, Threat
 
 Array = NDArray[Any]
-EXPERIMENTS = {"unbounded", "curve", "noise_curve", "kill", "kill_noise", "kill_pgd"}
-"""Roles whose trials belong to no headline threat of their own."""
 NOISES = {"noise", "noise_curve", "kill_noise"}
-
-
-def headline_threats(plan: Plan) -> tuple[Threat, ...]:
-    """The threats a variant is judged under, in the order of the plan; the one at the plan's eps first."""
-    found = dict.fromkeys(Threat.parse(t.threat) for t in plan.attacks if t.role not in EXPERIMENTS)
-    return tuple(sorted(found, key=lambda threat: threat != Threat("linf", plan.eps)))
-
-
-def tested(plan: Plan, variant: str, threat: Threat) -> int:
-    """How many images the threat is judged on: as many as its largest attack had."""
-    return max(
-        (
-            t.samples
-            for t in plan.attacks
-            if Threat.parse(t.threat) == threat and t.role not in EXPERIMENTS and (not t.variants or variant in t.variants)
-        ),
-        default=0,
-    )
 
 
 def threat_result(g: Gathered, plan: Plan, threat: Threat, y: Array, classes: tuple[str, ...], echo: str) -> ThreatResult:
