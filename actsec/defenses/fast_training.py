@@ -90,7 +90,9 @@ class FastTraining:
             "holdout_pgd": guard.pgd,
             "kept_epoch": guard.settle(),
         }
-        return Fitted(numbers | told)
+        gap = guard.single[told["kept_epoch"]] - guard.pgd[told["kept_epoch"]]
+        note = f"Held-out accuracy is {gap:.3f} higher under the single step than under PGD: it may fool single steps."
+        return Fitted(numbers | told, (note,) if gap > self.drop else ())
 
     def _recipe(self, seed: int) -> Recipe:
         return Recipe(
@@ -144,7 +146,7 @@ class _Guard:
         x, y, ids = (part.to(self.target.device) for part in (self.held.x, self.held.y, self.held.id))
         found = self.material.perturb(self.target, x, y, ids, attack, self.threat, seed_of(self.material.seed, "guard"))
         decided = decisions_of(self.target, found, self.material.seed).argmax(-1)
-        return float((decided == y).float().mean())
+        return float((decided == y).double().mean())
 
 
 def divide(split: Split, share: float, seed: int) -> tuple[Split, Split]:

@@ -1,0 +1,409 @@
+"""Swaps, noise and adversarial training: what each changes, by how much, and what stops it."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from test_defenses import answers, digits, everything, material, network, plain_pgd, trained
+from torch import nn
+
+from actsec import registry, training
+from actsec.defenses import AdversarialTraining, FastTraining, NoisyInference, Swap, TrainingNoise
+from actsec.defenses._learning import Asked, Count, decisions_of, restarted, seed_of
+from actsec.defenses.fast_training import divide
+from actsec.errors import BadOption, ModelError, ThreatError, UnknownName
+from actsec.spec import Spec, parse
+from actsec.training import Recipe
+from actsec.types import Normalization, Split, Target, Threat
+
+
+@functools.cache
+def _mlp() -> nn.Module:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    train = digits()[0]
+    training.fit(model, train.x, train.y, Recipe(epochs=10))
+    return model
+
+
+def mlp() -> Target:
+    return Target(copy.deepcopy(_mlp()), (1, 8, 8), tuple("0123456789"))
+
+
+def clean_accuracy(target):
+    test = digits()[2]
+    return training.accuracy(Asked(target), test.x, test.y)
+
+
+def pgd_accuracy(target, eps=0.15, steps=20):
+    test = digits()[2]
+    found = plain_pgd(target, test.x, test.y, test.id, Spec("pgd", (("steps", steps),)), Threat("linf", eps), 99)
+    return training.accuracy(Asked(target), found, test.y)
+
+
+# ---- swap
+
+
+def test_relu_by_relu_is_bit_equal():
+    target = trained()
+    wrapped = Swap(Spec("relu")).wrap(target)
+    fitted = Swap(Spec("relu")).fit(wrapped, material())
+    assert torch.equal(answers(wrapped), answers(target))
+    assert fitted.numbers["sites"] == 3
+    assert "not a defense" in fitted.notes[0]
+
+
+def test_an_unknown_activation_is_named_with_the_nearest():
+    with pytest.raises(UnknownName, match="Did you mean 'leaky_relu'"):
+        registry.build("defenses", "swap(to=leaky_rellu)")
+    with pytest.raises(UnknownName, match="slope"):
+        registry.build("defenses", "swap(to=leaky_relu(slop=0.1))")
+
+
+def test_sites_that_match_nothing_are_refused_with_the_names_of_the_sites():
+    with pytest.raises(UnknownName) as caught:
+        registry.build("defenses", "swap(to=gelu, sites='layer*')").wrap(trained())
+    assert "'layer*'" in str(caught.value)
+    assert "1, 3, 7" in str(caught.value)
+
+
+@pytest.mark.parametrize(("sites", "places"), [("7", {7}), (("1", "3"), {1, 3}), ("[13]", {1, 3}), ("*", {1, 3, 7})])
+def test_only_the_chosen_sites_change(sites, places):
+    target = trained()
+    wrapped = Swap(Spec("silu"), sites=sites).wrap(target)
+    by_hand = copy.deepcopy(target.model)
+    for place in places:
+        by_hand[place] = nn.SiLU()
+    assert torch.equal(answers(wrapped), answers(target.having(model=by_hand)))
+    assert not torch.equal(answers(wrapped), answers(target))
+
+
+def test_a_learnable_replacement_has_a_parameter_a_site():
+    state = Swap(Spec("prelu")).wrap(trained()).model.state_dict()
+    assert len([key for key in state if key.startswith("stands.")]) == 3
+
+
+def test_recalibration_sets_the_statistics_of_what_batch_norm_now_sees_and_no_weight():
+    target, given = trained(), everything()
+    swap = Swap(Spec("elu"), recalibrate=True)
+    wrapped = swap.wrap(target)
+    fitted = swap.fit(wrapped, given)
+    seen = nn.functional.elu(target.model[0](target.normalization(given.train.x)))
+    norm = wrapped.model.model[2]
+    assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, seen.transpose(0, 1).flatten(1).var(1), rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(target.model.parameters(), wrapped.model.parameters(), strict=True))
+    assert fitted.numbers["batch_norm_layers_recalibrated"] == 1
+    assert fitted.numbers["forwards"] == len(given.train.y)
+    assert any("not a defense" in note for note in fitted.notes)
+
+
+def test_recalibrating_without_batch_norm_says_that_nothing_was_done():
+    swap = Swap(Spec("elu"), recalibrate=True)
+    fitted = swap.fit(swap.wrap(mlp()), material(train=digits()[0]))
+    assert "no batch-norm layer" in fitted.notes[0]
+    assert fitted.numbers["forwards"] == 0
+
+
+def test_fine_tuning_mends_what_a_straight_swap_breaks():
+    straight, tuned = Swap(Spec("sigmoid")), Swap(Spec("sigmoid"), finetune=5, learning_rate=0.01)
+    broken, mended = straight.wrap(mlp()), tuned.wrap(mlp())
+    train = digits()[0]
+    fitted = tuned.fit(mended, material(train=train))
+    assert clean_accuracy(broken) < 0.7
+    assert clean_accuracy(mended) > 0.9
+    assert fitted.numbers["epochs"] == 5
+    assert fitted.numbers["examples_seen"] == fitted.numbers["forwards"] == fitted.numbers["backwards"] == 5 * 900
+
+
+def test_swap_says_what_it_needs():
+    assert Swap(Spec("elu")).needs == "nothing"
+    assert Swap(Spec("elu"), recalibrate=True).needs == "train"
+    assert Swap(Spec("elu"), finetune=1).needs == "train"
+    with pytest.raises(BadOption, match="finetune"):
+        Swap(Spec("elu"), finetune=-1)
+    with pytest.raises(ModelError, match="has not wrapped"):
+        Swap(Spec("elu")).fit(trained(), material())
+
+
+# ---- noise
+
+
+def test_training_noise_is_training_with_that_recipe():
+    target, given = trained(), everything(seed=3)
+    defense = TrainingNoise(eta=0.3, epochs=2, learning_rate=0.02)
+    wrapped = defense.wrap(target)
+    fitted = defense.fit(wrapped, given)
+    twin, quiet = copy.deepcopy(target), copy.deepcopy(target)
+    for other, eta in ((twin, 0.3), (quiet, 0.0)):
+        other.model.requires_grad_(True)
+        recipe = Recipe(epochs=2, optimizer="sgd", learning_rate=0.02, gradient_noise=eta, seed=3)
+        training.fit(Asked(other), given.train.x, given.train.y, recipe)
+    assert torch.equal(answers(wrapped), answers(twin))
+    assert not torch.equal(answers(wrapped), answers(quiet))
+    updates = 2 * 4  # 200 examples in batches of 64
+    assert fitted.numbers["noise_std_first"] == pytest.approx(0.3**0.5)
+    assert fitted.numbers["noise_std_last"] == pytest.approx((0.3 / updates**0.55) ** 0.5)
+    assert TrainingNoise.kind == "stability"
+
+
+def test_the_noise_at_inference_has_its_standard_deviation_in_input_units():
+    class Seen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return {"logits": x.flatten(1) * self.weight}
+
+    normalization = Normalization((0.5, 0.2), (0.25, 2.0))
+    target = Target(Seen(), (2, 3, 1), tuple("abcdef"), normalization=normalization)
+    wrapped = NoisyInference(std=0.1).wrap(target)
+    assert wrapped.stochastic
+    assert not target.stochastic
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        x = torch.rand(1, 2, 3, 1).expand(20000, -1, -1, -1)
+        with torch.no_grad():
+            z = (wrapped.logits(x) - target.logits(x)).reshape(20000, 2, 3).transpose(0, 1).flatten(1)
+    n = z.shape[1]
+    for noise, scale in zip(z, (0.25, 2.0), strict=True):
+        expected = 0.1 / scale
+        assert abs(float(noise.mean())) < 4 * expected / n**0.5
+        assert abs(float(noise.std()) / expected - 1) < 4 / (2 * n) ** 0.5
+    assert set(wrapped.model.state_dict()) == {"model.weight"}
+    assert not torch.equal(wrapped.logits(x[:1]), wrapped.logits(x[:1]))
+
+
+def test_training_under_noise_raises_accuracy_under_noise():
+    defense = NoisyInference(std=0.5, finetune=15, learning_rate=5e-3)
+    straight, tuned = NoisyInference(std=0.5).wrap(mlp()), defense.wrap(mlp())
+    fitted = defense.fit(tuned, material(train=digits()[0]))
+    test = digits()[2]
+    shares = [(decisions_of(t, test.x, 0).argmax(-1) == test.y).double().mean(0) for t in (tuned, straight)]
+    gain = shares[0] - shares[1]
+    assert float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
+    assert fitted.numbers["epochs"] == 15
+    assert NoisyInference(std=0.5).needs == "nothing"
+    assert defense.needs == "train"
+
+
+# ---- adversarial training
+
+
+def test_adversarial_training_raises_accuracy_under_pgd():
+    target = mlp()
+    defense = AdversarialTraining(eps=0.15, epochs=6)
+    wrapped = defense.wrap(target)
+    fitted = defense.fit(wrapped, material(train=digits()[0]))
+    assert pgd_accuracy(wrapped) > pgd_accuracy(target) + 0.2
+    assert clean_accuracy(wrapped) > 0.85
+    n = 900 * 6
+    assert fitted.numbers["examples_attacked"] == n
+    assert fitted.numbers["forwards"] == fitted.numbers["backwards"] == n * 8  # 7 of the attack, 1 of the update
+    assert fitted.numbers["threat"] == "linf:0.15"
+    assert fitted.numbers["inner"] == "pgd(steps=7)"
+    assert fitted.numbers["batch_norm"] == "none"
+
+
+def test_the_mix_leaves_the_other_rows_clean_and_differs_by_epoch():
+    seen = []
+
+    def perturb(target, x, y, id, attack, threat, seed):
+        seen.append((seed, set(id.tolist())))
+        return plain_pgd(target, x, y, id, attack, threat, seed)
+
+    train = digits()[0]
+    defense = AdversarialTraining(eps=0.1, epochs=2, mix=0.3, inner=parse("pgd(steps=1)"))
+    fitted = defense.fit(defense.wrap(mlp()), material(train=train, perturb=perturb))
+    first, second = (set().union(*(ids for s, ids in seen if s == seed_of(0, "inner", e))) for e in (0, 1))
+    assert len(first) + len(second) == fitted.numbers["examples_attacked"]
+    assert abs(len(first) / 900 - 0.3) < 4 * (0.3 * 0.7 / 900) ** 0.5
+    assert first != second
+    assert first <= set(train.id.tolist())
+
+
+def test_what_is_learnt_from_is_what_the_attack_returned_row_by_row():
+    train = digits()[0]
+    few = Split(train.x[:64], train.y[:64], train.id[:64])
+    learnt, attacked = [], []
+
+    class Watched(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            if self.training:
+                learnt.extend(x.detach().clone())
+            return self.model(x)
+
+        def __deepcopy__(self, memo):
+            return Watched(copy.deepcopy(self.model, memo))
+
+    def perturb(target, x, y, id, attack, threat, seed):
+        assert not target.model.training
+        attacked.extend(id.tolist())
+        return x + 10 + id.view(-1, 1, 1, 1)
+
+    defense = AdversarialTraining(eps=0.1, epochs=1, mix=0.5)
+    wrapped = defense.wrap(mlp().having(model=Watched(mlp().model)))
+    defense.fit(wrapped, material(train=few, perturb=perturb))
+    assert 0 < len(attacked) < 64
+    expected = [x + 10 + i if i in attacked else x for x, i in zip(few.x, few.id.tolist(), strict=True)]
+    assert len(learnt) == 64
+    assert sorted(row.double().sum().item() for row in learnt) == sorted(row.double().sum().item() for row in expected)
+
+
+def test_from_scratch_the_given_weights_do_not_matter():
+    outcomes = []
+    for model in (_mlp(), nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))):
+        for start in ("scratch", "given"):
+            defense = AdversarialTraining(eps=0.1, epochs=1, start=start, inner=parse("pgd(steps=1)"))
+            wrapped = defense.wrap(mlp().having(model=copy.deepcopy(model)))
+            defense.fit(wrapped, material(train=digits()[0]))
+            outcomes.append(answers(wrapped))
+    assert torch.equal(outcomes[0], outcomes[2])
+    assert not torch.equal(outcomes[1], outcomes[3])
+    assert not torch.equal(outcomes[0], outcomes[1])
+
+
+def test_a_module_without_a_default_start_is_refused_and_left_alone():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+    model = nn.Sequential(network(), Odd())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ModelError, match=r"1 \(Odd\)"):
+        restarted(model, 0)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "adversarial_training(eps=0.1, mix=0)",
+        "adversarial_training(eps=0.1, epochs=0)",
+        "adversarial_training",
+        "fast_training(eps=0.1, holdout=0)",
+        "fast_training(eps=0.1, step=3)",
+        "fast_training(eps=0.1, drop=1)",
+        "fast_training(eps=0.1, guard_steps=1)",
+        "noisy_inference(std=0)",
+        "noisy_inference(std=inf)",
+        "noisy_inference(std=0.1, finetune=-1)",
+        "training_noise(eta=0)",
+        "training_noise(learning_rate=0)",
+    ],
+)
+def test_options_out_of_range_are_refused(text):
+    with pytest.raises(BadOption) as caught:
+        registry.build("defenses", text)
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize("text", ["adversarial_training(eps=0)", "fast_training(eps=-1)"])
+def test_a_radius_that_is_none_is_refused(text):
+    with pytest.raises(ThreatError, match="eps"):
+        registry.build("defenses", text)
+
+
+def test_forwards_and_backwards_are_counted_in_examples():
+    model = network().eval()
+    count = Count()
+    with count.of(model, None):
+        x = torch.rand(5, 1, 8, 8, requires_grad=True)
+        model(x).sum().backward()
+        with torch.no_grad():
+            model(x)
+    model(x)
+    assert (count.forwards, count.backwards) == (10, 5)
+    assert not model._forward_hooks
+
+
+# ---- fast training and its guard
+
+
+def test_fast_training_raises_accuracy_under_pgd():
+    target = mlp()
+    defense = FastTraining(eps=0.15, epochs=6)
+    wrapped = defense.wrap(target)
+    fitted = defense.fit(wrapped, material(train=digits()[0]))
+    assert pgd_accuracy(wrapped) > pgd_accuracy(target) + 0.2
+    assert fitted.numbers["stopped"] == "finished"
+    assert fitted.numbers["epochs"] == fitted.numbers["kept_epoch"] == 6
+    assert fitted.numbers["inner"] == "pgd(steps=1, step_size=0.1875)"
+    assert fitted.numbers["examples_held_out"] == 90
+    assert len(fitted.numbers["holdout_pgd"]) == 7
+    n, held = 810 * 6, 90 * 7
+    assert fitted.numbers["backwards"] == n * 2 + held * 11 - 90 * 11  # epoch 0 of the guard comes before the training
+
+
+def scripted(fails_from, single_too=False):
+    """An adversary that finds nothing until an epoch, and then everything; and the weights at each guard's look."""
+    states = []
+
+    def perturb(target, x, y, id, attack, threat, seed):
+        training_batch = seed != seed_of(0, "guard")
+        iterated = attack.get("steps") != 1
+        epoch = len(states)
+        if iterated:
+            states.append({key: value.clone() for key, value in target.model.state_dict().items()})
+        if training_batch or epoch < fails_from or (not iterated and not single_too):
+            return x
+        return x.roll(1, 0) if not bool((y == y.roll(1)).all()) else x
+
+    return perturb, states
+
+
+def test_the_guard_stops_at_a_collapse_and_brings_the_best_weights_back():
+    perturb, states = scripted(fails_from=3)
+    defense = FastTraining(eps=0.1, epochs=8, learning_rate=1e-3)
+    wrapped = defense.wrap(mlp())
+    fitted = defense.fit(wrapped, material(train=digits()[0], perturb=perturb))
+    assert fitted.numbers["epochs"] == 3
+    assert fitted.numbers["stopped"].startswith("catastrophic overfitting in epoch 3")
+    kept = fitted.numbers["kept_epoch"]
+    pgd = fitted.numbers["holdout_pgd"]
+    assert len(states) == 4
+    assert kept == max(range(3), key=lambda epoch: (pgd[epoch], epoch))
+    assert all(torch.equal(value, states[kept][key]) for key, value in wrapped.model.state_dict().items())
+    assert any(not torch.equal(value, states[3][key]) for key, value in wrapped.model.state_dict().items())
+    assert pgd[3] < 0.5 < min(pgd[:3])
+
+
+def test_a_fall_that_the_single_step_shares_is_no_collapse():
+    perturb, states = scripted(fails_from=2, single_too=True)
+    defense = FastTraining(eps=0.1, epochs=3, learning_rate=1e-3)
+    wrapped = defense.wrap(mlp())
+    fitted = defense.fit(wrapped, material(train=digits()[0], perturb=perturb))
+    assert fitted.numbers["stopped"] == "finished"
+    assert fitted.numbers["kept_epoch"] == fitted.numbers["epochs"] == 3
+    assert all(torch.equal(value, states[3][key]) for key, value in wrapped.model.state_dict().items())
+    assert fitted.notes == ()
+
+
+def test_a_model_that_only_ever_fooled_the_single_step_is_not_stopped_but_told_apart():
+    perturb, _ = scripted(fails_from=0)
+    defense = FastTraining(eps=0.1, epochs=2, learning_rate=1e-3)
+    fitted = defense.fit(defense.wrap(mlp()), material(train=digits()[0], perturb=perturb))
+    assert fitted.numbers["stopped"] == "finished"
+    assert max(fitted.numbers["holdout_pgd"]) < 0.3
+    assert "higher under the single step" in fitted.notes[0]
+
+
+def test_the_hold_out_is_disjoint_keyed_by_row_and_never_trained_on():
+    train = digits()[0]
+    rest, held = divide(train, 0.1, seed=0)
+    assert len(held.y) == 90
+    assert sorted([*rest.id.tolist(), *held.id.tolist()]) == sorted(train.id.tolist())
+    shuffled = torch.randperm(900, generator=torch.Generator().manual_seed(5))
+    again = divide(Split(train.x[shuffled], train.y[shuffled], train.id[shuffled]), 0.1, seed=0)[1]
+    assert set(again.id.tolist()) == set(held.id.tolist())
+    assert set(divide(train, 0.1, seed=1)[1].id.tolist()) != set(held.id.tolist())
+    where = {row: place for place, row in enumerate(train.id.tolist())}
+    assert all(torch.equal(x, train.x[where[row]]) for x, row in zip(held.x, held.id.tolist(), strict=True))
