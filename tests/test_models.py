@@ -107,6 +107,8 @@ def test_image_networks_take_any_size(shape):
         ("activation=selu", 1 / 400),
         ("activation=tanh", 2 / 700),
         ("activation=relu,init=glorot", 2 / 700),
+        ("activation=sigmoid", 16 * 2 / 700),
+        ("activation=sigmoid,init=glorot", 2 / 700),
         ("activation=tanh,init=he", 2 / 400),
         ("activation=relu,init=torch", 1 / 3 / 400),
     ],
@@ -119,7 +121,7 @@ def test_initial_weights_have_the_stated_variance(options, variance):
 
 
 def test_he_keeps_the_scale_of_a_deep_relu_network():
-    """Mean square of the last hidden layer is that of the input, on average over seeds (He et al. 2015, section 2.2)."""
+    """The mean square of every layer's output is the input's, on average over seeds (He et al. 2015, section 2.2)."""
     x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     width = ",".join(["256"] * 12)
     ratios = [
@@ -151,7 +153,7 @@ def test_bad_specs_raise_and_never_fall_back(spec, error, says):
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ModelError, match="cnn takes images.*\n.*reference:mlp"):
+    with pytest.raises(ModelError, match=r"cnn takes images.*\n.*reference:mlp"):
         models.build("cnn", (64,), 10, seed=0)
     with pytest.raises(ModelError, match="holds nothing"):
         models.build("mlp", (), 10, seed=0)
@@ -167,5 +169,6 @@ def test_canonical_writes_every_option_and_round_trips():
 
 
 def test_names_and_options_import_no_torch():
-    code = "import sys; from actsec import models; models.canonical('cnn'); models.names(); assert 'torch' not in sys.modules"
+    uses = "models.canonical('cnn'); models.names()"
+    code = f"import sys; from actsec import models; {uses}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,16 @@ from actsec.data.recognise import check_size
 from actsec.errors import DataError, Unsafe
 
 Array = npt.NDArray[Any]
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,  # from numpy, for a header it tries to read as one of Python 2
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,  # an encrypted member
+    NotImplementedError,  # a compression nobody can undo
+)
 _HOW = "Write the file with np.savez(path, x=x, y=y)."
 
 
@@ -38,7 +49,7 @@ def read_npz(path: Path, limit: int) -> tuple[Array, Array, tuple[str, ...] | No
             arrays = {
                 key: _member(archive, members[key], key, limit) for key in ("x", "y", "classes") if key in members
             }
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path} cannot be read: {error}", f"The file is damaged or incomplete. {_HOW}") from error
     ignored = sorted(set(members) - set(arrays))
     notes = (f"arrays left unread: {', '.join(ignored)}",) if ignored else ()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Init = Literal["auto", "he", "glorot", "torch"]
-_INIT = "initial weights: he, glorot, torch's own, or auto: glorot for tanh, sigmoid and identity, he for the others"
+_INIT = "initial weights: he, glorot, torch (its own), or auto: glorot for tanh, sigmoid, identity; he for the others"
 _ACTIVATION = "any activation of the catalogue, with its options"
 
 

@@ -12,7 +12,8 @@ from actsec.activations import Activation, activation
 from actsec.errors import BadOption, ModelError
 from actsec.models import CNN, MLP, Init, Options
 
-_GLOROT = {"tanh", "hardtanh", "sigmoid", "hardsigmoid", "identity"}
+# Glorot & Bengio assume unit slope at zero; the sigmoids' slopes there, 1/4 and 1/6, are made up for.
+_GLOROT = {"tanh": 1.0, "hardtanh": 1.0, "identity": 1.0, "sigmoid": 4.0, "hardsigmoid": 6.0}
 
 
 def build(options: Options, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
@@ -116,15 +117,19 @@ def _initialise(model: nn.Module, init: Init, kind: Activation) -> None:
     """Set the weights of every convolution and linear layer; biases to zero. "torch" leaves torch's own.
 
     He et al. (2015) keep the second moment of a relu network: standard deviation gain / sqrt(fan_in). Glorot & Bengio
-    (2010) suit activations that are linear around zero. No activation follows the logits, so they start by Glorot.
+    (2010) suit activations that are linear around zero; "auto" divides by their slope there. No activation follows the
+    logits, so they start by Glorot.
     """
     if init == "torch":
         return
     glorot = init == "glorot" or (init == "auto" and kind.name in _GLOROT)
+    gain = _GLOROT.get(kind.name, 1.0) if init == "auto" else 1.0
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     for layer in layers:
-        if glorot or layer is layers[-1]:
+        if layer is layers[-1]:
             nn.init.xavier_uniform_(layer.weight)
+        elif glorot:
+            nn.init.xavier_uniform_(layer.weight, gain=gain)
         else:
             fan_in = layer.weight[0].numel()
             nn.init.normal_(layer.weight, std=_gain(kind) / math.sqrt(fan_in))
