@@ -37,7 +37,10 @@ def show_normalization(value: Normalization | None) -> str:
     for name, known in NAMED.items():
         if value == known:
             return name
-    return "/".join(",".join(f"{number!r}" for number in numbers) for numbers in (value.mean, value.std))
+    return "/".join(
+        ",".join(f"{number:g}" if float(f"{number:g}") == number else repr(number) for number in numbers)
+        for numbers in (value.mean, value.std)
+    )
 
 
 def _read(text: str) -> Normalization:
