@@ -147,7 +147,7 @@ def sites(kind: str, dead: float | None) -> tuple[r.SiteHealth, ...]:
 def kill(dead: float | None, kind: str) -> r.Kill:
     if dead is None:
         return r.Kill(
-            "linf:0.1:kill", False, f"not applicable: {kind} cannot be killed", 0,
+            "linf:0.1:kill", False, f"{kind} cannot be killed", 0,
             None, None, None, None, None, None, None, None, None, (),
         )  # fmt: skip
     rows = tuple(
@@ -164,11 +164,11 @@ def variant(name: str, correct: int, left: int, n: int = 1000, **more: Any) -> r
     mortal = name == "relu"
     classes = more.pop("classes", CLASSES)
     base = r.Variant(
-        name, f"cnn(activation={name})", "", "", name, True, "model", "", 61_706, "sha256:" + "ab" * 32,
+        name, f"cnn(activation={name})", f"reference:cnn(activation={name})", "", name, name == "relu", "", "", 61_706, "sha256:" + "ab" * 32,
         {}, (), clean(correct, n, classes),
         (
             calibration("clean", n, correct / n, min(correct / n + 0.03, 0.97)),
-            calibration("pgd(steps=40)", n, (left + 2) / n, 0.88),
+            calibration("attacked: pgd(steps=40) at linf:0.1", n, (left + 2) / n, 0.88),
         ),
         (linf(left, correct, n, classes), minimal(correct, n, 0.412, classes)),
         sites(name, 0.06 if mortal else None), (), (kill(0.06 if mortal else None, name),),
@@ -178,7 +178,7 @@ def variant(name: str, correct: int, left: int, n: int = 1000, **more: Any) -> r
 
 def defended(chain: str, kind: str, correct: int, left: int, claims: str, **more: Any) -> r.Variant:
     made = variant(
-        "relu", correct, left, id=f"relu | {chain}", title=f"relu | {chain}", base="relu", chain=chain,
+        "relu", correct, left, id=f"relu | {chain}", title=f"relu | {chain}", base="reference:cnn(activation=relu)", chain=chain,
         kind=kind, claims=claims, audited=False, classes=more.pop("classes", CLASSES), fit={"epochs": 8, "examples": 600, "temperature": 1.62},
     )  # fmt: skip
     return dataclasses.replace(made, **more)
@@ -199,7 +199,7 @@ def normal(classes: tuple[str, ...] = CLASSES) -> r.Result:
         variant("tanh", 919, 133, classes=classes),
         defended(
             "temperature", "calibration", 931, 41, "rescales confidence; changes no label", classes=classes,
-            calibration=(calibration("clean", 1000, 0.931, 0.935), calibration("pgd(steps=40)", 1000, 0.043, 0.71)),
+            calibration=(calibration("clean", 1000, 0.931, 0.935), calibration("attacked: pgd(steps=40) at linf:0.1", 1000, 0.043, 0.71)),
         ),
         defended("swap(to=leaky_relu)", "robustness", 902, 40, "no unit can die", classes=classes),
         defended("adversarial_training", "robustness", 902, 521, "trains on attacked inputs", classes=classes),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -97,8 +97,13 @@ def result_json(result: Result) -> str:
 
 
 def render(report: Report, format: str) -> str | bytes:  # noqa: A002  # the option's name everywhere
-    """The report in a format: html, json, md, terminal, or a plug-in's. Raises UnknownName."""
-    made: str | bytes = registry.find("formats", format)(report)
+    """The report in a format: html, json, md, terminal, or a plug-in's. Raises UnknownName.
+
+    The record goes through its JSON first, so that a report made in the run and one made from the folder are equal.
+    """
+    draw = registry.find("formats", format)
+    stored = from_json(to_json(report), "the result")
+    made: str | bytes = draw(replace(stored, examples=report.examples, folder=report.folder))
     return made
 
 
@@ -121,7 +126,7 @@ def _adapter() -> TypeAdapter[_File]:
 
 def _dump(thing: Any) -> str:
     try:
-        return json.dumps(thing, indent=1, allow_nan=False) + "\n"
+        return json.dumps(thing, indent=1, sort_keys=True, allow_nan=False) + "\n"
     except ValueError:
         raise StoreError("the result holds NaN or infinity", "Store None and the reason beside it.") from None
 

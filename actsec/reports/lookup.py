@@ -15,9 +15,9 @@ def undefended(result: Result) -> tuple[Variant, ...]:
     return tuple(v for v in result.variants if not v.chain)
 
 
-def defended(result: Result, base: str) -> tuple[Variant, ...]:
-    """The variants that put defenses on ``base``."""
-    return tuple(v for v in result.variants if v.chain and v.base == base)
+def defended(result: Result, model: Variant) -> tuple[Variant, ...]:
+    """The variants that put defenses on the same model."""
+    return tuple(v for v in result.variants if v.chain and v.base == model.base)
 
 
 def main_threat(variant: Variant) -> ThreatResult | None:

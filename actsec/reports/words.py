@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actsec.reports.blocks import Chip, Content, Tone, code, joined, muted, strong, struck
-from actsec.result import AttackResult, Calibration, Share, ThreatResult, Variant
+from actsec.result import AttackResult, Calibration, ClassShare, Kill, Share, ThreatResult, Variant
 
+LONG = 12
+"""Lists longer than this are shown by their ends."""
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _STATE: dict[str, tuple[str, Tone]] = {
     "clean": ("no sign of masking", "good"),
@@ -73,21 +75,38 @@ def of(share: Share) -> str:
 
 def share_cell(share: Share, *, believed: bool = True, bold: bool = False) -> Content:
     """A share for a table: ``4.1 %  41 of 1000 [3.0, 5.5]``; struck through when it must not be believed."""
+    if share.n == 0:
+        return "not done"
     value = percent(share.value)
     shown: Content = struck(value) if not believed else strong(value) if bold else value
     return joined((shown, muted(f"{of(share)} [{share.low * 100:.1f}, {share.high * 100:.1f}]")))
 
 
+def doubt(threat: ThreatResult) -> str:
+    """Why the worst case must not be believed; empty when nothing speaks against it.
+
+    A worst case over attacks none of which finished only repeats the untouched accuracy: it is not a result either.
+    """
+    if not threat.believable:
+        return threat.why or "a sanity check is red"
+    if not any(a.counts and not a.baseline and a.error is None and a.n for a in threat.attacks):
+        return "no attack finished"
+    return ""
+
+
 def worst_cell(threat: ThreatResult) -> Content:
     """The worst case of a threat, in bold; struck through, with the reason beside it, when it cannot be believed."""
-    cell = share_cell(threat.worst_case, believed=threat.believable, bold=True)
-    if threat.believable:
-        return cell
-    return joined((cell, Chip("not believable", "bad"), threat.why))
+    if threat.worst_case.n == 0:
+        return "not done"
+    why = doubt(threat)
+    cell = share_cell(threat.worst_case, believed=not why, bold=True)
+    return joined((cell, Chip("not believable", "bad"), why)) if why else cell
 
 
 def state(threat: ThreatResult) -> Chip:
     """The masking verdict as a word."""
+    if threat.believable and not threat.checks:
+        return Chip(*_STATE["unchecked"])
     return Chip(*_STATE[threat.state])
 
 
@@ -108,8 +127,12 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def pairs(numbers: Mapping[str, Any]) -> str:
-    """``pgd = 41, fgsm = 118``."""
-    return ", ".join(f"{key} = {value(numbers[key])}" for key in numbers)
+    """``pgd = 41, fgsm = 118``; a table inside is written in brackets."""
+    return ", ".join(
+        f"{key} ({pairs(inner)})" if isinstance(inner, Mapping) else f"{key} = {value(inner)}"
+        for key, inner in numbers.items()
+        if inner not in ([], {})
+    )
 
 
 def value(thing: Any) -> str:
@@ -117,8 +140,15 @@ def value(thing: Any) -> str:
     if isinstance(thing, Mapping):
         return pairs(thing)
     if isinstance(thing, Sequence) and not isinstance(thing, str):
-        return ", ".join(value(item) for item in thing)
+        if len(thing) > LONG:
+            return f"{value(thing[0])} \N{HORIZONTAL ELLIPSIS} {value(thing[-1])} ({len(thing)} values)"
+        return ", ".join(value(item) for item in thing) or "none"
     return "none" if thing is None else number(thing)
+
+
+def sentence(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def plural(count: int, one: str, many: str = "") -> str:
@@ -158,6 +188,8 @@ def correct_before(variant: Variant, threat: ThreatResult) -> int | None:
 def worked_line(variant: Variant, threat: ThreatResult) -> str:
     """``1000 tested, 931 correct before, 41 still correct after``."""
     before = correct_before(variant, threat)
+    if threat.worst_case.n == 0:
+        return "nothing tested"
     middle = f"{before} correct before, " if before is not None else ""
     return f"{threat.worst_case.n} tested, {middle}{threat.worst_case.k} still correct after"
 
@@ -165,7 +197,7 @@ def worked_line(variant: Variant, threat: ThreatResult) -> str:
 def smallest(attack: AttackResult) -> Content:
     """The median smallest change that works, or the reason why there is none."""
     if attack.median_size is None:
-        return muted(attack.size_reason or "not measured")
+        return attack.size_reason or "not measured"
     return number(attack.median_size)
 
 
@@ -177,7 +209,7 @@ def name_of(variant: Variant) -> Content:
 def exit_meaning(exit_code: int, *, gates: bool) -> str:
     """What the exit code of the run said, in words."""
     if exit_code == 0 and not gates:
-        return "no gate set: exit 0 means finished"
+        return "No gate set: exit 0 means finished"
     meanings = {
         0: "every gate met",
         1: "a gate failed",
@@ -187,7 +219,22 @@ def exit_meaning(exit_code: int, *, gates: bool) -> str:
         5: "actsec itself failed",
         130: "interrupted, everything finished is stored",
     }
-    return f"exit {exit_code}: {meanings.get(exit_code, 'unknown')}"
+    return f"Exit {exit_code}: {meanings.get(exit_code, 'unknown')}"
+
+
+def inputs(found: Calibration) -> str:
+    """Which inputs a calibration speaks of: ``untouched``, or the attack that made them."""
+    return "untouched" if found.condition == "clean" else found.condition
+
+
+def weakest(classes: Sequence[ClassShare]) -> ClassShare | None:
+    """The class with the lowest share, of those that were tested at all."""
+    return min((c for c in classes if c.share.n), key=lambda c: c.share.value, default=None)
+
+
+def not_applicable(kill: Kill) -> str:
+    """Why dead-ReLU forcing says nothing here."""
+    return kill.reason if kill.reason.startswith("not applicable") else f"not applicable: {kill.reason}"
 
 
 def spec(text: str) -> Content:

@@ -21,7 +21,8 @@ def reliability(title: str, found: Calibration) -> Figure:
         *svg.grid(x, y, "confidence of the model", "correct", percent_x=True),
     ]
     most = max((b.n for b in found.reliability), default=1)
-    for row in found.reliability:
+    filled = [b for b in found.reliability if b.n]
+    for row in filled:
         left, wide = x(row.low) + 0.7, x(row.high) - x(row.low) - 1.4
         low, high = sorted((row.accuracy, row.confidence))
         parts.append(
@@ -34,7 +35,6 @@ def reliability(title: str, found: Calibration) -> Figure:
     parts.append(svg.tag("line", x1=x(0), y1=y(0), x2=x(1), y2=y(1), class_="diagonal"))
     parts.append(svg.tag("line", x1=x.start, x2=x.end, y1=floor, y2=floor, class_="axis"))
     parts.append(svg.tag("text", f"inputs in the bin (most: {most})", x=x.start, y=floor + 15, class_="note"))
-    filled = [b for b in found.reliability if b.n]
     alt = f"{title}: {ece(found)}. " + "; ".join(
         f"confidence {percent(b.confidence, 0)}, correct {percent(b.accuracy, 0)}, n {b.n}" for b in filled
     )

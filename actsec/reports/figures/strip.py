@@ -1,4 +1,4 @@
-"""Heat strip: one column a site in the order of the network, one row a fraction, darker is more."""
+"""Heat strip: one column a site in the order of the network, one row a fraction, stronger colour is more."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def strip(title: str, rows: Sequence[Row], caption: str) -> Figure:
     """The figure. A crossed cell says that this activation cannot have the condition."""
     count = max((len(r.values) for r in rows), default=0)
     wide = min((WIDTH - LEFT - RIGHT) / max(count, 1), 74.0)
+    width = max(LEFT + count * wide + RIGHT, 420.0)
     parts: list[Markup] = []
     for index, row in enumerate(rows):
         top = 6 + index * (ROW + 4)
@@ -39,7 +40,7 @@ def strip(title: str, rows: Sequence[Row], caption: str) -> Figure:
         parts.append(svg.tag("text", str(at + 1), x=LEFT + (at + 0.5) * wide, y=foot, class_="tick mid"))
     parts.append(svg.tag("text", "site", x=LEFT - 10, y=foot, class_="tick end"))
     said = ". ".join(f"{r.name}: {', '.join(_said(v) for v in r.values)}" for r in rows)
-    return Figure(svg.drawing(WIDTH, foot + 8, f"{title}. {said}.", parts), f"{title}. {said}.", caption)
+    return Figure(svg.drawing(width, foot + 8, f"{title}. {said}.", parts), f"{title}. {said}.", caption)
 
 
 def _cell(value: float | None, left: float, top: float, wide: float) -> list[Markup]:

@@ -34,7 +34,7 @@ def _value(value: str | float) -> str:
 def drawing(width: float, height: float, alt: str, parts: Iterable[Markup]) -> Markup:
     """The whole picture: scales with the page, read aloud as ``alt``."""
     return tag(
-        "svg", Markup("\n").join(parts), xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width:g} {height:g}",
+        "svg", Markup("\n").join(parts), width=width, height=height, viewBox=f"0 0 {width:g} {height:g}",
         role="img", aria_label=alt, class_="chart",
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def legend(names: Sequence[str], x: float, y: float, width: float) -> tuple[list
     parts, at, row = [], x, 0
     for series, name in enumerate(names):
         text = shorten(name, 34)
-        need = 26 + len(text) * 6.6
+        need = 30 + len(text) * 7
         if at > x and at + need > x + width:
             at, row = x, row + 1
         top = y + row * 19

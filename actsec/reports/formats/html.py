@@ -17,9 +17,12 @@ from markupsafe import Markup
 
 from actsec import registry
 from actsec.reports import words
-from actsec.reports.blocks import Block, Heading, spans
+from actsec.reports.blocks import Block, Content, Heading, plain, spans
 from actsec.reports.load import Report
 from actsec.reports.order import SECTIONS
+
+LONG_CELL = 24
+"""Characters from which a cell is running text."""
 
 
 def render(report: Report) -> str:
@@ -68,7 +71,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_asset),
     )
-    environment.filters.update(spans=spans, data_uri=_data_uri)
+    environment.filters.update(spans=spans, data_uri=_data_uri, long=_long)
     environment.tests["block"] = _is_block
     return environment.get_template("page.html.j2")
 
@@ -80,6 +83,11 @@ def _finalize(value: Any) -> Any:
 
 def _is_block(thing: object, name: str) -> bool:
     return type(thing).__name__ == name
+
+
+def _long(cell: Content) -> bool:
+    """Whether a table cell holds running text and needs room."""
+    return not isinstance(cell, tuple) and len(plain(cell)) > LONG_CELL
 
 
 def _data_uri(png: bytes) -> str:

@@ -29,14 +29,17 @@ def section(report: Report) -> Iterator[Block]:
             "its slope is close to zero at either end. A crossed cell marks what an activation of that kind cannot have."
         )
         if result.heading:
-            yield Note("How to read the comparison", result.heading)
+            yield Note("How to read the comparison:", f"{result.heading}.")
+    folded: list[Block] = []
     for index, variant in enumerate(shown):
-        blocks = tuple(_sites(variant))
+        blocks = (Heading(variant.title, 3), *_sites(variant))
         if variant.chain or index >= MOST_STRIPS:
-            yield Fold(f"Sites of {variant.title}", blocks)
+            folded += blocks
         else:
-            yield Heading(variant.title, 3)
             yield from blocks
+    if folded:
+        count = sum(isinstance(block, Heading) for block in folded)
+        yield Fold(f"Sites of {words.plural(count, 'other variant')}", tuple(folded))
     yield from _forcing(result)
 
 
@@ -54,7 +57,7 @@ def _sites(variant: Variant) -> Iterator[Block]:
         kept = [row for row in rows if any(value is not None for value in row.values)]
         if kept:
             under = f" Forcing under {kill.threat}." if kill else ""
-            yield strip(f"Sites of {variant.title}", kept, f"Fraction of units by site; darker is more.{under}")
+            yield strip(f"Sites of {variant.title}", kept, f"Fraction of units by site; stronger colour is more.{under}")
         else:
             yield Paragraph(f"No unit of {variant.activation} can be dead or saturated.")
         table = _table(variant, sites, after)
@@ -138,7 +141,7 @@ def _bars(kill: Kill) -> tuple[Bar, ...]:
 def _kill(variant: Variant, kill: Kill) -> tuple[Content, ...]:
     name = joined((f"{variant.title}, {kill.threat}",))
     if not kill.applicable:
-        return (name, kill.reason, *("\N{EN DASH}",) * 6)
+        return (name, words.not_applicable(kill), *("\N{EN DASH}",) * 6)
     net = words.points(kill.net) if kill.net is not None else "not done"
     if kill.net_low is not None and kill.net_high is not None:
         net += f" [{kill.net_low * 100:.1f}, {kill.net_high * 100:.1f}], n = {kill.n}"

@@ -29,13 +29,14 @@ def section(report: Report) -> Iterator[Block]:
     if figures:
         yield Figures(figures)
         yield Paragraph(
-            "Bars are the share correct in each bin; the hatched part is the gap to the model's own confidence; "
-            "the line is honest confidence; below, how many inputs fall in each bin."
+            "Bars are the share correct in each bin; the pale part is the gap to the model's own confidence, orange "
+            "where it claims too much, green where too little; the line is honest confidence; below, how many inputs fall "
+            "in each bin."
         )
     if any(v.kind == "calibration" for v in result.variants):
         yield Note("Calibration only", "Temperature scaling changes no label: it repairs confidence, not robustness.")
     first = lookup.first(result)
-    own = [(v, c) for v, c in rows if v is first or (first and v.kind == "calibration" and v.base == first.id)]
+    own = [(v, c) for v, c in rows if v is first or (first and v.kind == "calibration" and v.base == first.base)]
     rest = [pair for pair in rows if pair not in own]
     yield _table("Confidence of the audited model", own)
     if rest:
@@ -51,8 +52,8 @@ def _figures(result: Result) -> Iterator[Figure]:
     if untouched:
         yield reliability("untouched", untouched)
     if attacked:
-        yield reliability(f"after {attacked.condition}", attacked)
-    for variant in lookup.defended(result, first.id):
+        yield reliability(words.inputs(attacked), attacked)
+    for variant in lookup.defended(result, first):
         found = lookup.condition(variant, clean=True)
         if variant.kind == "calibration" and found:
             yield reliability(f"untouched, {variant.chain}", found)
@@ -68,8 +69,7 @@ def _table(caption: str, rows: list[tuple[Variant, Calibration]]) -> Table:
 
 
 def _row(variant: Variant, found: Calibration) -> tuple[Content, ...]:
-    inputs = "untouched" if found.condition == "clean" else f"after {found.condition}"
-    label: list[Content] = [f"{variant.title}, {inputs}"]
+    label: list[Content] = [f"{variant.title}, {words.inputs(found)}"]
     if variant.kind == "calibration":
         label.append(Chip("calibration only"))
     wrong = found.confidence_when_wrong

@@ -56,10 +56,10 @@ def _classes(variant: Variant, threat: ThreatResult | None) -> Block:
         series.append(f"worst case, {threat.threat}")
     groups = []
     for row in chosen:
-        drawn = [Bar(row.share.value, row.share.low, row.share.high)]
+        drawn = [Bar(row.share.value, row.share.low, row.share.high) if row.share.n else Bar(None)]
         if threat and after:
             share = after.get(row.name)
-            drawn.append(Bar(share.value, share.low, share.high, not threat.believable) if share else Bar(None))
+            drawn.append(Bar(share.value, share.low, share.high, bool(words.doubt(threat))) if share and share.n else Bar(None))
         groups.append(Group(row.name, tuple(drawn)))
     some = "" if len(chosen) == len(weakest) else f" The {len(chosen)} weakest of {len(weakest)} classes."
     caption = f"{variant.title}, by class; whiskers are 95 % Wilson intervals.{some}"

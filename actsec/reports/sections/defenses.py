@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Chip, Content, Figures, Heading, Items, Paragraph, Table, Tone, joined
+from actsec.reports.blocks import Block, Chip, Content, Figures, Heading, Items, Paragraph, Table, Tone, joined, muted
 from actsec.reports.figures.scatter import Point, scatter
 from actsec.reports.load import Report
 from actsec.result import Comparison, Result, Variant
@@ -33,9 +33,10 @@ def section(report: Report) -> Iterator[Block]:
 def _advice(result: Result, index: int) -> Content:
     advice = result.advice[index]
     parts: list[Content] = [Chip(advice.label, _ADVICE.get(advice.label, "neutral"))]
-    parts.append(f"{lookup.title(result, advice.variant)}: {advice.sentence}")
+    named = advice.variant in advice.sentence
+    parts.append(advice.sentence if named else f"{lookup.title(result, advice.variant)}: {advice.sentence}")
     if advice.estimate:
-        parts.append(f"Cost: {advice.estimate}.")
+        parts.append(muted(advice.estimate))
     return joined(parts)
 
 
@@ -50,7 +51,7 @@ def _tradeoff(variants: list[Variant]) -> Iterator[Block]:
         if found:
             kind = kinds.index(_kind(variant))
             clean = variant.clean.accuracy
-            points.append(Point(number, variant.title, kind, clean, found.worst_case, found.believable))
+            points.append(Point(number, variant.title, kind, clean, found.worst_case, not words.doubt(found)))
         rows.append(
             (
                 f"{number}  {variant.title}",

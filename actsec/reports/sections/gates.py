@@ -17,7 +17,7 @@ def section(report: Report) -> Iterator[Block]:
     result = report.result
     yield Heading("Gates")
     said = words.exit_meaning(result.exit_code, gates=bool(result.gates))
-    yield Paragraph(said[0].upper() + said[1:] + ".")
+    yield Paragraph(f"{said}.")
     if result.gates:
         rows: list[tuple[Content, ...]] = [
             (

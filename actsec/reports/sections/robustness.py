@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from actsec.reports import lookup, words
@@ -18,11 +19,14 @@ from actsec.reports.blocks import (
     Table,
     joined,
     muted,
+    strong,
+    struck,
 )
 from actsec.reports.figures.curves import Line, curves
 from actsec.reports.load import Report
 from actsec.result import AttackResult, Result, ThreatResult, Variant
 
+_ALONE = "still correct after this attack alone (upper bound)"
 LINES = 6
 """Curves in one figure before colours and marks repeat."""
 
@@ -40,7 +44,7 @@ def section(report: Report) -> Iterator[Block]:
         "examples that were wrong untouched count as not correct. A single attack alone gives an upper bound."
     )
     if result.heading:
-        yield Note("How to read the comparison", result.heading)
+        yield Note("How to read the comparison:", f"{result.heading}.")
     for name in names:
         yield from _threat(result, name)
 
@@ -49,39 +53,70 @@ def _threat(result: Result, name: str) -> Iterator[Block]:
     found = [(v, t) for v in result.variants for t in v.threats if t.threat == name]
     yield Heading(f"Under {name}", 3)
     yield Paragraph(found[0][1].echo)
-    yield _worst(name, found)
+    yield _smallest(name, found) if found[0][1].eps is None else _bounded(name, found)
     figures = tuple(_figures(result, found))
     if figures:
         yield Figures(figures)
     first = lookup.first(result)
+    others: list[Block] = []
     for variant, threat in found:
-        block = _attacks(variant, threat)
         if variant is first:
-            yield block
+            yield Paragraph(_worked(variant, threat))
+            yield _attacks(variant, threat)
         else:
-            yield Fold(f"Attack by attack: {variant.title} under {name}", (block,))
+            others.append(_attacks(variant, threat))
+    if others:
+        yield Fold(f"Attack by attack under {name}: {words.plural(len(others), 'other variant')}", tuple(others))
 
 
-def _worst(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block:
-    rows: list[tuple[Content, ...]] = []
-    for variant, threat in found:
-        sizes = [a for a in threat.attacks if a.role == "minimal"]
-        smallest: Content = words.number(min((a.median_size for a in sizes if a.median_size is not None), default=None))
-        if sizes and all(a.median_size is None for a in sizes):
-            smallest = words.smallest(sizes[0])
-        row: tuple[Content, ...] = (words.name_of(variant), words.worst_cell(threat), words.worked_line(variant, threat))
-        rows.append((*row, smallest, _weakest(threat)))
+def _worked(variant: Variant, threat: ThreatResult) -> Content:
+    line = f"{variant.title}: {words.worked_line(variant, threat)}."
+    why = words.doubt(threat)
+    return (struck(line), f" Not to be believed: {why}.") if why else strong(line)
+
+
+def _bounded(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block:
+    """Worst case inside a budget."""
+    rows: list[tuple[Content, ...]] = [
+        (words.name_of(variant), words.worst_cell(threat), _before(variant, threat), _weakest(threat), words.state(threat))
+        for variant, threat in found
+    ]
     return Table(
         f"Worst case under {name}: over every candidate of every attack, with 95 % Wilson intervals",
-        ("variant", "still correct", "in words", "smallest change that works (median)", "weakest class"),
+        ("variant", "still correct", "correct before", "weakest class", "sanity"),
         tuple(rows),
     )
 
 
+def _smallest(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block:
+    """Without a budget the size tells, not the share."""
+    rows: list[tuple[Content, ...]] = []
+    for variant, threat in found:
+        best = min((a for a in threat.attacks if a.median_size is not None), key=_size, default=None)
+        tried = next(iter(threat.attacks), None)
+        size: Content = strong(words.number(_size(best))) if best else words.smallest(tried) if tried else "not done"
+        by: Content = words.spec(best.attack) if best else "\N{EN DASH}"
+        rows.append((words.name_of(variant), size, by, words.worst_cell(threat), _before(variant, threat)))
+    return Table(
+        f"Smallest change that works under {name}: median over those correct before, failures counted as infinite",
+        ("variant", "median size", "found by", "not fooled at any size", "correct before"),
+        tuple(rows),
+    )
+
+
+def _size(attack: AttackResult) -> float:
+    return math.inf if attack.median_size is None else attack.median_size
+
+
+def _before(variant: Variant, threat: ThreatResult) -> Content:
+    before = words.correct_before(variant, threat)
+    return "not done" if before is None else f"{before} of {threat.worst_case.n}"
+
+
 def _weakest(threat: ThreatResult) -> Content:
-    if not threat.per_class:
+    weakest = words.weakest(threat.per_class)
+    if weakest is None:
         return "not done"
-    weakest = min(threat.per_class, key=lambda c: c.share.value)
     return joined((weakest.name, muted(f"{words.percent(weakest.share.value)}, {words.of(weakest.share)}")))
 
 
@@ -91,12 +126,12 @@ def _figures(result: Result, found: Sequence[tuple[Variant, ThreatResult]]) -> I
     chance = 1 / max(len(result.data.classes), 1)
     curved = [(v, t) for v, t in found if t.curve]
     models = [(v, t) for v, t in curved if not v.chain]
-    behind = [(v, t) for v, t in curved if first and (v is first or (v.chain and v.base == first.id))]
+    behind = [(v, t) for v, t in curved if first and (v is first or (v.chain and v.base == first.base))]
     groups = [models] if len(behind) <= 1 else [models, behind]
     for group in groups:
         for at in range(0, len(group), LINES):
             part = group[at : at + LINES]
-            lines = [Line(v.title, v.clean.accuracy, t.curve, t.believable) for v, t in part]
+            lines = [Line(v.title, v.clean.accuracy, t.curve, not words.doubt(t)) for v, t in part]
             yield curves(lines, part[0][1].norm, part[0][1].eps, chance)
 
 
@@ -111,12 +146,12 @@ def _attacks(variant: Variant, threat: ThreatResult) -> Block:
         "",
     )
     ordered = sorted(threat.attacks, key=lambda a: (a.baseline, a.still_correct.value))
-    rows = [worst, *(_row(a) for a in ordered)]
+    rows = [worst, *(_row(a, unbounded=threat.eps is None) for a in ordered)]
     return Table(
         f"Attack by attack: {variant.title} under {threat.threat}",
         (
             "attack",
-            "still correct after this attack alone (upper bound)",
+            _ALONE,
             "fooled, of those correct before",
             "median size",
             "confidence when fooled",
@@ -136,16 +171,16 @@ def _fooled_of_correct(variant: Variant, threat: ThreatResult) -> Content:
     return f"{before - threat.worst_case.k} of {before}"
 
 
-def _row(attack: AttackResult) -> tuple[Content, ...]:
+def _row(attack: AttackResult, *, unbounded: bool) -> tuple[Content, ...]:
     named = words.spec(attack.attack)
     if attack.error is not None:
-        return (named, "not done", "not done", "", "", "", joined((Chip("crashed", "bad"), attack.error)))
+        return (named, "not done", "not done", "", "", "", joined((Chip("no result", "bad"), attack.error)))
     confidence = attack.confidence_when_fooled
     return (
         named,
         words.share_cell(attack.still_correct),
         joined((words.of(attack.success), muted(words.percent(attack.success.value)))) if attack.success.n else "none",
-        words.smallest(attack) if attack.role == "minimal" else muted("\N{EN DASH}"),
+        words.smallest(attack) if unbounded else muted("\N{EN DASH}"),
         words.percent(confidence) if confidence is not None else muted("\N{EN DASH}"),
         f"{words.number(attack.forwards, 1)} forward, {words.number(attack.backwards, 1)} backward",
         _remarks(attack),

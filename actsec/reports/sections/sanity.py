@@ -40,9 +40,13 @@ def section(report: Report) -> Iterator[Block]:
         tuple(rows),
     )
     first = lookup.first(result)
-    for variant, threat in tried:
-        shown = variant is first or any(c.status in ("red", "error") for c in threat.checks)
-        yield Fold(_title(variant, threat), (_panel(variant, threat),), open=shown)
+    checked = [(variant, threat) for variant, threat in tried if threat.checks]
+    open_ones = [(v, t) for v, t in checked if v is first or any(c.status in ("red", "error") for c in t.checks)]
+    others = tuple(_panel(v, t) for v, t in checked if (v, t) not in open_ones)
+    for variant, threat in open_ones:
+        yield _panel(variant, threat)
+    if others:
+        yield Fold(f"The other {words.plural(len(others), 'panel')}, none with a red check", others)
 
 
 def _title(variant: Variant, threat: ThreatResult) -> str:
@@ -50,8 +54,6 @@ def _title(variant: Variant, threat: ThreatResult) -> str:
 
 
 def _panel(variant: Variant, threat: ThreatResult) -> Block:
-    if not threat.checks:
-        return Paragraph("Not done: no check was made.")
     rows = tuple(_row(c) for c in threat.checks)
     return Table(
         f"Checks of {_title(variant, threat)}", ("check", "status", "what was seen", "numbers", "what to do"), rows

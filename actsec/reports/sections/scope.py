@@ -32,7 +32,7 @@ def _threats(result: Result) -> Iterator[Block]:
         (
             code(name),
             threat.norm,
-            words.number(threat.eps, 4) if threat.eps is not None else "the smallest that works",
+            f"{threat.eps:.6g}" if threat.eps is not None else "the smallest that works",
             threat.echo,
             words.number(threat.worst_case.n),
             ", ".join(dict.fromkeys(a.name for a in threat.attacks)) or "not done",

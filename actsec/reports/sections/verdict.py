@@ -16,6 +16,7 @@ from actsec.reports.blocks import (
     Note,
     Paragraph,
     Table,
+    code,
     joined,
     muted,
     strong,
@@ -38,8 +39,8 @@ def section(report: Report) -> Iterator[Block]:
     variant = lookup.first(result)
     threat = lookup.main_threat(variant) if variant else None
     if variant and threat:
-        if not threat.believable:
-            yield Note("The worst case below must not be believed", threat.why, "bad")
+        if why := words.doubt(threat):
+            yield Note("The worst case below must not be believed:", why, "bad")
         yield Metrics(tuple(_metrics(result, variant, threat)))
         yield Paragraph(_worked(variant, threat, result))
     elif variant:
@@ -50,15 +51,15 @@ def section(report: Report) -> Iterator[Block]:
 
 
 def _metrics(result: Result, variant: Variant, threat: ThreatResult) -> Iterator[Metric]:
-    value = words.percent(threat.worst_case.value)
+    value, why = words.percent(threat.worst_case.value), words.doubt(threat)
     yield Metric(
         "Robust accuracy, worst case",
-        strong(value) if threat.believable else struck(value),
+        struck(value) if why else strong(value),
         f"{words.of(threat.worst_case)} still correct under {threat.threat}; {words.interval(threat.worst_case)}",
-        words.state(threat) if threat.believable else Chip("not believable", "bad"),
+        Chip("not believable", "bad") if why else words.state(threat),
     )
     yield _clean(variant)
-    noise = next((a for a in threat.attacks if a.baseline and a.error is None), None)
+    noise = next((a for a in threat.attacks if a.baseline and a.n), None)
     yield Metric(
         "Random noise of the same size",
         words.percent(noise.still_correct.value) if noise else Chip("not done"),
@@ -69,7 +70,7 @@ def _metrics(result: Result, variant: Variant, threat: ThreatResult) -> Iterator
     yield Metric(
         "Confidence when fooled",
         words.percent(fooled) if fooled is not None else Chip("not done"),
-        f"the model's mean confidence when wrong, after {attacked.condition}" if attacked and fooled is not None else "",
+        f"the model's mean confidence when wrong, {attacked.condition}, n = {attacked.n}" if attacked and fooled is not None else "",
     )
     untouched = lookup.condition(variant, clean=True)
     yield Metric(
@@ -87,7 +88,7 @@ def _metrics(result: Result, variant: Variant, threat: ThreatResult) -> Iterator
             "Units forced dead, net", words.points(kill.net), f"of all units, n = {kill.n}; {noise_net}"
         )
     elif variant.kills:
-        yield Metric("Units forced dead, net", Chip("not applicable"), variant.kills[0].reason)
+        yield Metric("Units forced dead, net", Chip("not applicable"), words.not_applicable(variant.kills[0]))
 
 
 def _clean(variant: Variant) -> Metric:
@@ -101,18 +102,19 @@ def _clean(variant: Variant) -> Metric:
 
 def _worked(variant: Variant, threat: ThreatResult, result: Result) -> Content:
     line = f"{words.worked_line(variant, threat)} ({variant.title}, {threat.threat})."
-    if not threat.believable:
-        return (struck(line), " ", f"Not to be believed: {threat.why}.")
+    if why := words.doubt(threat):
+        return (struck(line), " ", f"Not to be believed: {why}.")
     budget = words.budget(result.plan)
     return (strong(line), f" What is still correct is not refuted {budget}: an upper bound, not a certificate.")
 
 
 def _exit(result: Result) -> Content:
-    said = words.exit_meaning(result.exit_code, gates=bool(result.gates))
-    parts: list[Content] = [said[0].upper() + said[1:] + "."]
     tones = {"passed": "good", "failed": "bad", "no verdict": "warn"}
+    parts: list[Content] = []
     for gate in result.gates:
-        parts += [Chip(gate.outcome, tones[gate.outcome]), f"{gate.gate}: {gate.why}."]  # type: ignore[arg-type]  # a Tone
+        parts.append(code(gate.gate))
+        parts.append(Chip(gate.outcome, tones[gate.outcome]))  # type: ignore[arg-type]  # a Tone
+    parts.append(words.exit_meaning(result.exit_code, gates=bool(result.gates)) + ".")
     return joined(parts)
 
 
@@ -123,7 +125,7 @@ def _glance(result: Result) -> Iterator[Block]:
         return
     threats = lookup.threats(result)
     if result.heading:
-        yield Note("How to read the comparison", result.heading)
+        yield Note("How to read the comparison:", f"{result.heading}.")
     rows = []
     for variant in variants:
         untouched = lookup.condition(variant, clean=True)

@@ -1,0 +1,195 @@
+"""The end of a run in a terminal: the worst case first, what it rests on, what helps, and where the report is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from actsec.reports import lookup, words
+from actsec.reports.blocks import Chip, Content, Span, spans
+from actsec.reports.load import Report
+from actsec.result import Advice, AttackResult, Result, ThreatResult, Variant
+
+_STYLE = {"good": "green", "warn": "yellow", "bad": "red", "neutral": "", "strong": "bold", "struck": "strike"}
+_STYLE |= {"code": "", "muted": "dim"}
+Line: TypeAlias = Text | Table | Padding
+WIDTH, NAME = 100, 30
+
+
+def render(report: Report) -> str:
+    """The summary as plain text without escape codes, ``WIDTH`` columns wide."""
+    sink = io.StringIO()
+    show(report, Console(file=sink, width=WIDTH, color_system=None, force_terminal=False, highlight=False))
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()) + "\n"
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the summary on a console, in colour where the console has it."""
+    result = report.result
+    for part in (_headline(result), _models(result), _attacks(result), _advice(result), _end(report)):
+        for line in part:
+            console.print(line, highlight=False, soft_wrap=False)
+
+
+def text(content: Content) -> Text:
+    """Content as rich text; no markup of others is ever read."""
+    out = Text()
+    for item in spans(content):
+        if isinstance(item, str):
+            out.append(words.clean(item))
+        elif isinstance(item, Chip):
+            out.append(words.clean(item.text), style=_STYLE[item.tone])
+        elif isinstance(item, Span):
+            # Where nothing can be struck through, the words must say so.
+            shown = words.clean(item.text)
+            out.append(f"~{shown}~" if item.style == "struck" else shown, style=_STYLE[item.style])
+    return out
+
+
+def _headline(result: Result) -> Iterator[Line]:
+    yield Text()
+    if result.status == "partial":
+        yield Text("Partial: not everything was run.", style="yellow")
+    for index, line in enumerate(result.headline):
+        yield Text(words.clean(line), style="bold" if index == 0 else "")
+    variant = lookup.first(result)
+    threat = lookup.main_threat(variant) if variant else None
+    if variant and threat:
+        yield Text()
+        line = f"{words.worked_line(variant, threat)} ({variant.title}, {threat.threat})"
+        why = words.doubt(threat)
+        if not why:
+            yield text(Span(line, "strong"))
+            yield text(f"What is still correct is not refuted {words.budget(result.plan)}; it is no certificate.")
+        else:
+            yield text((Span(line, "struck"), " ", Chip("not believable", "bad"), f": {why}"))
+
+
+def _models(result: Result) -> Iterator[Line]:
+    """Every variant, one line each."""
+    if not result.variants:
+        return
+    names = lookup.threats(result)
+    yield Text()
+    if result.heading:
+        yield Text(words.clean(words.sentence(result.heading)), style="dim")
+    table = _table(("variant", "untouched", *(_column(name, result) for name in names), "ECE (null p95)"))
+    for variant in result.variants:
+        untouched = lookup.condition(variant, clean=True)
+        table.add_row(
+            text(variant.title),
+            text(words.percent(variant.clean.accuracy.value) if variant.clean.accuracy.n else "not done"),
+            *(_under(lookup.threat(variant, name)) for name in names),
+            text(f"{untouched.ece:.3f} ({untouched.null_p95:.3f})" if untouched else "not done"),
+        )
+    yield table
+
+
+def _column(threat: str, result: Result) -> str:
+    bounded = any(t.eps is not None for v in result.variants for t in v.threats if t.threat == threat)
+    return f"worst case {threat}" if bounded else f"smallest {threat} (median)"
+
+
+def _under(threat: ThreatResult | None) -> Text:
+    if threat is None or threat.worst_case.n == 0:
+        return Text("not done")
+    if threat.eps is None:
+        sizes = [a.median_size for a in threat.attacks if a.median_size is not None]
+        return Text(words.number(min(sizes)) if sizes else "none")
+    share = f"{words.percent(threat.worst_case.value)}"
+    bounds = f" [{threat.worst_case.low * 100:.1f}, {threat.worst_case.high * 100:.1f}]"
+    if not words.doubt(threat):
+        return text((Span(share, "strong"), Span(bounds, "muted")))
+    return text((Span(share, "struck"), " ", Chip("not believable", "bad")))
+
+
+def _attacks(result: Result) -> Iterator[Line]:
+    """The audited model, attack by attack."""
+    variant = lookup.first(result)
+    if variant is None:
+        return
+    for threat in variant.threats:
+        yield Text()
+        yield text(f"{variant.title} under {threat.threat} ({threat.echo})")
+        table = _table(("attack", _alone(threat), "passes per example"))
+        ordered = sorted((a for a in threat.attacks if a.error is None), key=lambda a: (a.baseline, a.still_correct.value))
+        for attack in ordered:
+            table.add_row(text(attack.attack), _left(attack, threat), text(_passes(attack)))
+        for attack in threat.attacks:
+            if attack.error is not None:
+                table.add_row(text(attack.attack), text(("not done: ", attack.error)), Text())
+        yield table
+    yield from _sanity(variant)
+
+
+def _alone(threat: ThreatResult) -> str:
+    if threat.eps is None:
+        return "smallest change that works (median)"
+    return "still correct after this attack alone (upper bound)"
+
+
+def _left(attack: AttackResult, threat: ThreatResult) -> Text:
+    if threat.eps is None:
+        return text(words.smallest(attack))
+    shown = f"{attack.still_correct.k} of {attack.still_correct.n}  {words.percent(attack.still_correct.value)}"
+    return text((shown, Span("  baseline", "muted")) if attack.baseline else shown)
+
+
+def _passes(attack: AttackResult) -> str:
+    return f"{words.number(attack.forwards, 1)} forward, {words.number(attack.backwards, 1)} backward"
+
+
+def _sanity(variant: Variant) -> Iterator[Line]:
+    """What stands in the way of believing the numbers; nothing when all is well, which the headline says."""
+    wrong = [c for t in variant.threats for c in t.checks if c.status in ("red", "error", "warn")]
+    if wrong:
+        yield Text()
+        yield Text("Sanity checks that are not clean")
+        for check in wrong:
+            yield Padding(text((f"{check.rule} ", words.check(check.status), f": {check.claim}")), (0, 0, 0, 2))
+
+
+def _advice(result: Result) -> Iterator[Line]:
+    """What helps and at what cost; then the names of what was not tried."""
+    tried = [a for a in result.advice if a.label != "not tested"]
+    untried = [a.variant for a in result.advice if a.label == "not tested"]
+    if result.advice:
+        yield Text()
+        yield Text("What helps, and what it costs")
+    for advice in tried:
+        yield Padding(text(_advised(result, advice)), (0, 0, 0, 2))
+    if untried:
+        yield text(f"  not tested: {', '.join(untried)}")
+
+
+def _advised(result: Result, advice: Advice) -> Content:
+    tone = {"recommended": "good", "looks better, is masking": "bad"}.get(advice.label, "neutral")
+    named = "" if advice.variant in advice.sentence else f"{lookup.title(result, advice.variant)}: "
+    cost = f" ({advice.estimate})" if advice.estimate else ""
+    return (Chip(advice.label, tone), f": {named}{advice.sentence}{cost}")  # type: ignore[arg-type]  # a Tone
+
+
+def _end(report: Report) -> Iterator[Line]:
+    result = report.result
+    yield Text()
+    for gate in result.gates:
+        tone = {"passed": "good", "failed": "bad"}.get(gate.outcome, "warn")
+        yield text((f"Gate {gate.gate}: ", Chip(gate.outcome, tone), f" ({gate.why})"))  # type: ignore[arg-type]  # a Tone
+    if result.not_done:
+        yield text(f"Not done: {'; '.join(result.not_done)}")
+    yield text(f"{words.exit_meaning(result.exit_code, gates=bool(result.gates))}.")
+    if report.folder:
+        yield text(("Report: ", Span(f"{report.folder.rstrip('/')}/report.html", "strong")))
+
+
+def _table(columns: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 2), header_style="dim")
+    for index, name in enumerate(columns):
+        table.add_column(Text(words.clean(name)), overflow="fold", min_width=NAME if index == 0 else None)
+    return table
