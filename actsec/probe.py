@@ -82,7 +82,7 @@ def broken_graph(target: Target, x: Tensor) -> str:
 
 
 def _outputs(target: Target, oracle: Oracle, x: Tensor, y: Tensor) -> dict[str, Any]:
-    raw = torch.cat([oracle.observe(piece).logits for piece in x.split(oracle.batch)])
+    raw = oracle.observe(x).logits
     again = [oracle.observe(x).logits for _ in range(PASSES - 1)]
     finite = torch.isfinite(raw).all(1)
     good = raw[finite].double()
@@ -96,8 +96,8 @@ def _outputs(target: Target, oracle: Oracle, x: Tensor, y: Tensor) -> dict[str, 
         "n": len(x),
         "non_finite_outputs": float((~finite).float().mean()),
         "output_spread": float(spread),
-        "classes_decided": len(raw.argmax(1).unique()),
-        "classes_present": len(y.unique()),
+        "classes_decided": len(set(raw.argmax(1).tolist())),
+        "classes_present": len(set(y.tolist())),
         "looks_like_probabilities": _probabilities(undecided),
         "repeatable": difference <= 1e-4,
         "repeat_difference": min(difference, 1e30),
@@ -238,7 +238,7 @@ def site_health(target: Target, x: Tensor, y: Tensor, batch: int = 128) -> list[
     """
     with frozen(target.model):
         tallies = {site.name: _Tally(site) for site in _sites(target, x)}
-        for piece, labels in zip(x.split(batch), y.split(batch), strict=True):
+        for piece, labels in zip(torch.split(x, batch), torch.split(y, batch), strict=True):
             leaf = piece.detach().clone().requires_grad_(True)
             with watch(target.model, only=frozenset(tallies), post=False) as seen:
                 logits = target.decision_logits(target.logits(leaf))
@@ -279,7 +279,7 @@ def kill_profile(target: Target, before: Tensor, after: Tensor, batch: int = 128
         sums = {name: np.zeros(5) for name in sites}
         net, of_active = [], []
         oracle = Oracle(target, batch)
-        for clean, attacked in zip(before.split(batch), after.split(batch), strict=True):
+        for clean, attacked in zip(torch.split(before, batch), torch.split(after, batch), strict=True):
             pairs = list(zip(oracle.observe(clean, True).sites, oracle.observe(attacked, True).sites, strict=True))
             counts = np.zeros((len(clean), 4))  # killed, revived, active before, units
             for one, two in pairs:

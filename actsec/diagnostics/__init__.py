@@ -44,21 +44,21 @@ def diagnose(evidence: Evidence, names: Sequence[str] | None = None) -> tuple[Fi
 
 
 def state(findings: Iterable[Finding], stochastic: bool) -> State:
-    """The masking verdict on findings of ``diagnose``.
+    """The masking verdict on findings of ``diagnose``; the first of these that holds.
 
     randomised: forward passes differ although the target does not say so, which explains every other sign; masked: some
-    rule says that gradients are hidden; randomised: the target is stochastic; unchecked: a rule was not done or crashed
-    that counts among the essential ones; clean otherwise.
+    rule says that gradients are hidden; randomised: the target is stochastic; unchecked: an essential rule was not done
+    or crashed, or the number is void for another reason (a search cut short, a constant output); clean: none of these.
     """
+    found = tuple(findings)
     kinds = {kind.rule: kind for kind in (registry.find("diagnostics", name) for name in registry.names("diagnostics"))}
-    status = {each.rule: each.status for each in findings}
+    status = {each.rule: each.status for each in found}
     if status.get("ACT-M11") == "red":
         return "randomised"
-    if any(each.status in getattr(kinds.get(each.rule), "masks", ("red",)) for each in findings):
+    if any(each.status in getattr(kinds.get(each.rule), "masks", ("red",)) for each in found):
         return "masked"
     if stochastic:
         return "randomised"
     essential = [rule for rule, kind in kinds.items() if getattr(kind, "essential", False)]
-    if any(status.get(rule, "not_done") in ("not_done", "error") for rule in essential):
-        return "unchecked"
-    return "clean"
+    undone = any(status.get(rule, "not_done") in ("not_done", "error") for rule in essential)
+    return "unchecked" if undone or any(each.voids for each in found) else "clean"
