@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from actsec.errors import ActsecError, DataError, ModelError, NoVerdict
+from actsec.errors import ActsecError, BadOption, DataError, ModelError, NoVerdict
 from actsec.fitting import check_finite
 from actsec.normalizing import HALF, IMAGENET, normalization, show_normalization
 from actsec.oracle import frozen
@@ -111,8 +111,6 @@ def preflight(
 def check_expected(measured: Share, expected: float) -> None:
     """Raises NoVerdict when the whole 95 % interval of the measured accuracy lies below what the owner expects."""
     if not 0 < expected <= 1:
-        from actsec.errors import BadOption
-
         raise BadOption(f"expect_accuracy={expected:g} is not a share", "Write 0.93 for 93 %.")
     if measured.high < expected:
         raise NoVerdict(

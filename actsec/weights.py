@@ -16,6 +16,7 @@ import io
 import json
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ _NAMES = {
     "unknown": "of no kind that is known to hold tensors alone",
 }
 _LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
-_COMPRESSED = (b"x\x01", b"x\x9c", b"x\xda", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x04\x22\x4d\x18", b"]\x00\x00")
-_DEPTH = 3
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x04\x22\x4d\x18", b"]\x00\x00")
+_HEADER = 100_000_000  # bytes: the longest header safetensors allows
+_DEPTH = 3  # of nested dictionaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +135,12 @@ def _kind(data: bytes, place: Path) -> str:
         raise ModelError(f"{place} is a NumPy array, not weights", "Give weights with names: model.state_dict().")
     if head[:4] == b"PK\x03\x04":
         return _zip_kind(data, place)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= len(data) - 8:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _HEADER:
         return "safetensors"
     if head[:1] == b"\x80":
         return "legacy" if head[2:14] == _LEGACY else "pickle"
-    if head.startswith(_COMPRESSED):
+    zlib = head[:1] == b"x" and int.from_bytes(head[:2], "big") % 31 == 0
+    if zlib or head.startswith(_COMPRESSED):
         return "compressed"
     return "pickle" if called(data) else "unknown"
 
@@ -183,15 +186,17 @@ def _load(data: bytes, kind: str, place: Path, trust: bool) -> tuple[Any, bool]:
             f"Install torch 2.10 or newer. {HOW}",
         )
     try:
-        # weights_only is passed, so that TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD cannot turn it off
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True, mmap=False), False
+        with warnings.catch_warnings(action="ignore"):
+            # weights_only is passed, so that TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD cannot turn it off
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True, mmap=False), False
     except pickle.UnpicklingError as error:
-        refused = _unsafe_globals(data)
-        if not refused:
-            raise _damaged(place, error) from error
         if trust:
             return _execute(data, kind, place), True
-        raise Unsafe(f"{place} would call {_few(refused)} when opened; a state dict calls nothing", HOW) from error
+        refused = _unsafe_globals(data)
+        calls = f"would call {_few(refused)} when opened; a state dict calls nothing"
+        raise Unsafe(
+            f"{place} {calls if refused else 'is a pickle that the weights-only reader cannot follow'}", HOW
+        ) from error
     except Exception as error:  # the reader raises whatever a damaged file makes it meet
         raise _damaged(place, error) from error
 
