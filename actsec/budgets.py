@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from actsec import registry
 from actsec.activations import activation
 from actsec.errors import BadOption, PlanError, ThreatError, unknown
-from actsec.plan import Plan, Trial
-from actsec.spec import parse, parse_chain, show
-from actsec.types import Threat
+from actsec.plan import EXPERIMENTS, Plan, Trial, variants
+from actsec.spec import Spec, parse, parse_chain, show
+from actsec.types import Threat, chain_text
 
 DEMO_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh")
 DEMO_DEFENSES = (
@@ -26,6 +26,7 @@ DEMO_DEFENSES = (
     "fast_training",
     "adversarial_training",
 )
+OWN_DEFENSES = ("temperature", "swap(to=leaky_relu)", "swap(to=leaky_relu, recalibrate=true)")
 CURVE = (0.25, 0.5, 1.5, 2.0)
 """The robust-accuracy curve is measured at these multiples of eps, and at eps."""
 
@@ -50,9 +51,7 @@ BUDGETS = {
 }
 
 
-def resolve(
-    plan: Plan, shape: tuple[int, ...], grid: int | None, rows: int, *, trains: bool, calibrates: bool
-) -> Plan:
+def resolve(plan: Plan, shape: tuple[int, ...], grid: int | None, rows: int, *, trains: bool, calibrates: bool) -> Plan:
     """The plan with every gap filled, all names checked. Raises UnknownName, BadOption, PlanError, ThreatError."""
     if plan.budget not in BUDGETS:
         raise unknown("budget", plan.budget, BUDGETS)
@@ -63,13 +62,33 @@ def resolve(
         value = getattr(plan, name)
         if value is not None and value < 1:
             raise BadOption(f"{name} = {value}", f"Give {name} of at least 1.")
+    if not 0 <= plan.seed < 1 << 63:
+        raise BadOption(f"seed = {plan.seed}", "Give a seed of at least 0, below 2**63.")
+    if plan.reference:
+        _check_reference(plan)
     eps = plan.eps if plan.eps is not None else (8 / 255 if shape[:1] == (3,) else 0.1)
     Threat("linf", eps)
     samples = min(rows, plan.samples or (rows if plan.per_class else budget.samples))
     filled = plan.having(eps=eps, samples=None if plan.per_class else samples)
-    filled = filled.having(activations=_activations(plan), defenses=_defenses(plan, trains=trains, calibrates=calibrates))
+    filled = filled.having(activations=_activations(plan))
+    filled = filled.having(defenses=_defenses(plan, eps, trains=trains, calibrates=calibrates))
+    names = [variant.name for variant in variants(filled)]
+    for name in (name for trial in plan.attacks for name in trial.variants):
+        if name not in names:
+            raise unknown("variant", name, names)
     trials = tuple(_filled(trial, filled, samples, budget) for trial in plan.attacks)
     return filled.having(attacks=_with_checks(trials, filled, samples, budget, shape, grid))
+
+
+def _check_reference(plan: Plan) -> None:
+    """Refuse options that a model trained in the run has no use for, rather than ignore them."""
+    for name in ("normalize", "threshold", "output", "random_weights", "trust_model", "expect_accuracy"):
+        value = getattr(plan, name)
+        if value not in (None, False):
+            raise PlanError(
+                f"{name} = {value}: {plan.model} is trained in the run and takes none",
+                f"Leave {name} out, or give --model.",
+            )
 
 
 def default_trials(
@@ -78,11 +97,12 @@ def default_trials(
     """All attacks, each under the threats it works in, and the roles the sanity checks need."""
     at, kill = f"linf:{show(eps)}", f"linf:{show(eps)}:kill"
     few, pixels = min(samples, budget.minimal), min(samples, budget.pixels)
+    curve = [eps * k for k in CURVE if eps * k <= 1]
     return (
         *checks(eps, samples, budget),
         Trial("fgsm(loss=margin)", at, samples, "attack"),
-        *(Trial(f"pgd(steps={budget.steps}, loss=margin)", f"linf:{show(eps * k)}", samples, "curve") for k in CURVE),
-        *(Trial(f"noise(draws={budget.draws})", f"linf:{show(eps * k)}", samples, "noise_curve") for k in CURVE),
+        *(Trial(f"pgd(steps={budget.steps}, loss=margin)", f"linf:{show(e)}", samples, "curve") for e in curve),
+        *(Trial(f"noise(draws={budget.draws})", f"linf:{show(e)}", samples, "noise_curve") for e in curve),
         Trial("minimal_l2", "l2", few, "minimal"),
         Trial("carlini_wagner", "l2", min(few, 2 * budget.minimal // 3), "minimal"),
         Trial(pixel_attack(shape, grid), "l0:1", pixels, "attack"),
@@ -159,8 +179,11 @@ def _with_checks(
     """The user's trials and the checks their numbers must pass; all of the budget's when none are named."""
     eps = plan.eps or 0.1
     if not trials:
-        return tuple(_filled(trial, plan, samples, budget) for trial in default_trials(eps, samples, budget, shape, grid))
-    roles = {trial.role for trial in trials}
+        return tuple(
+            _filled(trial, plan, samples, budget) for trial in default_trials(eps, samples, budget, shape, grid)
+        )
+    # A check reads what was tried at the headline threat; only the unbounded attack lies elsewhere.
+    roles = {t.role for t in trials if t.role in EXPERIMENTS or Threat.parse(t.threat) == Threat("linf", eps)}
     missing = [trial for trial in checks(eps, samples, budget) if trial.role not in roles]
     if any(trial.role == "kill" for trial in trials) and "kill_noise" not in roles:
         kill = next(trial for trial in trials if trial.role == "kill")
@@ -168,7 +191,7 @@ def _with_checks(
             Trial(f"noise(draws={budget.draws})", kill.threat, kill.samples, "kill_noise"),
             Trial(f"pgd(steps={budget.steps})", kill.threat, kill.samples, "kill_pgd"),
         ]
-    return (*trials, *missing)
+    return (*trials, *(_filled(trial, plan, samples, budget) for trial in missing))
 
 
 def _activations(plan: Plan) -> tuple[str, ...]:
@@ -186,18 +209,23 @@ def _activations(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(parse(text)) for text in chosen))
 
 
-def _defenses(plan: Plan, *, trains: bool, calibrates: bool) -> tuple[str, ...]:
-    if plan.defenses is not None:
-        chains = [parse_chain(text) for text in plan.defenses]
-        for chain in chains:
-            for spec in chain:
-                needs = registry.build("defenses", spec).needs
-                if (needs == "train" and not trains) or (needs == "calibration" and not calibrates):
-                    raise PlanError(f"{spec.name} needs {needs} data", f"Give --{needs} data.npz.")
-        return tuple(" | ".join(map(str, chain)) for chain in chains)
-    if plan.reference:
-        return DEMO_DEFENSES
-    straight = ["swap(to=leaky_relu)"]
-    return tuple(
-        (["temperature"] if calibrates else []) + straight + (["swap(to=leaky_relu, recalibrate=true)"] if trains else [])
-    )
+def _defenses(plan: Plan, eps: float, *, trains: bool, calibrates: bool) -> tuple[str, ...]:
+    """The chains the user named, or all that make sense and have the data they need."""
+    given = {"nothing": True, "train": trains, "calibration": calibrates}
+    named = (DEMO_DEFENSES if plan.reference else OWN_DEFENSES) if plan.defenses is None else plan.defenses
+    chains = []
+    for text in named:
+        chain = tuple(_with_eps(spec, eps) for spec in parse_chain(text))
+        lacking = [(spec, needs) for spec in chain if not given[needs := registry.build("defenses", spec).needs]]
+        if not lacking:
+            chains.append(chain_text(chain))
+        elif plan.defenses is not None:
+            spec, needs = lacking[0]
+            raise PlanError(f"{spec.name} needs {needs} data", f"Give --{needs} data.npz.")
+    return tuple(dict.fromkeys(chains))
+
+
+def _with_eps(spec: Spec, eps: float) -> Spec:
+    """A defense that trains against a budget trains against the audited one, unless it is told otherwise."""
+    options = {field.name for field in dataclasses.fields(registry.find("defenses", spec.name))}
+    return spec.having(eps=eps) if "eps" in options and spec.get("eps") is None else spec

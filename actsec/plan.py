@@ -1,7 +1,8 @@
 """What to do: the plan, its TOML, and the jobs it comes to.
 
-A plan with gaps is a request; ``budgets.resolve`` fills the gaps and changes nothing that is written, so a resolved plan
-given back resolves to itself. Paths are kept as written. Job ids hash content (weights, data, specs, seed), never paths.
+A plan with gaps is a request; ``budgets.resolve`` fills the gaps and changes nothing that is written, so a resolved
+plan given back resolves to itself. Paths are kept as written. Job ids hash content (weights, data, specs, seed), never
+paths.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from actsec import registry
-from actsec.errors import BadOption, PlanError, unknown
+from actsec import models, registry
+from actsec.errors import BadOption, PlanError, SpecError, unknown
 from actsec.spec import Spec, parse, parse_chain, parse_value
+from actsec.training.recipe import Recipe
 from actsec.types import Job, Threat, chain_text
 
 SCHEMA = 1
@@ -44,7 +46,7 @@ class Trial:
 class Plan:
     """Everything an audit is told. Each field is a TOML key and a command-line option of the same name."""
 
-    model: Annotated[str, "file.py:factory, package.module:factory, torchvision:NAME or reference:NAME"] = "reference:cnn"
+    model: Annotated[str, "file.py:factory, package.module:factory, torchvision:NAME, reference:NAME"] = "reference:cnn"
     weights: Annotated[str | None, "safetensors file or weights-only state dict"] = None
     data: Annotated[str, "test data: digits, a .npz file, an image folder or file.py:factory"] = "digits"
     train: Annotated[str | None, "training data, for defenses that train"] = None
@@ -105,10 +107,12 @@ class VariantPlan:
 
 
 def variants(plan: Plan) -> tuple[VariantPlan, ...]:
-    """The models of a resolved plan: the bases, then each defense on the audited one. The first is the audited model."""
+    """The models of a resolved plan: the bases, then each defense on the first, which is the audited model."""
     if plan.reference:
-        bases = [VariantPlan(str(parse(a)), _with_activation(plan.model, a), audited=i == 0) for i, a in
-                 enumerate(plan.activations)]
+        bases = [
+            VariantPlan(str(parse(text)), _with_activation(plan.model, text), audited=i == 0)
+            for i, text in enumerate(plan.activations)
+        ]
     else:
         bases = [VariantPlan("model", plan.model, audited=True)]
     first = bases[0]
@@ -123,20 +127,25 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
     """Every job of a resolved plan, dependencies before dependants, each once."""
     made: dict[str, Job] = {}
     for variant in variants(plan):
-        models = model_jobs(plan, facts, variant)
+        prepared = model_jobs(plan, facts, variant)
         single = [single_job(kind, plan, facts, variant) for kind in ("clean", "probe")]
         tried = [job for trial in plan.attacks for job in trial_jobs(plan, facts, variant, trial)]
-        for job in (*models, *single, *tried):
+        for job in (*prepared, *single, *tried):
             made.setdefault(job.id, job)
     return tuple(made.values())
 
 
 def model_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:
     """The jobs that make the variant's weights, the last of which leaves them: the base, then its chain of defenses."""
-    recipe: dict[str, Any] = {"model": facts.model, "seed": plan.seed, "threads": plan.threads}
+    recipe: dict[str, Any] = {"seed": plan.seed, "threads": plan.threads}
     if plan.reference:
-        recipe |= {"base": variant.base, "train": facts.train}
-    base = _job("base", recipe, (), f"prepare {variant.base}", variants(plan)[0].name if variant.chain else variant.name)
+        # The architecture alone, so that plans share a base whatever else they build.
+        recipe |= {"base": str(models.canonical(variant.base)), "train": facts.train}
+        recipe |= {"recipe": dataclasses.asdict(Recipe(seed=plan.seed))}
+    else:
+        recipe |= {"model": facts.model}
+    first = variants(plan)[0].name
+    base = _job("base", recipe, (), f"prepare {variant.base}", first if variant.chain else variant.name)
     if not variant.chain:
         return (base,)
     recipe = {
@@ -171,10 +180,8 @@ def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> 
         "budget": plan.budget,
     }
     label = f"{trial.attack} at {trial.threat} on {variant.name}"
-    return tuple(
-        _job("attack", {**recipe, "rows": [start, min(start + plan.shard, trial.samples)]}, (model,), label, variant.name)
-        for start in range(0, trial.samples, plan.shard)
-    )
+    shards = ([start, min(start + plan.shard, trial.samples)] for start in range(0, trial.samples, plan.shard))
+    return tuple(_job("attack", {**recipe, "rows": rows}, (model,), label, variant.name) for rows in shards)
 
 
 def _job(kind: str, recipe: dict[str, Any], needs: tuple[str, ...], label: str, variant: str) -> Job:
@@ -195,9 +202,15 @@ def tested(plan: Plan, variant: str, threat: Threat) -> int:
 
 
 def plan_id(plan: Plan, facts: Facts) -> str:
-    """One hash of the whole plan: of its job ids and its gates."""
-    content = json.dumps([[job.id for job in jobs(plan, facts)], list(plan.gates)])
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
+    """One hash of all that decides the result: the jobs, what each is for, and the gates. Never a path."""
+    content = {
+        "jobs": [job.id for job in jobs(plan, facts)],
+        "variants": [variant.name for variant in variants(plan)],
+        "attacks": [dataclasses.astuple(trial) for trial in plan.attacks],
+        "eps": plan.eps,
+        "gates": plan.gates,
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
 def read(path: str | Path) -> Plan:
@@ -205,9 +218,13 @@ def read(path: str | Path) -> Plan:
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as problem:
-        raise PlanError(f"cannot read the plan {path}: {problem.strerror}", "Give the path of a TOML file.") from problem
+        raise PlanError(
+            f"cannot read the plan {path}: {problem.strerror}", "Give the path of a TOML file."
+        ) from problem
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise PlanError(f"{path} is not TOML: {problem}", "See `actsec audit --print-plan` for an example.") from problem
+        raise PlanError(
+            f"{path} is not TOML: {problem}", "See `actsec audit --print-plan` for an example."
+        ) from problem
     return from_table(table)
 
 
@@ -229,18 +246,27 @@ def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
     for key, value in options.items():
         if key == "attacks":
             changes[key] = _trials(list(value))
-        elif isinstance(value, tuple):
-            changes[key] = value
-        elif value is True or "str" in str(hints[key]):
+        elif key == "defenses" and value == ("none",):
+            changes[key] = ()
+        elif isinstance(value, tuple) or value is True or "str" in str(hints[key]):
             changes[key] = value
         else:
-            read_value = parse_value(str(value))
-            kinds = (int,) if "int" in str(hints[key]) and "float" not in str(hints[key]) else (int, float)
-            if type(read_value) not in kinds:
-                kind = "a whole number" if kinds == (int,) else "a number such as 0.1 or 8/255"
-                raise BadOption(f"--{key.replace('_', '-')} {value!r} is not {kind}", f"Give {kind}.")
-            changes[key] = read_value if kinds == (int,) else float(read_value)  # type: ignore[arg-type]  # a number, checked
+            changes[key] = _number(key, str(value), whole="float" not in str(hints[key]))
     return plan.having(**changes)
+
+
+def _number(key: str, text: str, *, whole: bool) -> float:
+    """The number of an option's text: 20, 0.1 or 8/255."""
+    try:
+        value = parse_value(text)
+    except SpecError:
+        value = None
+    if type(value) is int:
+        return value if whole else float(value)
+    if type(value) is float and not whole:
+        return value
+    kind = "a whole number" if whole else "a number such as 0.1 or 8/255"
+    raise BadOption(f"--{key.replace('_', '-')} {text!r} is not {kind}", f"Give {kind}.")
 
 
 def write(plan: Plan) -> str:
@@ -252,34 +278,40 @@ def write(plan: Plan) -> str:
             lines.append(f"{spec_field.name} = {_toml(value)}")
     for trial in plan.attacks:
         lines += ["", "[[attacks]]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(trial).items() if value not in ("", 0, ())]
+        given = {key: value for key, value in dataclasses.asdict(trial).items() if value not in ("", 0, ())}
+        lines += [f"{key} = {_toml(value)}" for key, value in given.items()]
     return "\n".join(lines) + "\n"
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml, value))}]"
-    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    # A JSON text is a TOML text but for DEL, which TOML wants escaped.
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _trials(value: Any) -> tuple[Trial, ...]:
-    known = {f.name for f in dataclasses.fields(Trial)}
-    made = []
-    for item in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
-        if isinstance(item, str):
-            made.append(Trial(item))
-            continue
-        if not isinstance(item, Mapping) or "attack" not in item:
-            raise PlanError(f"attacks: {item!r} is not an attack", "Write 'pgd(steps=200)' or a table with attack = ...")
-        for key in item:
-            if key not in known:
-                raise unknown("key of an attack", key, known)
-        trial = {key: tuple(part) if isinstance(part, list) else part for key, part in item.items()}
-        for key, kind in (("attack", str), ("threat", str), ("samples", int), ("role", str), ("variants", tuple)):
-            if key in trial and type(trial[key]) is not kind:
-                raise PlanError(f"attacks: {key} = {trial[key]!r} has the wrong type", f"Give a {kind.__name__}.")
-        made.append(Trial(**trial))
-    return tuple(made)
+    every = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return tuple(Trial(item) if isinstance(item, str) else _trial(item) for item in every)
+
+
+def _trial(item: Any) -> Trial:
+    """One table of ``[[attacks]]``, every key and type checked."""
+    if not isinstance(item, Mapping) or "attack" not in item:
+        raise PlanError(f"attacks: {item!r} is not an attack", "Write 'pgd(steps=200)' or a table with attack = ...")
+    known = {f.name: getattr(Trial("", ""), f.name) for f in dataclasses.fields(Trial)}
+    given: dict[str, Any] = {}
+    for key, part in item.items():
+        if key not in known:
+            raise unknown("key of an attack", key, known)
+        given[key] = tuple(part) if isinstance(part, list) else part
+        texts = key != "variants" or all(isinstance(name, str) for name in given[key])
+        if type(given[key]) is not type(known[key]) or not texts:
+            kind = {str: "a text", int: "a whole number", tuple: "a list of texts"}[type(known[key])]
+            raise PlanError(f"attacks: {key} = {part!r} is not {kind}", f"Give {kind}.")
+    if given.get("samples", 1) < 1:
+        raise PlanError(f"attacks: samples = {given['samples']}", "Give at least 1, or leave it out.")
+    return Trial(**given)
 
 
 def _plan_value(key: str, hint: Any, value: Any) -> Any:
@@ -298,9 +330,9 @@ def _plan_value(key: str, hint: Any, value: Any) -> Any:
             return tuple(value)
     elif "str" in text:
         allowed += (str,)
+    if key == "eps" and isinstance(value, str):
+        return _number(key, value, whole=False)
     if type(value) not in allowed:
-        if key == "eps" and isinstance(value, str):
-            return Threat.parse(f"linf:{value}").eps
         raise PlanError(f"{key} = {value!r} has the wrong type", f"Give {key} as in `actsec audit --print-plan`.")
     return float(value) if "float" in text else value
 

@@ -1,17 +1,20 @@
 """Names to plug-ins. The file name is the name; nothing is imported before it is asked for.
 
 A built-in plug-in is the one public class (attacks, defenses, diagnostics) or function (sections, formats) of its file
-that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and are addressed as ``package/name``,
-so that they never shadow a built-in.
+that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and are addressed as
+``package/name``, so that they never shadow a built-in.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.abc import InspectLoader
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Literal
 
@@ -68,12 +71,16 @@ def brief(kind: Kind, spec: Spec) -> Spec:
 
 
 def page(kind: Kind, name: str) -> str:
-    """The doc page of a plug-in: its module's docstring."""
-    module = importlib.import_module(find(kind, name).__module__)
-    return (module.__doc__ or "").strip()
+    """The doc page of a plug-in: its module's docstring, read without importing what the plug-in imports."""
+    if name not in names(kind):
+        raise unknown(kind[:-1], name, names(kind))
+    entry = _entries(kind).get(name)
+    found = importlib.util.find_spec(entry.module if entry else f"{_ROOMS[kind][0]}.{name}")
+    source = found.loader.get_source(found.name) if found and isinstance(found.loader, InspectLoader) else None
+    return (ast.get_docstring(ast.parse(source or "")) or "").strip()
 
 
-def _entries(kind: Kind) -> dict[str, Any]:
+def _entries(kind: Kind) -> dict[str, EntryPoint]:
     found = entry_points(group=f"actsec.{kind}")
     return {f"{e.dist.name if e.dist else e.module}/{e.name}": e for e in found}
 

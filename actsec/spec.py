@@ -15,7 +15,6 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from actsec.errors import BadOption, SpecError, unknown
@@ -71,7 +70,11 @@ def show(value: Value) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(show, value))}]"
     if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z_][\w./:@+-]*", value) and value.lower() not in {*_WORDS, "inf"}
+        # Plain when the reader would take the whole text as one name: "inf/2" reads as a number, "None" as none.
+        token = _TOKEN.match(value)
+        plain = (
+            token is not None and token.lastgroup == "name" and token["name"] == value and value.lower() not in _WORDS
+        )
         return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return str(value)
 
@@ -172,9 +175,7 @@ class _Reader:
             self.take("]")
             return tuple(items)
         spec = self.spec()
-        if spec.options:
-            return spec
-        return math.inf if spec.name == "inf" else _WORDS.get(spec.name.lower(), spec.name)
+        return spec if spec.options else _WORDS.get(spec.name.lower(), spec.name)
 
 
 _GRAMMAR = "Write name(option=value, ...), for example pgd(steps=200, step_size=2/255)."
@@ -221,62 +222,48 @@ def table(cls: type) -> list[tuple[str, str, str, str]]:
         hint = hints[field.name]
         meaning = get_args(hint)[1] if get_origin(hint) is Annotated else ""
         default = "required" if field.default is dataclasses.MISSING else show(field.default)
+        if field.default_factory is not dataclasses.MISSING:
+            default = show(field.default_factory())
         rows.append((field.name, _type_name(hint), default, meaning))
     return rows
 
 
-def to_json(value: Value) -> Any:
-    """A value as JSON: a spec becomes its text, a tuple a list, infinity the word ``inf``."""
-    if isinstance(value, Spec):
-        return str(value)
-    if isinstance(value, tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    return value
-
-
-def from_mapping(name: str, options: Mapping[str, Any]) -> Spec:
-    """A spec from a TOML or JSON table. Lists become tuples; texts that hold a spec are read when it is built."""
-
-    def freeze(value: Any) -> Value:
-        return tuple(map(freeze, value)) if isinstance(value, list) else value
-
-    return Spec(name, tuple((key, freeze(value)) for key, value in options.items()))
-
-
 def _fit(hint: Any, value: Value, where: str) -> Any:
-    """``value`` as the annotation asks, or BadOption. An int is a float; a word or a text is a spec where one is asked."""
-    if get_origin(hint) is Annotated:
-        return _fit(get_args(hint)[0], value, where)
-    origin = get_origin(hint)
+    """``value`` as the annotation asks, or BadOption. An int is a float; a word is a spec where one is asked."""
+    fitted = _fitted(hint, value)
+    if fitted is _UNFIT:
+        raise BadOption(f"{where}: {show(value)} is not {_type_name(hint)}", f"Give {_type_name(hint)}.")
+    return fitted
+
+
+_UNFIT: Any = object()
+
+
+def _fitted(hint: Any, value: Value) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _fitted(inner[0], value)
     if origin in (Union, types.UnionType):
-        for choice in get_args(hint):
-            try:
-                return _fit(choice, value, where)
-            except (BadOption, SpecError):
-                continue
-    elif origin is Literal:
-        if value in get_args(hint):
-            return value
-    elif origin is tuple and isinstance(value, tuple):
-        return tuple(_fit(get_args(hint)[0], item, where) for item in value)
-    elif hint is type(None):
-        if value is None:
-            return None
-    elif hint is Spec:
-        if isinstance(value, Spec):
-            return value
-        if isinstance(value, str):
-            return parse(value)
-    elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
-            return float(value)
-        if isinstance(value, str) and (match := _TOKEN.fullmatch(value)) and match["number"]:
-            return float(_number(match["number"]))
-    elif hint in (int, bool, str) and type(value) is hint:
-        return value
-    raise BadOption(f"{where}: {show(value)} is not {_type_name(hint)}", f"Give {_type_name(hint)}.")
+        return next((fitted for choice in inner if (fitted := _fitted(choice, value)) is not _UNFIT), _UNFIT)
+    if origin is Literal:
+        # True equals 1, so that the type must agree too.
+        return value if any(value == choice and type(value) is type(choice) for choice in inner) else _UNFIT
+    if origin is tuple:
+        items = [_fitted(inner[0], item) for item in value] if isinstance(value, tuple) else [_UNFIT]
+        return _UNFIT if any(item is _UNFIT for item in items) else tuple(items)
+    if hint is Spec and isinstance(value, str):
+        return parse(value)
+    if hint is float:
+        return _fitted_float(value)
+    return value if type(value) is hint else _UNFIT
+
+
+def _fitted_float(value: Value) -> Any:
+    if isinstance(value, str) and (match := _TOKEN.fullmatch(value)) and match["number"]:
+        value = _number(match["number"])
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
+        return float(value)
+    return _UNFIT
 
 
 def _type_name(hint: Any) -> str:
