@@ -207,7 +207,7 @@ def test_wrap_and_fit_leave_the_given_target_and_the_global_random_state_alone(t
     assert states[1] == random.getstate()
     assert np.array_equal(states[2], np.random.get_state()[1])  # noqa: NPY002  # the global one
     after = snapshot(wrapped.model)
-    assert not any(grad is not None for _, grad in after[2])
+    assert not any(required or grad is not None for required, grad in after[2])
     assert not any(any(hooks) for hooks in after[3])
 
 

@@ -12,6 +12,7 @@ from actsec import registry, training
 from actsec.defenses import AdversarialTraining, FastTraining, NoisyInference, Swap, TrainingNoise
 from actsec.defenses._learning import Asked, Count, decisions_of, restarted, seed_of
 from actsec.defenses.fast_training import divide
+from actsec.defenses.swap import example_of
 from actsec.errors import BadOption, ModelError, ThreatError, UnknownName
 from actsec.spec import Spec, parse
 from actsec.training import Recipe
@@ -116,6 +117,14 @@ def test_fine_tuning_mends_what_a_straight_swap_breaks():
     assert clean_accuracy(mended) > 0.9
     assert fitted.numbers["epochs"] == 5
     assert fitted.numbers["examples_seen"] == fitted.numbers["forwards"] == fitted.numbers["backwards"] == 5 * 900
+
+
+def test_the_example_that_finds_the_sites_lies_in_the_box_and_is_normalised():
+    target = mlp().having(bounds=(2.0, 3.0), normalization=Normalization((2.0,), (10.0,)))
+    x = example_of(target)
+    assert x.shape == (2, 1, 8, 8)
+    assert 0 <= x.min() < 0.02 < 0.08 < x.max() <= 0.1
+    assert torch.equal(x, example_of(target))
 
 
 def test_swap_says_what_it_needs():
