@@ -46,9 +46,10 @@ class Draws:
         return 1.0 - 2.0 * _shift(self.bits(row, step, shape, stream), 63).to(torch.float32)
 
     def normal(self, row: Tensor, step: Tensor | int, shape: tuple[int, ...], stream: int = 0) -> Tensor:
-        """Float32 (n, *shape) of standard normals, by the inverse distribution function at 53 bits."""
-        top = _shift(self.bits(row, step, shape, stream), 11).to(torch.float64)
-        return torch.special.ndtri((top + 0.5) * 2.0**-53).to(torch.float32)
+        """Float32 (n, *shape) of standard normals, by the inverse distribution function at 52 bits: always finite."""
+        top = _shift(self.bits(row, step, shape, stream), 12).to(torch.float64)
+        normal: Tensor = torch.special.ndtri((top + 0.5) * 2.0**-52)
+        return normal.to(torch.float32)
 
     def integers(self, row: Tensor, step: Tensor | int, shape: tuple[int, ...], below: int, stream: int = 0) -> Tensor:
         """Int64 (n, *shape) in [0, below); the bias is below / 2**53."""

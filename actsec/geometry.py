@@ -1,7 +1,8 @@
 """Distances and balls: size, project, steepest step, random start, and the placing of a candidate.
 
 All functions take tensors whose first dimensions are rows (n, ...) or rows and candidates (n, k, ...), and the number
-of those leading dimensions where it matters. Sizes are exact: differences of float32 inputs are taken in float64.
+of those leading dimensions where it matters. Sizes are exact: differences of float32 inputs are taken in float64. Every
+row is computed as if it were alone, so that a result does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -10,25 +11,39 @@ import torch
 from torch import Tensor
 
 from actsec.draws import Draws
-from actsec.types import Cases, Norm
-
-SLACK = 1e-6
-"""A candidate is inside the ball when its size is at most eps * (1 + SLACK): float32 rounding, nothing more."""
+from actsec.errors import ThreatError
+from actsec.types import SLACK, Cases, Norm
 
 
 def size(delta: Tensor, norm: Norm, lead: int = 1) -> Tensor:
     """The norm of each row, float64. l0 counts pixels of images (channels, height, width) and features of vectors."""
+    if norm == "l0":
+        changed = delta != 0
+        if delta.dim() - lead == 3:
+            changed = changed.any(lead)
+        return changed.flatten(lead).sum(-1).double() if changed.dim() > lead else changed.double()
     flat = delta.flatten(lead).double() if delta.dim() > lead else delta.unsqueeze(-1).double()
     if norm == "linf":
         return flat.abs().amax(-1)
-    if norm == "l2":
-        return flat.square().sum(-1).sqrt()
-    if norm == "l1":
-        return flat.abs().sum(-1)
-    changed = delta != 0
-    if delta.dim() - lead == 3:
-        changed = changed.any(lead)
-    return changed.flatten(lead).sum(-1).double()
+    return row_sum(flat.square()).sqrt() if norm == "l2" else row_sum(flat.abs())
+
+
+def distance(x: Tensor, clean: Tensor, norm: Norm) -> Tensor:
+    """The exact norm (n,) float64 of x - clean, both (n, *shape) float32: a float32 difference would round."""
+    return size(x.double() - clean.double(), norm) if norm != "l0" else size(x != clean, norm)
+
+
+def row_sum(values: Tensor) -> Tensor:
+    """values summed over the last dimension. A lone long row would be summed by several threads in another order."""
+    if values.shape[:-1].numel() == 1:
+        return torch.stack([values, values]).sum(-1)[0]
+    return values.sum(-1)
+
+
+def bounded(cases: Cases, attack: str) -> None:
+    """Raise ThreatError unless every row has a finite budget: ``attack`` looks inside a ball."""
+    if not bool(torch.isfinite(cases.eps).all()):
+        raise ThreatError(f"{attack} needs a budget, and {cases.norm} was given none", f"Give one: {cases.norm}:EPS.")
 
 
 def spread(per_row: Tensor, like: Tensor) -> Tensor:
@@ -59,21 +74,54 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     linf: the sign (0 where the gradient is 0); l2: the normalised gradient; l1 and l0: the largest coordinate or pixel.
     Rows whose gradient is zero or not finite give zero.
     """
-    flat = gradient.flatten(1)
-    good = torch.isfinite(flat).all(1)
-    flat = torch.where(good[:, None], flat, torch.zeros_like(flat))
+    flat = finite_rows(gradient).flatten(1)
     if norm == "linf":
         step = flat.sign()
     elif norm == "l2":
         # Scaled by the largest entry first, so that tiny gradients do not underflow when squared.
-        scaled = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-        step = scaled / scaled.square().sum(1, keepdim=True).sqrt().clamp_min(torch.finfo(flat.dtype).tiny)
+        tiny = torch.finfo(flat.dtype).tiny
+        scaled = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny)
+        step = scaled / row_sum(scaled.square())[:, None].sqrt().clamp_min(tiny)
     elif norm == "l1":
         top = flat.abs().argmax(1, keepdim=True)
         step = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
     else:
-        step = _keep_largest(gradient, torch.ones_like(good, dtype=torch.float64)).flatten(1).sign()
+        one = torch.ones(len(flat), dtype=torch.float64, device=flat.device)
+        step = _keep_largest(flat.reshape(gradient.shape), one).flatten(1).sign()
     return step.reshape(gradient.shape)
+
+
+def finite_rows(gradient: Tensor) -> Tensor:
+    """The gradient with rows that hold a NaN or an infinity set to zero: they point nowhere."""
+    good = torch.isfinite(gradient).flatten(1).all(1)
+    return torch.where(spread(good, gradient), gradient, torch.zeros_like(gradient))
+
+
+def free(gradient: Tensor, x: Tensor, cases: Cases) -> Tensor:
+    """The gradient with the coordinates set to zero that would only leave the box from x (both (n, *shape))."""
+    out = ((x >= cases.high) & (gradient > 0)) | ((x <= cases.low) & (gradient < 0))
+    return torch.where(out, torch.zeros_like(gradient), gradient)
+
+
+def farthest(cases: Cases, gradient: Tensor) -> Tensor:
+    """The admissible input (n, *shape) that a linear function of this gradient is largest at, in linf, l2 and l1.
+
+    linf: x + eps * sign(gradient), clipped to the box. l2: the budget that clipped coordinates cannot use goes to the
+    others. l1: coordinates are filled to the box by falling gradient. A row whose gradient is 0 stays at x.
+    """
+    gradient = finite_rows(gradient)
+    if cases.norm == "linf":
+        return place(cases, gradient.sign() * spread(cases.eps, gradient).to(gradient.dtype))
+    room = torch.where(gradient > 0, cases.high - cases.x, cases.x - cases.low).flatten(1).double()
+    flat = gradient.flatten(1).double()
+    if cases.norm == "l2":
+        length = _clip_scaled(steepest(free(gradient, cases.x, cases), "l2").flatten(1).double(), room, cases.eps)
+        return place(cases, length.reshape(gradient.shape).to(gradient.dtype))
+    order = flat.abs().argsort(dim=1, descending=True, stable=True)
+    used = torch.where(flat != 0, room, torch.zeros_like(room)).gather(1, order)
+    left = (cases.eps[:, None] - (used.cumsum(1) - used)).clamp_min(0)
+    filled = torch.zeros_like(room).scatter(1, order, torch.minimum(used, left))
+    return place(cases, (filled * flat.sign()).reshape(gradient.shape).to(gradient.dtype))
 
 
 def dual(norm: Norm) -> Norm:
@@ -100,28 +148,61 @@ def random_start(cases: Cases, draws: Draws, step: Tensor | int, stream: int = 0
 
 
 def place(cases: Cases, delta: Tensor) -> Tensor:
-    """The admissible input nearest to x + delta: in the ball, then in the box, exact to float32 rounding.
+    """The admissible input nearest to x + delta, in ball and box at once (l1: in the ball, then in the box).
 
-    delta is (n, *shape) or (n, k, *shape). Adding eps to x in float32 can overshoot the ball by half a unit in the last
-    place; where that exceeds SLACK the candidate is moved one representable number back.
+    delta is (n, *shape) or (n, k, *shape). Adding to x in float32 can overshoot the ball by half a unit in the last
+    place; where that exceeds SLACK the candidate is rounded towards x instead. Where neither ball nor SLACK binds the
+    result is exactly (x + delta) clipped to the box.
     """
-    flat_cases = cases.repeated(delta.shape[1]) if delta.dim() == cases.x.dim() + 1 else cases
-    rows = delta.reshape(flat_cases.x.shape)
-    finite = bool(torch.isfinite(cases.eps).all())
-    if finite:
-        rows = project(rows, cases.norm, flat_cases.eps)
-    placed = (flat_cases.x + rows).clamp(cases.low, cases.high)
-    if finite and cases.norm == "linf":
-        over = (placed.double() - flat_cases.x.double()).abs() > spread(flat_cases.eps, placed) * (1 + SLACK)
-        placed = torch.where(over, torch.nextafter(placed, flat_cases.x), placed)
-    elif finite and cases.norm in ("l2", "l1"):
-        length = size(placed - flat_cases.x, cases.norm)
-        shrink = torch.where(length > flat_cases.eps * (1 + SLACK / 2), flat_cases.eps / length - SLACK, 1.0)
-        if bool((shrink < 1).any()):
-            factor = spread(shrink, placed).to(placed.dtype)
-            pulled = flat_cases.x + (placed - flat_cases.x) * factor
-            placed = torch.where(factor < 1, pulled.clamp(cases.low, cases.high), placed)
+    rows = cases.repeated(delta.shape[1]) if delta.dim() == cases.x.dim() + 1 else cases
+    moved = delta.reshape(rows.x.shape)
+    if cases.norm != "l2":
+        moved = project(moved, cases.norm, rows.eps)
+    placed = (rows.x + moved).clamp(cases.low, cases.high)
+    if cases.norm == "linf":
+        over = (placed.double() - rows.x.double()).abs() > spread(rows.eps, placed) * (1 + SLACK)
+        placed = torch.where(over, torch.nextafter(placed, rows.x), placed)
+    elif cases.norm != "l0":
+        over = distance(placed, rows.x, cases.norm) > rows.eps * (1 + SLACK)
+        if bool(over.any()):
+            placed = placed.index_copy(0, over.nonzero().flatten(), _pulled(rows.rows(over), moved[over], placed[over]))
     return placed.reshape(delta.shape)
+
+
+def _pulled(cases: Cases, delta: Tensor, placed: Tensor) -> Tensor:
+    """Candidates outside the l2 or l1 ball brought into it, in float64, and rounded to float32 towards x."""
+    x, eps = cases.x.flatten(1).double(), cases.eps
+    if cases.norm == "l2":
+        v = delta.flatten(1).double()
+        room = torch.where(v > 0, cases.high - x, x - cases.low).clamp_min(0)
+        exact = _clip_scaled(v, room, eps)
+    else:
+        exact = placed.flatten(1).double() - x
+        exact = exact * (eps / size(exact, "l1")).clamp_max(1)[:, None]
+    rounded = (x + exact).to(placed.dtype)
+    # Rounding towards x shortens every coordinate, so the exact size is never exceeded in any norm.
+    too_far = (rounded.double() - x).abs() > exact.abs()
+    rounded = torch.where(too_far, torch.nextafter(rounded, cases.x.flatten(1)), rounded)
+    return rounded.clamp(cases.low, cases.high).reshape(placed.shape)
+
+
+def _clip_scaled(v: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """v (n, d) scaled per row so that, cut to +-room, its l2 size is eps (or all that the room gives): float64.
+
+    The KKT point of the projection onto ball and box. Cut coordinates keep their room and the others share what is
+    left, which can only cut more of them; so the loop ends, after a few rounds in practice, and then moves no row.
+    """
+    magnitude = v.abs()
+    cut = magnitude <= 0
+    while True:
+        inner = torch.where(cut, torch.zeros_like(v), magnitude)
+        spent = row_sum(torch.where(cut & (magnitude > 0), room, torch.zeros_like(v)).square())
+        left = (eps.square() - spent).clamp_min(0).sqrt() / row_sum(inner.square()).sqrt().clamp_min(1e-300)
+        scaled = inner * left[:, None]
+        more = cut | (scaled > room)
+        if bool((more == cut).all()):
+            return v.sign() * torch.where(cut & (magnitude > 0), room, scaled)
+        cut = more
 
 
 def inside(x: Tensor, cases: Cases, size_of_x: Tensor) -> Tensor:
@@ -135,7 +216,7 @@ def _project_l1(delta: Tensor, eps: Tensor) -> Tensor:
     flat = delta.flatten(1).double()
     magnitude, _ = flat.abs().sort(dim=1, descending=True)
     count = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=torch.float64)
-    excess = (magnitude.cumsum(1) - eps[:, None].double()) / count
+    excess = (magnitude.cumsum(1) - eps[:, None]) / count
     active = (magnitude > excess).sum(1, keepdim=True).clamp_min(1)
     threshold = excess.gather(1, active - 1).clamp_min(0)
     return (flat.sign() * (flat.abs() - threshold).clamp_min(0)).to(delta.dtype).reshape(delta.shape)

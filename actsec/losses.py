@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from actsec.errors import ThreatError
 from actsec.types import Cases, Observed
+
+KILLABLE = ("relu", "relu6")
+"""Activations whose unit is dead at z <= 0: its output is zero and so is its gradient."""
 
 
 def wanted(cases: Cases) -> Tensor:
@@ -29,7 +33,7 @@ def best_other(logits: Tensor, label: Tensor) -> Tensor:
 def margin(logits: Tensor, cases: Cases) -> Tensor:
     """How far past the decision boundary (m,): above 0 exactly when the row's goal is reached.
 
-    Untargeted: max_{j != y} z_j - z_y. Targeted: z_t - max_{j != t} z_j. (Carlini & Wagner 2017, f6 with its sign turned.)
+    Untargeted: max_{j != y} z_j - z_y. Targeted: z_t - max_{j != t} z_j. (Carlini & Wagner 2017: -f6.)
     """
     label = wanted(cases)
     gap = logits.gather(1, label[:, None]).squeeze(1) - best_other(logits, label)
@@ -59,14 +63,14 @@ class Margin:
 
 @dataclass(frozen=True, slots=True)
 class DeadCount:
-    """The smoothed share of dead units: the mean over all units of sigmoid(-z / tau), tau = width * std(z) per row and site.
+    """The smoothed share of dead units: the mean of sigmoid(-z / tau), tau = width * std(z) per row and site.
 
     A hinge or softplus on z spends the budget on strongly active units and does no better than noise; the sigmoid moves
     the units that can be moved. Only sites whose unit can die count.
     """
 
     width: float = 0.3
-    kinds: tuple[str, ...] = ("relu", "relu6")
+    kinds: tuple[str, ...] = KILLABLE
     watches: ClassVar[bool] = True
 
     def __call__(self, observed: Observed, cases: Cases) -> Tensor:
@@ -82,15 +86,17 @@ class DeadCount:
 
 @dataclass(frozen=True, slots=True)
 class Misclassify:
-    """Success: the target's decision is wrong (or is the row's target class)."""
+    """Success: the target's decision is wrong (or is the row's target class), by more than ``confidence`` in logits."""
+
+    confidence: float = 0.0
 
     name: ClassVar[str] = "misclassify"
     watches: ClassVar[bool] = False
     settles: ClassVar[bool] = True
 
     def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
-        """The margin (m,); a non-finite row scores -inf, it is not a success."""
-        score = margin(observed.logits, cases)
+        """The margin less the confidence (m,); a non-finite row scores -inf, it is not a success."""
+        score = margin(observed.logits, cases) - self.confidence
         return torch.where(torch.isfinite(observed.logits).all(1), score, torch.full_like(score, -torch.inf))
 
     def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
@@ -104,18 +110,23 @@ class Kill:
     A unit is dead when its pre-activation is finite and at most 0: a NaN is neither dead nor alive.
     """
 
-    kinds: tuple[str, ...] = ("relu", "relu6")
+    kinds: tuple[str, ...] = KILLABLE
     name: ClassVar[str] = "kill"
     watches: ClassVar[bool] = True
     settles: ClassVar[bool] = False
 
     def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
-        """One bool tensor (n, units) a site that can die: dead on the clean input."""
+        """One bool tensor (n, units) a site that can die: dead on the clean input. Raises ThreatError if none can."""
+        if not any(s.kind in self.kinds for s in observed.sites):
+            found = ", ".join(dict.fromkeys(s.kind for s in observed.sites)) or "no activation"
+            raise ThreatError(
+                f"kill is not applicable: {found} cannot be killed", f"Only units of {', '.join(self.kinds)} can die."
+            )
         return tuple(s.pre.flatten(1) <= 0 for s in observed.sites if s.kind in self.kinds)
 
     def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
         now = self.baseline(observed)
-        units = max(sum(site.shape[1] for site in now), 1)
+        units = sum(site.shape[1] for site in now)
         rise = observed.logits.new_zeros(len(cases))
         for before, after in zip(baseline, now, strict=True):
             rise = rise + (after.sum(1) - before.sum(1)).to(rise.dtype)

@@ -1,7 +1,8 @@
 """Asking the model: batches of one shape family, float32, nothing left behind.
 
 Calls are cut to at most ``batch`` rows and padded to a multiple of 32 rows, so that a row's numbers are bit-equal
-whichever rows it shares a call with. Parameters are frozen and gradients are taken with respect to the input alone.
+whichever rows it shares a call with (a matrix product picks its kernel, and so its order of additions, by the number of
+rows: unpadded calls differ). Parameters are frozen and gradients are taken with respect to the input alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from actsec.activations import watch
 from actsec.types import Cases, Loss, Observed, SiteValues, Target
 
 PAD = 32
@@ -24,24 +24,21 @@ PAD = 32
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with frozen parameters and plain float32 arithmetic; everything is put back afterwards.
 
-    Put back, bit for bit: each submodule's train flag, requires_grad, .grad, every buffer, the global random state, TF32
-    and the fused attention switch (it hides activations and moves the output).
+    Put back, bit for bit: each submodule's train flag, requires_grad, .grad, every buffer, the global random state, and
+    the switches of ``_plain_arithmetic``.
     """
     modes = [(m, m.training) for m in model.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    # By owner and name, for a model may replace a buffer by a new tensor as well as write into it.
+    owners = [(m, k, b) for m in model.modules() for k, b in m.named_buffers(recurse=False)]
+    buffers = [(m, k, b, b.detach().clone()) for m, k, b in owners]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), torch.inference_mode(False), _plain_arithmetic():
         try:
             model.eval()
             for parameter, _, _ in parameters:
                 parameter.requires_grad_(False)
                 parameter.grad = None
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.benchmark = False
-            torch.backends.mha.set_fastpath_enabled(False)
             yield model
         finally:
             for module, training in modes:
@@ -50,23 +47,37 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
                 parameter.requires_grad_(requires_grad)
                 parameter.grad = grad
             with torch.no_grad():
-                for buffer, before in buffers:
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
-            (
-                torch.backends.cuda.matmul.allow_tf32,
-                torch.backends.cudnn.allow_tf32,
-                torch.backends.cudnn.benchmark,
-            ) = tf32
-            torch.backends.mha.set_fastpath_enabled(fast_attention)
+                for module, name, buffer, before in buffers:
+                    buffer.copy_(before)
+                    setattr(module, name, buffer)
+
+
+@contextlib.contextmanager
+def _plain_arithmetic() -> Iterator[None]:
+    """True float32, repeatable: no TF32, no autocast, no benchmarking of kernels.
+
+    The fused attention is off too: it hides activations and moves the output.
+    """
+    matmul, cudnn, mha = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mha
+    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, mha.get_fastpath_enabled())
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+        cudnn.deterministic = True
+        mha.set_fastpath_enabled(False)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before[:4]
+        mha.set_fastpath_enabled(before[4])
 
 
 @dataclass(slots=True)
 class Oracle:
     """A target that answers. Use inside ``frozen(target.model)``.
 
-    batch is the most rows of one model call; repeats > 1 averages logits, loss and gradient over that many draws of a
-    stochastic target (expectation over transformation, Athalye et al. 2018); seed and name key those draws.
+    batch is the most rows of one model call; repeats > 1 averages the logits over that many draws of a stochastic
+    target and differentiates the loss of that average (expectation over transformation, Athalye et al. 2018); seed and
+    name key those draws, together with the number of the call.
     """
 
     target: Target
@@ -78,23 +89,23 @@ class Oracle:
 
     def observe(self, x: Tensor, watches: bool = False) -> Observed:
         """Decision logits (m, classes) of x (m, *shape), and the activation sites when watched. One forward a row."""
-        with torch.inference_mode():
-            pieces = [self._forward(piece, watches) for piece in x.split(self._rows())]
-            joined = _join(pieces)
-        return Observed(joined.logits.clone(), tuple(SiteValues(s.name, s.kind, s.pre.clone()) for s in joined.sites))
+        # Not inference_mode: a model that keeps a tensor it made here must still be trainable afterwards.
+        with torch.no_grad():
+            return _join([self._forward(piece, watches) for piece in torch.split(x, self.rows())])
 
     def differentiate(self, x: Tensor, cases: Cases, loss: Loss, watches: bool) -> tuple[Observed, Tensor, Tensor]:
-        """Observed, the loss (m,) and its gradient (m, *shape) with respect to x. One forward and one backward a row."""
+        """Observed, the loss (m,) and its gradient (m, *shape) in x. One forward and one backward a row."""
         seen, losses, gradients, start = [], [], [], 0
-        for piece in x.split(self._rows()):
+        for piece in torch.split(x, self.rows()):
             rows = cases.rows(torch.arange(start, start + len(piece), device=x.device))
             start += len(piece)
             leaf = piece.detach().clone().requires_grad_(True)
-            observed = self._forward(leaf, watches or loss.watches)
-            value = loss(observed, rows)
-            gradient: Tensor | None = None
-            if value.requires_grad:
-                (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+            with torch.enable_grad():
+                observed = self._forward(leaf, watches or loss.watches)
+                value = loss(observed, rows)
+                gradient: Tensor | None = None
+                if value.requires_grad:
+                    (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
             gradients.append(torch.zeros_like(leaf) if gradient is None else gradient.detach())
             losses.append(value.detach())
             kept = observed.sites if watches else ()
@@ -106,13 +117,14 @@ class Oracle:
     def decisions(self, x: Tensor) -> Tensor:
         """Decision logits of each single draw: (repeats, m, classes). The judge's view of a stochastic target."""
         pieces = []
-        for piece in x.split(self._rows()):
-            with torch.inference_mode():
-                pieces.append(self._ask(piece.repeat_interleave(self.repeats, 0), False).logits.clone())
+        for piece in torch.split(x, self.rows()):
+            with torch.no_grad():
+                pieces.append(self._ask(piece.repeat_interleave(self.repeats, 0), False).logits)
         logits = torch.cat(pieces)
         return logits.reshape(len(x), self.repeats, -1).transpose(0, 1)
 
-    def _rows(self) -> int:
+    def rows(self) -> int:
+        """The most rows of one question: a call of the model holds repeats of each."""
         return max(self.batch // self.repeats, 1)
 
     def _forward(self, x: Tensor, watches: bool) -> Observed:
@@ -127,18 +139,22 @@ class Oracle:
 
     def _ask(self, x: Tensor, watches: bool) -> Observed:
         m = x.shape[0]
-        padding = -m % PAD
-        padded = torch.cat([x, x[:1].detach().expand(padding, *x.shape[1:])]) if padding else x
+        # A copy even without padding: a model may write into its input.
+        padded = torch.cat([x, x[:1].detach().expand(-m % PAD, *x.shape[1:])])
         if self.target.stochastic:
             key = hashlib.sha256(f"{self.seed}\0{self.name}\0{self.calls}".encode()).digest()
             torch.manual_seed(int.from_bytes(key[:7], "big"))
         self.calls += 1
         if not watches:
             return Observed(self.target.decision_logits(self.target.logits(padded))[:m])
-        with watch(self.target.model) as seen:
+        from actsec.activations import watch
+
+        with watch(self.target.model, post=False) as seen:
             logits = self.target.decision_logits(self.target.logits(padded))[:m]
             sites = tuple(
-                SiteValues(call.name, call.kind, call.pre[:m]) for call in seen.calls if call.pre.shape[0] == len(padded)
+                SiteValues(call.name, call.kind, call.pre[:m])
+                for call in seen.calls
+                if call.pre.shape[0] == len(padded)
             )
         return Observed(logits, sites)
 

@@ -9,7 +9,7 @@ homework.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,11 +17,13 @@ from torch import Tensor
 from actsec import geometry, losses, rows
 from actsec.draws import Draws
 from actsec.oracle import Oracle, frozen
-from actsec.types import Ask, Attack, Cases, Goal, Norm, Observed, Reply, Target
+from actsec.types import Ask, Attack, Cases, Goal, Loss, Norm, Reply, Target
 
 ALREADY_WRONG, FOUND, FAILED, REFUSED = 0, 1, 2, 3
 STATUS = ("already_wrong", "found", "failed", "refused")
 JUDGE_DRAWS = 20
+CANDIDATE_VALUES = 1 << 23
+"""Values of all candidates in play at once: 32 MiB in float32, a few times that at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,12 @@ class Verdicts:
     """What an attack achieved, rows first in the order of the cases.
 
     status (n,) int64 indexes STATUS; x (n, *shape) is the best admissible candidate (the smallest success when eps is
-    infinite, else the highest score), never a blank and only the clean input when nothing else was asked; score and size
-    (n,) belong to it; wrong (n,) is the share of fresh judgements of x that were wrong (0 or 1 unless the target is
-    stochastic); smallest (n, norms) is the least size of any confirmed misclassifying candidate, by NORMS_KEPT, infinity
-    for none; forwards, backwards, found_at, rejected (n,) int64 count queries, the question that first succeeded (-1)
-    and inadmissible candidates; refused counts successes a judge took back.
+    infinite, else the highest score), never a blank and only the clean input when nothing else was admissible; score,
+    size (n,) and logits (n, classes) belong to it; wrong (n,) is the share of fresh judgements of x that were wrong (0
+    or 1 unless the target is stochastic); smallest (n, norms) is the least size of any confirmed misclassifying
+    candidate, by NORMS_KEPT, infinity for none; forwards, backwards, found_at, rejected (n,) int64 count the attack's
+    queries, the question that first succeeded (-1: none) and inadmissible candidates; refused counts successes that a
+    judge took back.
     """
 
     status: Tensor
@@ -63,25 +66,25 @@ class _Ledger:
     asked: Tensor
     minimal: bool
 
-    def enter(self, index: Tensor, x: Tensor, reply: Reply, cases: Cases, repeats: int) -> None:
+    def enter(self, index: Tensor, ask: Ask, reply: Reply, cases: Cases, repeats: int) -> None:
         """Record one reply for the rows at ``index``."""
-        v = self.verdicts
-        k = x.shape[1]
+        v, x, row = self.verdicts, ask.x, torch.arange(len(index), device=index.device)
+        queries = x.shape[1] * repeats
         self.asked[index] += 1
-        v.forwards[index] += k * repeats
-        if reply.gradient is not None:
-            v.backwards[index] += k * repeats
+        v.forwards[index] += queries
+        if ask.loss is not None:
+            v.backwards[index] += queries if ask.wants is None else queries * ask.wants.to(torch.int64)
         v.rejected[index] += (~reply.inside).sum(1)
-        lowest = torch.full_like(reply.score, -torch.inf)
-        value = torch.where(reply.success, -reply.size.to(reply.score.dtype), reply.score) if self.minimal else reply.score
-        value = torch.where(reply.inside, value, lowest)
-        value = torch.where(reply.success.any(1, keepdim=True) & ~reply.success, lowest, value)
-        pick = value.argmax(1)
-        row = torch.arange(len(index), device=index.device)
-        success, score, size = reply.success[row, pick], reply.score[row, pick], reply.size[row, pick]
+        # The clean input is no attempt, so that a failed attack returns the best one it made.
+        counts = reply.inside & (reply.size > 0) & ~reply.score.isnan()
+        works = reply.success & counts
+        value = torch.where(works, -reply.size.to(reply.score.dtype), reply.score) if self.minimal else reply.score
+        value = torch.where(counts & (works | ~works.any(1, keepdim=True)), value, torch.full_like(value, -torch.inf))
+        value, pick = value.max(1)
+        success, score, size = works[row, pick], reply.score[row, pick], reply.size[row, pick]
         known = self.success[index]
         nearer = size < v.size[index] if self.minimal else score > v.score[index]
-        better = torch.where(success, ~known | nearer, ~known & (score > v.score[index])) & reply.inside[row, pick]
+        better = torch.where(success, ~known | nearer, ~known & (value > v.score[index]))
         chosen = index[better]
         v.x[chosen] = x[row, pick][better]
         v.score[chosen], v.size[chosen] = score[better], size[better]
@@ -99,10 +102,10 @@ class _Ledger:
         if not bool(some.any()):
             return
         where, wrong, candidates, clean = index[some], wrong[some], x[some], cases.x[some]
-        row = torch.arange(len(where), device=index.device)
+        row, many = torch.arange(len(where), device=index.device), clean.repeat_interleave(x.shape[1], 0)
         for j, norm in enumerate(NORMS_KEPT):
-            sizes = geometry.size(candidates - clean[:, None], norm, lead=2)
-            sizes = torch.where(wrong, sizes, torch.full_like(sizes, torch.inf))
+            sizes = reply.size[some] if norm == cases.norm else geometry.distance(candidates.flatten(0, 1), many, norm)
+            sizes = torch.where(wrong, sizes.reshape(wrong.shape), torch.inf)
             least, pick = sizes.min(1)
             closer = least < self.verdicts.smallest[where, j]
             self.verdicts.smallest[where[closer], j] = least[closer]
@@ -131,14 +134,16 @@ def drive(
     """
     minimal = bool(torch.isinf(cases.eps).all())
     settle = settle and goal.settles and not minimal and not oracle.target.stochastic
-    clean = oracle.observe(cases.x, goal.watches)
-    baseline = goal.baseline(clean)
-    ledger = _open(clean, goal.score(clean, baseline, cases), cases, minimal)
+    # The clean pass is the judge's: a stand-in has no say in what was wrong from the beginning.
+    logits, score, baseline = _look(judge or oracle, goal, cases.x, cases)
+    measured = baseline if judge is None else _look(oracle, goal, cases.x, cases)[2]
+    ledger = _open(logits, score, cases, minimal)
     if goal.settles:
         ledger.verdicts.status[ledger.success] = ALREADY_WRONG
         waiting = torch.nonzero(~ledger.success).flatten()
     else:
         waiting = torch.arange(len(cases), device=cases.x.device)
+    width = _width(attack, cases.rows(waiting[:1]), draws, width)
     total, refused = len(waiting), 0
     index, state = waiting[:0], None
     while len(index) or len(waiting):
@@ -149,18 +154,20 @@ def drive(
             index = torch.cat([index, new])
         live = cases.rows(index)
         ask = attack.ask(state, live)
-        before = tuple(part[index] for part in baseline)
-        reply = answer(oracle, goal, ask, live, before)
+        if queries is not None:
+            pays = ledger.verdicts.forwards[index] + ask.x.shape[1] * oracle.repeats <= queries
+            if not bool(pays.all()):
+                state, index = rows.take(state, pays), index[pays]
+                continue
+        reply = answer(oracle, goal, ask, live, tuple(part[index] for part in measured))
         if judge is not None:
-            reply, taken_back = confirm(judge, goal, ask, reply, live, before)
+            reply, taken_back = confirm(judge, goal, ask, reply, live, tuple(part[index] for part in baseline))
             refused += taken_back
-        ledger.enter(index, ask.x, reply, live, oracle.repeats)
+        ledger.enter(index, ask, reply, live, oracle.repeats)
         state = attack.tell(state, reply, live, draws)
         over = state.done  # type: ignore[attr-defined]  # every state has it, see types.State
         if settle:
             over = over | reply.success.any(1)
-        if queries is not None:
-            over = over | (ledger.verdicts.forwards[index] + ask.x.shape[1] * oracle.repeats > queries)
         if bool(over.any()):
             state, index = rows.take(state, ~over), index[~over]
             if tell is not None:
@@ -168,21 +175,59 @@ def drive(
     return _close(ledger, judge or oracle, goal, cases, baseline, refused)
 
 
+def _width(attack: Attack[object], first: Cases, draws: Draws, width: int) -> int:
+    """At most ``width`` rows in play, and no more than fit when the attack asks many candidates of each."""
+    if not len(first):
+        return width
+    candidates = attack.ask(attack.start(first, draws), first).x
+    return max(1, min(width, CANDIDATE_VALUES // max(candidates.numel(), 1)))
+
+
+def _look(
+    oracle: Oracle, goal: Goal, x: Tensor, cases: Cases, baseline: tuple[Tensor, ...] | None = None
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Logits, scores (n,) and baseline of one input a row; without a baseline x is it. Sites live for one call only."""
+    parts, bases = [], []
+    for piece in torch.split(torch.arange(len(cases), device=x.device), oracle.rows()):
+        seen = oracle.observe(x[piece], goal.watches)
+        bases.append(goal.baseline(seen) if baseline is None else tuple(part[piece] for part in baseline))
+        parts.append((seen.logits, goal.score(seen, bases[-1], cases.rows(piece))))
+    logits, scores = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logits, scores, tuple(torch.cat(column) for column in zip(*bases, strict=True))
+
+
 def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[Tensor, ...]) -> Reply:
     """What the referee tells the attack about its candidates."""
     n, k = ask.x.shape[:2]
-    flat, many = ask.x.flatten(0, 1), cases.repeated(k)
-    loss = gradient = None
-    if ask.loss is None:
-        observed = oracle.observe(flat, goal.watches)
-    else:
-        observed, loss, gradient = oracle.differentiate(flat, many, ask.loss, goal.watches)
-        loss, gradient = loss.reshape(n, k), gradient.reshape(ask.x.shape)
-    size = geometry.size(flat - many.x, cases.norm).reshape(n, k)
+    flat, row = ask.x.flatten(0, 1), torch.arange(n, device=ask.x.device).repeat_interleave(k)
+    graded = torch.full_like(row, ask.loss is not None, dtype=torch.bool)
+    if ask.wants is not None:
+        graded = ask.wants[row]
+    order, parts = [], []
+    for loss, index in ((ask.loss, graded.nonzero().flatten()), (None, (~graded).nonzero().flatten())):
+        for piece in torch.split(index, oracle.rows()) if len(index) else ():
+            order.append(piece)
+            parts.append(_query(oracle, goal, flat[piece], loss, cases.rows(row[piece]), baseline, row[piece]))
+    back = torch.cat(order).argsort()
+    logits, score, loss_value, gradient = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+    size = geometry.distance(flat, cases.x[row], cases.norm).reshape(n, k)
     inside = geometry.inside(ask.x, cases, size)
-    score = goal.score(observed, tuple(b.repeat_interleave(k, 0) for b in baseline), many).reshape(n, k)
-    logits = observed.logits.reshape(n, k, -1)
-    return Reply(logits, score, (score > 0) & inside, size, inside, loss, gradient)
+    score = score.reshape(n, k)
+    reply = Reply(logits.reshape(n, k, -1), score, (score > 0) & inside, size, inside)
+    if ask.loss is None:
+        return reply
+    return replace(reply, loss=loss_value.reshape(n, k), gradient=gradient.reshape(ask.x.shape))
+
+
+def _query(
+    oracle: Oracle, goal: Goal, x: Tensor, loss: Loss | None, cases: Cases, baseline: tuple[Tensor, ...], row: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits, score, loss and gradient of at most one call's candidates; the last two are zeros without a loss."""
+    if loss is None:
+        seen, value, gradient = oracle.observe(x, goal.watches), x.new_zeros(len(x)), torch.zeros_like(x)
+    else:
+        seen, value, gradient = oracle.differentiate(x, cases, loss, goal.watches)
+    return seen.logits, goal.score(seen, tuple(part[row] for part in baseline), cases), value, gradient
 
 
 def confirm(
@@ -192,22 +237,14 @@ def confirm(
     claimed = torch.nonzero(reply.success.flatten()).flatten()
     if not len(claimed):
         return reply, 0
-    k = ask.x.shape[1]
-    row = claimed // k
+    row = claimed // ask.x.shape[1]
     observed = judge.observe(ask.x.flatten(0, 1)[claimed], goal.watches)
     score = goal.score(observed, tuple(b[row] for b in baseline), cases.rows(row))
     success, scores, logits = reply.success.flatten().clone(), reply.score.flatten().clone(), reply.logits.clone()
     success[claimed], scores[claimed] = score > 0, score.to(scores.dtype)
     logits.flatten(0, 1)[claimed] = observed.logits
-    confirmed = Reply(
-        logits,
-        scores.reshape(reply.score.shape),
-        success.reshape(reply.success.shape),
-        reply.size,
-        reply.inside,
-        reply.loss,
-        reply.gradient,
-    )
+    k = reply.score.shape
+    confirmed = replace(reply, logits=logits, score=scores.reshape(k), success=success.reshape(k))
     return confirmed, int((score <= 0).sum())
 
 
@@ -242,7 +279,10 @@ def attack_target(
     queries: int | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> Verdicts:
-    """``drive`` on a frozen target: the model is bit-equal afterwards. repeats defaults to 1, or JUDGE_DRAWS if stochastic."""
+    """``drive`` on a frozen target: the model is bit-equal afterwards.
+
+    repeats defaults to 1, or to JUDGE_DRAWS for a stochastic target.
+    """
     draws_each = repeats or (JUDGE_DRAWS if target.stochastic else 1)
     with frozen(target.model):
         oracle = Oracle(target, batch, draws_each, seed, name)
@@ -259,29 +299,28 @@ def attack_target(
         )
 
 
-def _open(clean: Observed, score: Tensor, cases: Cases, minimal: bool) -> _Ledger:
+def _open(logits: Tensor, score: Tensor, cases: Cases, minimal: bool) -> _Ledger:
     n, device = len(cases), cases.x.device
     success = score > 0
     count = torch.zeros(n, dtype=torch.int64, device=device)
-    wrong = clean.logits.argmax(1) != cases.y
+    wrong = logits.argmax(1) != cases.y
     smallest = torch.full((n, len(NORMS_KEPT)), torch.inf, dtype=torch.float64, device=device)
     smallest[wrong] = 0.0
     verdicts = Verdicts(
         status=torch.full((n,), FAILED, dtype=torch.int64, device=device),
         x=cases.x.clone(),
-        score=score.clone() if not minimal else torch.where(success, score, torch.full_like(score, -torch.inf)),
+        # A failed attack returns its best attempt, so the untouched input must lose to the first candidate.
+        score=torch.where(success, score, torch.full_like(score, -torch.inf)),
         size=torch.zeros(n, dtype=torch.float64, device=device),
         wrong=torch.zeros(n, device=device),
         smallest=smallest,
-        forwards=count + 1,
+        forwards=count.clone(),
         backwards=count.clone(),
         found_at=count - 1,
         rejected=count.clone(),
         refused=0,
-        logits=clean.logits.clone(),
+        logits=logits.clone(),
     )
-    # A failed attack returns its best attempt, so the untouched input must lose to the first candidate.
-    verdicts.score[~success] = -torch.inf
     witness = cases.x[:, None].repeat(1, len(NORMS_KEPT), *(1,) * (cases.x.dim() - 1))
     return _Ledger(verdicts, success.clone(), witness, count.clone(), minimal)
 
@@ -291,11 +330,9 @@ def _close(
 ) -> Verdicts:
     """Confirm every success on a fresh forward of the original model and fill in the verdict."""
     v = ledger.verdicts
-    observed = judge.observe(v.x, goal.watches)
-    score = goal.score(observed, baseline, cases)
+    logits, score, _ = _look(judge, goal, v.x, cases, baseline)
     v.score.copy_(score)
-    v.logits.copy_(observed.logits)
-    v.forwards.add_(judge.repeats)
+    v.logits.copy_(logits)
     found = (v.status != ALREADY_WRONG) & ledger.success
     held = found & (score > 0)
     v.status[held] = FOUND
@@ -304,12 +341,11 @@ def _close(
         fresh = Oracle(judge.target, judge.batch, JUDGE_DRAWS, judge.seed, f"{judge.name}/judge")
         decisions = fresh.decisions(v.x).argmax(-1)
         v.wrong.copy_((decisions != cases.y).float().mean(0))
-        v.forwards.add_(JUDGE_DRAWS)
     else:
-        v.wrong.copy_((observed.logits.argmax(1) != cases.y).float())
+        v.wrong.copy_((logits.argmax(1) != cases.y).float())
     for j in range(len(NORMS_KEPT)):
         claimed = torch.nonzero(torch.isfinite(v.smallest[:, j]) & (v.smallest[:, j] > 0)).flatten()
         if len(claimed):
             again = judge.observe(ledger.witness[claimed, j]).logits.argmax(1)
             v.smallest[claimed[again == cases.y[claimed]], j] = torch.inf
-    return Verdicts(**{**{f: getattr(v, f) for f in v.__slots__}, "refused": refused + int((found & ~held).sum())})
+    return replace(v, refused=refused + int((found & ~held).sum()))

@@ -17,12 +17,14 @@ R = TypeVar("R")
 
 def take(record: R, index: Tensor) -> R:
     """The record with only the rows at ``index`` (int64 index or bool mask)."""
-    return _map(record, lambda tensors: tensors[0][index], record)
+    taken: R = _map(record, lambda tensors: tensors[0][index], record)
+    return taken
 
 
 def join(first: R, second: R) -> R:
     """The rows of both records, first above second."""
-    return _map(first, lambda tensors: torch.cat(list(tensors)), first, second)
+    joined: R = _map(first, lambda tensors: torch.cat(list(tensors)), first, second)
+    return joined
 
 
 def _map(model: Any, change: Any, *records: Any) -> Any:

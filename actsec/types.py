@@ -25,6 +25,9 @@ Norm = Literal["linf", "l2", "l1", "l0"]
 Knowledge = Literal["white_box", "black_box"]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 
+SLACK = 1e-6
+"""A candidate is inside the ball when its size is at most eps * (1 + SLACK): float32 rounding, nothing more."""
+
 S = TypeVar("S")
 
 
@@ -263,10 +266,14 @@ class Goal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What an attack wants to know: candidates x (n, k, *shape), and the loss whose gradient it needs, or None."""
+    """What an attack wants to know: candidates x (n, k, *shape), and the loss whose gradient it needs, or None.
+
+    wants (n,) bool names the rows whose loss and gradient are needed, None for all; the others get zeros and no backward.
+    """
 
     x: Tensor
     loss: Loss | None = None
+    wants: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

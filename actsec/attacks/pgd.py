@@ -1,11 +1,13 @@
 """PGD: repeated steepest steps, each projected back into the ball and the box.
 
 x_{t+1} = P(x_t + step_size * d(grad J)), d the steepest direction of the norm (Madry et al. 2017, eq. in section 2.1).
-Starts at a random point of the ball; further restarts begin at fresh ones. Cost per restart: steps forwards and
-backwards, and 1 forward.
+Starts at a random point of the ball; further restarts begin at fresh ones. P is the nearest point of ball and box, and in
+L2 and L1 the gradient is first freed of the coordinates that would only leave the box: on a linear model the fixed point
+is the optimum. Cost per restart: steps forwards and backwards, and 1 forward.
 
 Known failures: a fixed step oscillates near the optimum (more steps with a smaller step_size help); cross-entropy
-vanishes where the softmax saturates (loss=margin does not).
+vanishes where the softmax saturates (loss=margin does not). In L1 a step moves one coordinate, so steps bounds how many
+change.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.geometry import place, random_start, spread, steepest
+from actsec.geometry import bounded, free, place, random_start, spread, steepest
 from actsec.losses import CrossEntropy, Margin
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
@@ -53,23 +55,25 @@ class PGD:
             raise BadOption(f"pgd(step_size={self.step_size})", "step_size is above 0, or none.")
 
     def start(self, cases: Cases, draws: Draws) -> PGDState:
+        bounded(cases, "pgd")
         step = torch.zeros_like(cases.id)
         x = place(cases, random_start(cases, draws, step)) if self.random_start else cases.x
         return PGDState(x, step, step.bool())
 
     def ask(self, state: PGDState, cases: Cases) -> Ask:
-        # The last point of the last restart is only judged.
-        if bool((state.step == self._questions() - 1).all()):
-            return Ask(state.x[:, None])
-        return Ask(state.x[:, None], CrossEntropy() if self.loss == "cross_entropy" else Margin())
+        loss = CrossEntropy() if self.loss == "cross_entropy" else Margin()
+        # The last point of a restart is only judged.
+        return Ask(state.x[:, None], loss, wants=state.step % (self.steps + 1) < self.steps)
 
     def tell(self, state: PGDState, reply: Reply, cases: Cases, draws: Draws) -> PGDState:
+        assert reply.gradient is not None
+        gradient = reply.gradient[:, 0]
+        if cases.norm != "linf":
+            gradient = free(gradient, state.x, cases)
+        direction = steepest(gradient, cases.norm)
+        length = cases.eps * 2.5 / self.steps if self.step_size is None else torch.full_like(cases.eps, self.step_size)
+        x = place(cases, state.x + direction * spread(length, direction).to(direction.dtype) - cases.x)
         step = state.step + 1
-        x = state.x
-        if reply.gradient is not None:
-            direction = steepest(reply.gradient[:, 0], cases.norm)
-            length = cases.eps * 2.5 / self.steps if self.step_size is None else torch.full_like(cases.eps, self.step_size)
-            x = place(cases, x + direction * spread(length, direction).to(x.dtype) - cases.x)
         again = step % (self.steps + 1) == 0
         if self.restarts > 1 and bool(again.any()):
             x = torch.where(spread(again, x), place(cases, random_start(cases, draws, step)), x)

@@ -1,0 +1,84 @@
+"""Random noise: what chance alone does inside the same ball. The baseline that every attack must beat.
+
+linf: independent uniform values (kind=uniform) or random corners +-eps (kind=sign). l2: uniform in the ball, or on its
+sphere. l0: eps random pixels (features) set to random values of the box, or to random ends of it. Each draw is a fresh
+candidate. No paper; Carlini et al. 2019, "On Evaluating Adversarial Robustness", asks for it as a sanity check: an attack
+that noise beats is broken, and a model that noise breaks needs no adversary. Cost: ``draws`` forwards, no gradient.
+
+Known failure: in high dimension noise meets almost none of the directions that matter, so that surviving it says nothing
+about robustness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from actsec.draws import Draws
+from actsec.errors import BadOption
+from actsec.geometry import bounded, place, project, random_start, spread, steepest
+from actsec.types import Ask, Cases, Knowledge, Norm, Reply
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseState:
+    """The next candidate and how many were asked."""
+
+    x: Tensor
+    step: Tensor
+    done: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Independent random points of the ball."""
+
+    draws: Annotated[int, "random candidates of each example"] = 100
+    kind: Annotated[Literal["uniform", "sign"], "all over the ball, or only its corners (l2: its sphere)"] = "uniform"
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l0")
+    knowledge: ClassVar[Knowledge] = "black_box"
+    roles: ClassVar[tuple[str, ...]] = ("noise",)
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise BadOption(f"noise(draws={self.draws})", "draws is at least 1.")
+
+    def start(self, cases: Cases, draws: Draws) -> NoiseState:
+        bounded(cases, "noise")
+        step = torch.zeros_like(cases.id)
+        return NoiseState(self._draw(cases, draws, step), step, step.bool())
+
+    def ask(self, state: NoiseState, cases: Cases) -> Ask:
+        return Ask(state.x[:, None])
+
+    def tell(self, state: NoiseState, reply: Reply, cases: Cases, draws: Draws) -> NoiseState:
+        step = state.step + 1
+        return replace(state, x=self._draw(cases, draws, step), step=step, done=step >= self.draws)
+
+    def _draw(self, cases: Cases, draws: Draws, step: Tensor) -> Tensor:
+        shape = tuple(cases.x.shape[1:])
+        if cases.norm == "l0":
+            return _pixels(cases, draws, step, corners=self.kind == "sign")
+        if self.kind == "uniform":
+            return place(cases, random_start(cases, draws, step))
+        if cases.norm == "linf":
+            direction = draws.sign(cases.id, step, shape)
+        else:
+            direction = steepest(draws.normal(cases.id, step, shape), "l2")
+        return place(cases, direction * spread(cases.eps, direction).to(direction.dtype))
+
+
+def _pixels(cases: Cases, draws: Draws, step: Tensor, *, corners: bool) -> Tensor:
+    """eps random pixels of each row at random values; exactly those values, not x plus a difference."""
+    shape = tuple(cases.x.shape[1:])
+    value = draws.uniform(cases.id, step, shape)
+    value = value.round() if corners else value
+    value = cases.low + (cases.high - cases.low) * value
+    places = (1, *shape[1:]) if len(shape) == 3 else shape
+    rank = draws.uniform(cases.id, step, places, stream=1) + 1
+    chosen = project(rank.expand_as(cases.x).contiguous(), "l0", cases.eps) != 0
+    return torch.where(chosen, value, cases.x)
