@@ -1,4 +1,4 @@
-"""Made-up results for the report tests: nothing was run. Numbers are consistent with one another, not with any model."""
+"""Made-up results for the report tests: nothing was run, and the numbers agree with one another only."""
 
 from __future__ import annotations
 
@@ -64,16 +64,40 @@ def calibration(condition: str, n: int, accuracy: float, confidence: float, bins
     gap = sum(b.n * abs(b.accuracy - b.confidence) for b in rows) / sum(b.n for b in rows)
     wrong = round(n * (1 - accuracy))
     return r.Calibration(
-        condition, n, bins, gap, 0.0214, 0.0312, min(1.0, gap * 2.1), 0.1102, 0.2331, confidence,
-        0.911 if wrong else None, share(wrong // 2, n), tuple(rows),
-    )  # fmt: skip
+        condition,
+        n,
+        bins,
+        gap,
+        0.0214,
+        0.0312,
+        min(1.0, gap * 2.1),
+        0.1102,
+        0.2331,
+        confidence,
+        0.911 if wrong else None,
+        share(wrong // 2, n),
+        tuple(rows),
+    )
 
 
 def attack(text: str, role: str, left: int, correct: int, n: int, **more: Any) -> r.AttackResult:
     base = r.AttackResult(
-        text, text.partition("(")[0], role, n, share(left, n), share(correct - left, correct), None,
-        "works at a fixed eps", 0.914 if left < correct else None, 40.0, 20.0, 0, 0, False, True,
-    )  # fmt: skip
+        text,
+        text.partition("(")[0],
+        role,
+        n,
+        share(left, n),
+        share(correct - left, correct),
+        None,
+        "works at a fixed eps",
+        0.914 if left < correct else None,
+        40.0,
+        20.0,
+        0,
+        0,
+        False,
+        True,
+    )
     return dataclasses.replace(base, **more)
 
 
@@ -106,7 +130,11 @@ def curve(correct: int, n: int, eps: float, left: int) -> tuple[r.CurvePoint, ..
 
 def linf(left: int, correct: int, n: int, classes: tuple[str, ...] = CLASSES, **more: Any) -> r.ThreatResult:
     base = r.ThreatResult(
-        "linf:0.1", "linf", 0.1, "0.1 of [0, 1] = 25.5 grey levels", share(left, n),
+        "linf:0.1",
+        "linf",
+        0.1,
+        "0.1 of [0, 1] = 25.5 grey levels",
+        share(left, n),
         per_class(left, n, classes, 3),
         (
             attack("fgsm", "single_step", min(left + 77, correct), correct, n, forwards=2.0, backwards=1.0),
@@ -114,73 +142,144 @@ def linf(left: int, correct: int, n: int, classes: tuple[str, ...] = CLASSES, **
             attack("pgd(loss=margin, steps=40)", "margin", left + 1, correct, n),
             attack("noise(draws=32)", "noise", correct - 6, correct, n, baseline=True, backwards=0.0),
         ),
-        curve(correct, n, 0.1, left), CHECKS, "clean", True, "",
-    )  # fmt: skip
+        curve(correct, n, 0.1, left),
+        CHECKS,
+        "clean",
+        True,
+        "",
+    )
     return dataclasses.replace(base, **more)
 
 
 def minimal(correct: int, n: int, size: float | None, classes: tuple[str, ...] = CLASSES) -> r.ThreatResult:
     rows = (
         attack(
-            "carlini_wagner(steps=200)", "minimal", n - correct and 0, correct, n, median_size=size,
+            "carlini_wagner(steps=200)",
+            "minimal",
+            n - correct and 0,
+            correct,
+            n,
+            median_size=size,
             size_reason="" if size is not None else "fewer than half of the attempts succeeded",
         ),
-    )  # fmt: skip
+    )
     return r.ThreatResult(
-        "l2", "l2", None, "the smallest L2 change that works", share(0, n), per_class(0, n, classes, 0), rows,
-        curve(correct, n, 1.2, 8), CHECKS[4:7], "clean", True, "",
-    )  # fmt: skip
+        "l2",
+        "l2",
+        None,
+        "the smallest L2 change that works",
+        share(0, n),
+        per_class(0, n, classes, 0),
+        rows,
+        curve(correct, n, 1.2, 8),
+        CHECKS[4:7],
+        "clean",
+        True,
+        "",
+    )
 
 
 def sites(kind: str, dead: float | None) -> tuple[r.SiteHealth, ...]:
     names = ("features.1", "features.4", "features.7", "head.1")
     return tuple(
         r.SiteHealth(
-            f"{name}:{i}", kind, 64 << i, None if dead is None else min(dead * (i + 1), 1.0),
-            None if dead is None else dead * i / 4, 0.31 - 0.05 * i if kind in ("tanh", "sigmoid") else None,
-            0.8 / (i + 1), True,
+            f"{name}:{i}",
+            kind,
+            64 << i,
+            None if dead is None else min(dead * (i + 1), 1.0),
+            None if dead is None else dead * i / 4,
+            0.31 - 0.05 * i if kind in ("tanh", "sigmoid") else None,
+            0.8 / (i + 1),
+            True,
         )
         for i, name in enumerate(names)
-    )  # fmt: skip
+    )
 
 
 def kill(dead: float | None, kind: str) -> r.Kill:
     if dead is None:
         return r.Kill(
-            "linf:0.1:kill", False, f"{kind} cannot be killed", 0,
-            None, None, None, None, None, None, None, None, None, (),
-        )  # fmt: skip
+            "linf:0.1:kill",
+            False,
+            f"{kind} cannot be killed",
+            0,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            (),
+        )
     rows = tuple(
         r.SiteKill(s.name, s.kind, s.units, s.dead or 0.0, min((s.dead or 0) + 0.18, 1), 0.2, 0.02)
         for s in sites(kind, dead)
     )
     return r.Kill(
-        "linf:0.1:kill", True, "", 200, 0.184, 0.161, 0.207, 0.011, 0.062, 0.31, 0.02, share(121, 200), share(3, 200),
+        "linf:0.1:kill",
+        True,
+        "",
+        200,
+        0.184,
+        0.161,
+        0.207,
+        0.011,
+        0.062,
+        0.31,
+        0.02,
+        share(121, 200),
+        share(3, 200),
         rows,
-    )  # fmt: skip
+    )
 
 
 def variant(name: str, correct: int, left: int, n: int = 1000, **more: Any) -> r.Variant:
     mortal = name == "relu"
     classes = more.pop("classes", CLASSES)
     base = r.Variant(
-        name, f"cnn(activation={name})", f"reference:cnn(activation={name})", "", name, name == "relu", "", "", 61_706, "sha256:" + "ab" * 32,
-        {}, (), clean(correct, n, classes),
+        name,
+        f"cnn(activation={name})",
+        f"reference:cnn(activation={name})",
+        "",
+        name,
+        name == "relu",
+        "",
+        "",
+        61_706,
+        "sha256:" + "ab" * 32,
+        {},
+        (),
+        clean(correct, n, classes),
         (
             calibration("clean", n, correct / n, min(correct / n + 0.03, 0.97)),
             calibration("attacked: pgd(steps=40) at linf:0.1", n, (left + 2) / n, 0.88),
         ),
         (linf(left, correct, n, classes), minimal(correct, n, 0.412, classes)),
-        sites(name, 0.06 if mortal else None), (), (kill(0.06 if mortal else None, name),),
-    )  # fmt: skip
+        sites(name, 0.06 if mortal else None),
+        (),
+        (kill(0.06 if mortal else None, name),),
+    )
     return dataclasses.replace(base, **more)
 
 
 def defended(chain: str, kind: str, correct: int, left: int, claims: str, **more: Any) -> r.Variant:
     made = variant(
-        "relu", correct, left, id=f"relu | {chain}", title=f"relu | {chain}", base="reference:cnn(activation=relu)", chain=chain,
-        kind=kind, claims=claims, audited=False, classes=more.pop("classes", CLASSES), fit={"epochs": 8, "examples": 600, "temperature": 1.62},
-    )  # fmt: skip
+        "relu",
+        correct,
+        left,
+        id=f"relu | {chain}",
+        title=f"relu | {chain}",
+        base="reference:cnn(activation=relu)",
+        chain=chain,
+        kind=kind,
+        claims=claims,
+        audited=False,
+        classes=more.pop("classes", CLASSES),
+        fit={"epochs": 8, "examples": 600, "temperature": 1.62},
+    )
     return dataclasses.replace(made, **more)
 
 
@@ -198,28 +297,49 @@ def normal(classes: tuple[str, ...] = CLASSES) -> r.Result:
         variant("gelu", 940, 96, classes=classes),
         variant("tanh", 919, 133, classes=classes),
         defended(
-            "temperature", "calibration", 931, 41, "rescales confidence; changes no label", classes=classes,
-            calibration=(calibration("clean", 1000, 0.931, 0.935), calibration("attacked: pgd(steps=40) at linf:0.1", 1000, 0.043, 0.71)),
+            "temperature",
+            "calibration",
+            931,
+            41,
+            "rescales confidence; changes no label",
+            classes=classes,
+            calibration=(
+                calibration("clean", 1000, 0.931, 0.935),
+                calibration("attacked: pgd(steps=40) at linf:0.1", 1000, 0.043, 0.71),
+            ),
         ),
         defended("swap(to=leaky_relu)", "robustness", 902, 40, "no unit can die", classes=classes),
         defended("adversarial_training", "robustness", 902, 521, "trains on attacked inputs", classes=classes),
-    )  # fmt: skip
+    )
     at = "relu | adversarial_training"
     return r.Result(
-        r.SCHEMA, "0.1.0", {"budget": "quick", "seed": 0, "samples": 1000, "threats": ["linf:0.1", "l2"]},
-        "sha256:" + "c0ffee" * 10, "actsec audit --activations relu,leaky_relu,gelu,tanh --seed 0", "complete",
+        r.SCHEMA,
+        "0.1.0",
+        {"budget": "quick", "seed": 0, "samples": 1000, "threats": ["linf:0.1", "l2"]},
+        "sha256:" + "c0ffee" * 10,
+        "actsec audit --activations relu,leaky_relu,gelu,tanh --seed 0",
+        "complete",
         (
-            "Easily fooled: 41 of 1000 digits stay correct under linf:0.1 (4.1 %, interval 3.0 % to 5.5 %), 931 before.",
+            "Easily fooled: 41 of 1000 stay correct under linf:0.1 (4.1 %, interval 3.0 % to 5.5 %), 931 before.",
             "The number can be believed: 6 of 8 checks made, none red; it is an upper bound, not a certificate.",
             "Its confidence cannot be trusted under attack: 91 % mean confidence when wrong.",
             "Activations are part of it: 18 % more units die under forcing, 1 % under noise of the same size.",
             "adversarial_training helps most: 52.1 % worst case for 2.9 points of untouched accuracy.",
         ),
         "four models, one seed each: differences are between these models, not between activations",
-        {"name": "reference:cnn(activation=relu)", "source": "reference", "parameters": 61_706, "sha256": "ab" * 32,
-         "layers": {"conv": 3, "linear": 1}},
+        {
+            "name": "reference:cnn(activation=relu)",
+            "source": "reference",
+            "parameters": 61_706,
+            "sha256": "ab" * 32,
+            "layers": {"conv": 3, "linear": 1},
+        },
         r.Data(
-            "digits", (1, 8, 8), classes, (0.0, 1.0), 16,
+            "digits",
+            (1, 8, 8),
+            classes,
+            (0.0, 1.0),
+            16,
             (
                 r.SplitInfo("train", 600, dict.fromkeys(classes, 60), "11" * 32),
                 r.SplitInfo("calibration", 197, dict.fromkeys(classes, 19), "22" * 32),
@@ -231,28 +351,53 @@ def normal(classes: tuple[str, ...] = CLASSES) -> r.Result:
         (
             comparison(at, "clean_accuracy", 0.931, 0.902, "worse"),
             comparison(at, "robust_accuracy@linf:0.1", 0.041, 0.521, "better"),
-            comparison("relu | swap(to=leaky_relu)", "robust_accuracy@linf:0.1", 0.041, 0.040, "no detectable difference"),
+            comparison(
+                "relu | swap(to=leaky_relu)", "robust_accuracy@linf:0.1", 0.041, 0.040, "no detectable difference"
+            ),
             comparison("relu | temperature", "ece", 0.031, 0.006, "better"),
         ),
         (
-            r.Advice(at, "recommended", "Worst case rises from 4.1 % to 52.1 % at linf:0.1; untouched falls 2.9 points.", "8 epochs, 41 s"),
-            r.Advice("relu | temperature", "calibration only", "ECE falls from 0.031 to 0.006; no label changes.", "1 s"),
+            r.Advice(
+                at,
+                "recommended",
+                "Worst case rises from 4.1 % to 52.1 % at linf:0.1; untouched falls 2.9 points.",
+                "8 epochs, 41 s",
+            ),
+            r.Advice(
+                "relu | temperature", "calibration only", "ECE falls from 0.031 to 0.006; no label changes.", "1 s"
+            ),
             r.Advice("relu | swap(to=leaky_relu)", "no detectable effect", "Worst case 4.1 % to 4.0 %.", "1 s"),
         ),
         (
-            r.Problem("ACT-D01", "high", "relu", "18.4 % more units can be forced dead at linf:0.1", "Swap and fine-tune."),
+            r.Problem(
+                "ACT-D01", "high", "relu", "18.4 % more units can be forced dead at linf:0.1", "Swap and fine-tune."
+            ),
             r.Problem("ACT-C02", "medium", "relu", "confident when fooled: 0.914", "Do not gate on confidence."),
         ),
-        (r.GateResult("robust_accuracy@linf:0.1>=0.3", "relu", 0.041, 0.03, 0.0551, 0.3, "failed", "0.041 lies below 0.3"),),
+        (
+            r.GateResult(
+                "robust_accuracy@linf:0.1>=0.3", "relu", 0.041, 0.03, 0.0551, 0.3, "failed", "0.041 lies below 0.3"
+            ),
+        ),
         ("transfer attack", "doubled iterations"),
         tuple(
-            r.Example(i, "relu", "pgd(steps=40)", "linf:0.1", classes[i], classes[i], 0.98 - i / 50,
-                      classes[(i + 3) % len(classes)], 0.93 - i / 40, 0.1)
+            r.Example(
+                i,
+                "relu",
+                "pgd(steps=40)",
+                "linf:0.1",
+                classes[i],
+                classes[i],
+                0.98 - i / 50,
+                classes[(i + 3) % len(classes)],
+                0.93 - i / 40,
+                0.1,
+            )
             for i in range(min(6, len(classes)))
         ),
         1,
         ("Empirical: an attack not tried may do better.", "One training seed per model."),
-    )  # fmt: skip
+    )
 
 
 def masked() -> r.Result:
@@ -263,15 +408,22 @@ def masked() -> r.Result:
         check("ACT-S09", "finite differences", "error", "the probe crashed: division by zero"),
     )
     threat = dataclasses.replace(
-        whole.variants[0].threats[0], worst_case=share(713, 1000), checks=red, state="masked", believable=False,
+        whole.variants[0].threats[0],
+        worst_case=share(713, 1000),
+        checks=red,
+        state="masked",
+        believable=False,
         why="gradient-free search fools 214 inputs that gradients miss",
-    )  # fmt: skip
+    )
     first = dataclasses.replace(whole.variants[0], threats=(threat, *whole.variants[0].threats[1:]))
     gate = dataclasses.replace(whole.gates[0], outcome="no verdict", why="the number cannot be believed", value=None)
     return dataclasses.replace(
-        whole, variants=(first, *whole.variants[1:]), gates=(gate,), exit_code=3,
+        whole,
+        variants=(first, *whole.variants[1:]),
+        gates=(gate,),
+        exit_code=3,
         headline=("No verdict: the worst case of 71.3 % cannot be believed.", *whole.headline[1:]),
-    )  # fmt: skip
+    )
 
 
 def partial() -> r.Result:
@@ -283,31 +435,52 @@ def partial() -> r.Result:
             attack("pgd(steps=40)", "iterative", 118, 931, 1000, error="out of memory at shard 3", counts=False),
         ),
         checks=(check("ACT-S01", "iterative beats single-step", "not_done", "no iterative attack finished"),),
-        curve=(), per_class=(), state="unchecked",
-    )  # fmt: skip
+        curve=(),
+        per_class=(),
+        state="unchecked",
+    )
     only = dataclasses.replace(
         whole.variants[0], threats=(threat,), calibration=(), sites=(), kills=(), unresolved=("clamp at features.9",)
     )
     return dataclasses.replace(
-        whole, status="partial", variants=(only,), comparisons=(), advice=(), problems=(), gates=(), examples=(),
-        not_done=("pgd(steps=40) on linf:0.1", "every defense", "calibration"), exit_code=0, heading="",
-    )  # fmt: skip
+        whole,
+        status="partial",
+        variants=(only,),
+        comparisons=(),
+        advice=(),
+        problems=(),
+        gates=(),
+        examples=(),
+        not_done=("pgd(steps=40) on linf:0.1", "every defense", "calibration"),
+        exit_code=0,
+        heading="",
+    )
 
 
 def hostile() -> r.Result:
     whole = normal(HOSTILE)
     first = dataclasses.replace(
-        whole.variants[0], title=HOSTILE[0], activation=HOSTILE[4], notes=HOSTILE, unresolved=HOSTILE,
+        whole.variants[0],
+        title=HOSTILE[0],
+        activation=HOSTILE[4],
+        notes=HOSTILE,
+        unresolved=HOSTILE,
         sites=tuple(dataclasses.replace(s, name=HOSTILE[i]) for i, s in enumerate(whole.variants[0].sites)),
         fit={HOSTILE[0]: HOSTILE[4]},
-    )  # fmt: skip
+    )
     return dataclasses.replace(
-        whole, variants=(first, *whole.variants[1:]), headline=HOSTILE, heading=HOSTILE[0], command=HOSTILE[1],
-        model={"name": HOSTILE[3], "source": HOSTILE[5], HOSTILE[4]: HOSTILE[0]}, limits=HOSTILE, not_done=HOSTILE,
+        whole,
+        variants=(first, *whole.variants[1:]),
+        headline=HOSTILE,
+        heading=HOSTILE[0],
+        command=HOSTILE[1],
+        model={"name": HOSTILE[3], "source": HOSTILE[5], HOSTILE[4]: HOSTILE[0]},
+        limits=HOSTILE,
+        not_done=HOSTILE,
         data=dataclasses.replace(whole.data, name=HOSTILE[4], notes=HOSTILE),
         problems=tuple(r.Problem(text, "high", text, text, text) for text in HOSTILE),
         advice=tuple(dataclasses.replace(a, sentence=HOSTILE[4]) for a in whole.advice),
-    )  # fmt: skip
+    )
 
 
 def images(result: r.Result) -> dict[str, np.ndarray[Any, Any]]:
@@ -321,9 +494,14 @@ def images(result: r.Result) -> dict[str, np.ndarray[Any, Any]]:
 
 
 ENVIRONMENT: dict[str, Any] = {
-    "started": "2026-01-01T00:00:00Z", "seconds": 71.3, "device": "cpu", "threads": 1, "python": "3.11.7",
-    "versions": {"torch": "2.14.1", "numpy": "2.3.0"}, "platform": "linux",
-}  # fmt: skip
+    "started": "2026-01-01T00:00:00Z",
+    "seconds": 71.3,
+    "device": "cpu",
+    "threads": 1,
+    "python": "3.11.7",
+    "versions": {"torch": "2.14.1", "numpy": "2.3.0"},
+    "platform": "linux",
+}
 
 
 def report(result: r.Result) -> Report:

@@ -106,10 +106,11 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image as PNG bytes, with its own line of text."""
+    """One image as PNG bytes, with a title and a line of text."""
 
     png: bytes
     alt: str
+    title: str
     label: str
 
 

@@ -86,14 +86,15 @@ def from_json(text: str, where: str = RESULT) -> Report:
 
 def to_json(report: Report) -> str:
     """report.json as text, ASCII, the same bytes for the same record. Raises StoreError when it could not be read back."""
-    text = _dump({"result": asdict(report.result), "environment": dict(report.environment)})
-    found = from_json(text, "the result")
-    return _dump({"result": asdict(found.result), "environment": dict(found.environment)})
+    found = _checked(report)
+    record = {"result": asdict(found.result), "environment": dict(found.environment)}
+    return json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def result_json(result: Result) -> str:
     """The ``result`` half alone: the bytes that two equal runs share."""
-    return _dump(json.loads(to_json(Report(result)))["result"])
+    found = _checked(Report(result))
+    return json.dumps(asdict(found.result), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def render(report: Report, format: str) -> str | bytes:  # noqa: A002  # the option's name everywhere
@@ -102,7 +103,7 @@ def render(report: Report, format: str) -> str | bytes:  # noqa: A002  # the opt
     The record goes through its JSON first, so that a report made in the run and one made from the folder are equal.
     """
     draw = registry.find("formats", format)
-    stored = from_json(to_json(report), "the result")
+    stored = _checked(report)
     made: str | bytes = draw(replace(stored, examples=report.examples, folder=report.folder))
     return made
 
@@ -124,11 +125,14 @@ def _adapter() -> TypeAdapter[_File]:
     return TypeAdapter(_File)
 
 
-def _dump(thing: Any) -> str:
+def _checked(report: Report) -> Report:
+    """The report as it reads back from its JSON, without examples. Raises StoreError when it would not."""
+    record = {"result": asdict(report.result), "environment": dict(report.environment)}
     try:
-        return json.dumps(thing, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        text = json.dumps(record, sort_keys=True, allow_nan=False)
     except ValueError:
         raise StoreError("the result holds NaN or infinity", "Store None and the reason beside it.") from None
+    return from_json(text, "the result")
 
 
 def _refuse(constant: str) -> None:

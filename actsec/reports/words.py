@@ -35,6 +35,8 @@ def clean(text: str) -> str:
     Letters of every script stay as they are; only format characters that reorder or vanish (bidi marks and the like)
     are written out as ``\\u202e``. Newlines and tabs become spaces.
     """
+    if text.isprintable():
+        return text
     text = _ANSI.sub("", text)
     return "".join(_visible(c) for c in text)
 
@@ -60,7 +62,12 @@ def percent(value: float, digits: int = 1) -> str:
 
 def points(value: float) -> str:
     """A difference of two shares, signed, in percentage points."""
-    return f"{value * 100:+.1f} points".replace("-", "\N{MINUS SIGN}")
+    return f"{signed(value)} points"
+
+
+def signed(value: float) -> str:
+    """A difference of two shares in percentage points, the number alone."""
+    return f"{value * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval(share: Share) -> str:
@@ -162,6 +169,14 @@ def ece(found: Calibration) -> str:
         f"ECE {found.ece:.3f} ({found.bins} bins, n = {found.n}; "
         f"null {found.null_mean:.3f}, up to {found.null_p95:.3f})"
     )
+
+
+def ece_cell(found: Calibration | None) -> Content:
+    """ECE for a narrow table, whole: value, bins, n and null."""
+    if found is None:
+        return "not done"
+    bounds = f"{found.bins} bins, n = {found.n}"
+    return joined((f"{found.ece:.3f}", muted(bounds), muted(f"null {found.null_mean:.3f}, up to {found.null_p95:.3f}")))
 
 
 def beside_null(found: Calibration) -> Chip:

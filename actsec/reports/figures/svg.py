@@ -16,18 +16,15 @@ SERIES = 6
 
 def tag(name: str, *inside: Markup | str, **attributes: str | float) -> Markup:
     """An element. Texts and attributes are cleaned and escaped; ``class_`` is class, ``stroke_width`` stroke-width."""
-    written = Markup().join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value)) for key, value in attributes.items()
-    )
-    body = Markup().join(item if isinstance(item, Markup) else escape(clean(item)) for item in inside)
-    if not inside:
-        return Markup("<{}{}/>").format(Markup(name), written)  # noqa: S704  # the name is ours
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, body)  # noqa: S704  # the name is ours
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items())
+    body = "".join(item if isinstance(item, Markup) else escape(clean(item)) for item in inside)
+    # Every text in it is escaped one line above; names of elements and attributes are ours.
+    return Markup(f"<{name}{written}>{body}</{name}>" if inside else f"<{name}{written}/>")  # noqa: S704
 
 
 def _value(value: str | float) -> str:
     if isinstance(value, str):
-        return clean(value)
+        return escape(clean(value))
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 

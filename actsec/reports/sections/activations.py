@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Chip, Content, Figures, Fold, Heading, Items, Note, Paragraph, Table, joined
+from actsec.reports.blocks import Block, Chip, Content, Figures, Fold, Heading, Items, Note, Paragraph, Table, joined, muted
 from actsec.reports.figures.bars import Bar, Group, bars
 from actsec.reports.figures.strip import Row, strip
 from actsec.reports.load import Report
@@ -112,18 +112,19 @@ def _forcing(result: Result) -> Iterator[Block]:
         yield Figures(
             (bars("Units forced dead", ("forcing", "noise of the same eps", "plain PGD, same eps"), groups, caption),)
         )
-    rows = tuple(_kill(v, k) for v, k in kills)
+    rows = tuple(_kill(_name(v, k, kills), k) for v, k in kills)
     yield Table(
-        "Dead-ReLU forcing beside its baselines",
+        "Dead-ReLU forcing beside its baselines: net rise of the dead fraction in percentage points; labels of those "
+        "correct before",
         (
             "variant",
-            "net, forcing",
-            "net, noise",
-            "net, plain PGD",
-            "killed, of active units",
+            "forcing",
+            "noise",
+            "plain PGD",
+            "active units killed",
             "the same, noise",
-            "label changed",
-            "by noise",
+            "labels changed",
+            "the same, noise",
         ),
         rows,
     )
@@ -138,17 +139,16 @@ def _bars(kill: Kill) -> tuple[Bar, ...]:
     return Bar(kill.net, kill.net_low, kill.net_high), Bar(kill.noise_net), Bar(kill.pgd_net)
 
 
-def _kill(variant: Variant, kill: Kill) -> tuple[Content, ...]:
-    name = joined((f"{variant.title}, {kill.threat}",))
+def _kill(name: str, kill: Kill) -> tuple[Content, ...]:
     if not kill.applicable:
         return (name, words.not_applicable(kill), *("\N{EN DASH}",) * 6)
-    net = words.points(kill.net) if kill.net is not None else "not done"
+    net: Content = words.signed(kill.net) if kill.net is not None else "not done"
     if kill.net_low is not None and kill.net_high is not None:
-        net += f" [{kill.net_low * 100:.1f}, {kill.net_high * 100:.1f}], n = {kill.n}"
+        net = joined((net, muted(f"[{words.signed(kill.net_low)}, {words.signed(kill.net_high)}], n = {kill.n}")))
     return (
         name,
         net,
-        *(words.points(x) if x is not None else "not done" for x in (kill.noise_net, kill.pgd_net)),
+        *(words.signed(x) if x is not None else "not done" for x in (kill.noise_net, kill.pgd_net)),
         *(words.percent(x) if x is not None else "not done" for x in (kill.killed_of_active, kill.noise_killed_of_active)),
         words.share_cell(kill.label_changed) if kill.label_changed else "not done",
         words.share_cell(kill.noise_label_changed) if kill.noise_label_changed else "not done",

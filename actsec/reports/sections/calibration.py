@@ -75,7 +75,7 @@ def _row(variant: Variant, found: Calibration) -> tuple[Content, ...]:
     wrong = found.confidence_when_wrong
     return (
         joined(label),
-        joined((words.ece(found), words.beside_null(found))),
+        joined((words.ece_cell(found), words.beside_null(found))),
         f"{found.mce:.3f}",
         f"{found.brier:.3f}",
         f"{found.nll:.3f}",

@@ -58,16 +58,15 @@ def _tradeoff(variants: list[Variant]) -> Iterator[Block]:
                 _kind(variant),
                 words.share_cell(variant.clean.accuracy),
                 words.worst_cell(found) if found else "not done",
-                words.ece(untouched) if untouched else "not done",
+                words.ece_cell(untouched),
                 variant.claims or "\N{EN DASH}",
-                words.pairs(variant.fit) or "\N{EN DASH}",
             )
         )
     if threat and points:
         yield Figures((scatter(kinds, points, threat),))
     yield Table(
         f"Defenses under {threat or 'no threat'}",
-        ("variant", "for", "untouched", "worst case", "confidence, untouched", "what it can do", "fitting"),
+        ("variant", "for", "untouched", "worst case", "ECE, untouched", "what it can and cannot do"),
         tuple(rows),
     )
 
@@ -90,7 +89,7 @@ def _comparisons(result: Result) -> Iterator[Block]:
             _amount(c, c.after),
             _difference(c),
             words.number(c.n),
-            "not tested" if c.p is None else "< 0.001" if c.p < 0.001 else f"{c.p:.3f}",  # noqa: PLR2004  # shown so
+            "not tested" if c.p is None else "<\N{NO-BREAK SPACE}0.001" if c.p < 0.001 else f"{c.p:.3f}",  # noqa: PLR2004  # shown so
             Chip(c.verdict, _VERDICT.get(c.verdict, "neutral")),
         )
         for c in result.comparisons

@@ -59,12 +59,12 @@ def _strip(result: Result, example: Example, stored: Mapping[str, NDArray[np.flo
     delta, factor = images.difference(original, attacked)
     before = f"{example.before}, {words.percent(example.before_confidence)}"
     after = f"{example.after}, {words.percent(example.after_confidence)}"
-    amplified = f"difference \N{MULTIPLICATION SIGN} {words.number(factor, 2)}" if factor else "no difference"
+    amplified = f"amplified {factor:.3g} times" if factor else "none"
     return Strip(
         (
-            Picture(images.picture(original, low, high), f"original, called {before}", before),
-            Picture(images.picture(attacked, low, high), f"attacked, called {after}", after),
-            Picture(delta, amplified, amplified),
+            Picture(images.picture(original, low, high), f"original, called {before}", "original", f"called {before}"),
+            Picture(images.picture(attacked, low, high), f"attacked, called {after}", "attacked", f"called {after}"),
+            Picture(delta, f"difference, {amplified}", "difference", amplified),
         ),
         _line(result, example),
     )

@@ -135,15 +135,19 @@ def _glance(result: Result) -> Iterator[Block]:
                 words.name_of(variant),
                 words.share_cell(variant.clean.accuracy),
                 *cells,
-                joined((f"{untouched.ece:.3f}", muted(f"null {untouched.null_p95:.3f}"))) if untouched else "not done",
+                words.ece_cell(untouched),
             )
         )
     yield Table(
-        "The models at a glance: untouched accuracy, worst case under each threat, and calibration "
-        "(ECE beside the 95th percentile of the null)",
-        ("model", "untouched", *(f"worst case, {name}" for name in threats), "ECE"),
+        "The models at a glance: untouched accuracy, worst case under each threat, and calibration",
+        ("model", "untouched", *(_column(name) for name in threats), "ECE"),
         tuple(rows),
     )
+
+
+def _column(threat: str) -> str:
+    """A bounded threat has a worst case, an unbounded one a size."""
+    return f"worst case, {threat}" if ":" in threat else f"smallest change that works, {threat}"
 
 
 def _under(threat: ThreatResult | None) -> Content:
@@ -152,4 +156,4 @@ def _under(threat: ThreatResult | None) -> Content:
     if threat.eps is not None:
         return words.worst_cell(threat)
     sizes = [a.median_size for a in threat.attacks if a.median_size is not None]
-    return f"smallest change that works: median {words.number(min(sizes))}" if sizes else "no median: see below"
+    return joined((words.number(min(sizes)), muted("median size"))) if sizes else "no median: see below"
