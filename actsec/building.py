@@ -11,6 +11,7 @@ Whatever is raised in the user's code becomes one sentence with its file and lin
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -46,7 +47,10 @@ def build(text: str, *, input_shape: tuple[int, ...], classes: int | None, seed:
         if source == "torchvision":
             return torchvision_model(wanted)
         path = Path(source).expanduser()
-        made = _from_file(path, wanted) if path.suffix == ".py" else _from_package(source, wanted)
+        module, file = _from_file(path) if path.suffix == ".py" else _from_package(source, str(wanted))
+        with _beside(file):
+            torch.manual_seed(seed)  # again: whether the import drew depends on whether it was the first
+            made = _make(module, wanted, file)
     if not isinstance(made, nn.Module):
         kind = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
         raise ModelError(f"{text} returned {kind}, not a torch.nn.Module", "Return the model object itself.")
@@ -105,16 +109,23 @@ def torchvision_model(wanted: Spec) -> nn.Module:
     return made
 
 
-def _from_file(path: Path, wanted: Spec) -> Any:
+def _from_file(path: Path) -> tuple[ModuleType, Path | None]:
     if not path.is_file():
         raise ModelError(f"there is no file {str(path)!r}", f"Check the path. {FORMS}")
     path = path.resolve()
-    before = list(sys.path)
-    sys.path.insert(0, str(path.parent))
     _forget_siblings(path.parent)
+    with _beside(path):
+        return _module(path), path
+
+
+@contextlib.contextmanager
+def _beside(path: Path | None) -> Iterator[None]:
+    """Modules that lie beside the file can be imported, as when Python runs it."""
+    before = list(sys.path)
+    if path is not None:
+        sys.path.insert(0, str(path.parent))
     try:
-        module = _module(path)
-        return _make(module, wanted, path)
+        yield
     finally:
         sys.path[:] = before
 
@@ -155,16 +166,15 @@ def _forget_siblings(folder: Path) -> None:
                 del sys.modules[inner]
 
 
-def _from_package(source: str, wanted: Spec) -> Any:
+def _from_package(source: str, call: str) -> tuple[ModuleType, Path | None]:
     try:
-        module = importlib.import_module(source)
+        return importlib.import_module(source), None
     except ModuleNotFoundError as error:
         if error.name is not None and (source == error.name or source.startswith(error.name + ".")):
-            raise ModelError(f"there is no module {source!r} (for the model {source}:{wanted})", FORMS) from error
+            raise ModelError(f"there is no module {source!r} (for the model {source}:{call})", FORMS) from error
         raise _failure(f"{source} fails when it is imported", None, error) from error
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise _failure(f"{source} fails when it is imported", None, error) from error
-    return _make(module, wanted, Path(module.__file__) if module.__file__ else None)
 
 
 def _make(module: ModuleType, wanted: Spec, path: Path | None) -> Any:
@@ -180,7 +190,7 @@ def _make(module: ModuleType, wanted: Spec, path: Path | None) -> Any:
     if isinstance(made, nn.Module):
         if wanted.options:
             raise BadOption(f"{where}:{wanted.name} is a model and takes no options", "Leave them out.")
-        return made
+        return copy.deepcopy(made)  # the file is imported once, its model may be loaded often
     return _call(made, wanted, where, path)
 
 
@@ -213,7 +223,9 @@ def _failure(what: str, path: Path | None, error: BaseException) -> ActsecError:
     if isinstance(error, ActsecError):
         return error
     frames = traceback.extract_tb(error.__traceback__)
+    foreign = ("<", __file__, *map(str, (Path(torch.__file__).parent, Path(traceback.__file__).parent)))
     own = [f for f in frames if path is not None and Path(f.filename).parent == path.parent]
+    own = own or [f for f in frames if not f.filename.startswith(foreign)]
     place = ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{Path(error.filename).name}:{error.lineno}: "
