@@ -1,4 +1,4 @@
-"""The ``actsec`` command. Options are the fields of the plan; nothing is written twice, nothing heavy is imported early.
+"""The ``actsec`` command. Options are the fields of the plan: nothing is written twice, nothing heavy imported early.
 
 Results go to stdout, progress and messages to stderr. Exit codes are those of the error tree and of the verdict.
 """
@@ -23,22 +23,26 @@ _MANY = {"activations", "attacks", "defenses", "gates"}
 _LISTED = ("attacks", "defenses", "activations", "diagnostics", "models", "data")
 
 
-def _plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """One click option for every field of the plan, its help from the field's annotation."""
+def _plan_options(without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """One click option for every field of the plan but ``without``, its help from the field's annotation."""
     hints = typing.get_type_hints(Plan, include_extras=True)
-    for field in reversed(dataclasses.fields(Plan)):
-        help_text = typing.get_args(hints[field.name])[1]
-        if field.default not in (None, (), False):
-            help_text += f" [{field.default}]"
-        flag = "--" + field.name.replace("_", "-")
-        if "bool" in str(hints[field.name]):
-            option = click.option(flag, is_flag=True, default=None, help=help_text)
-        else:
-            # Texts, read by the plan's own rules: 8/255 is a number there.
-            name = {"gates": "--gate"}.get(field.name, flag)
-            option = click.option(name, field.name, multiple=field.name in _MANY, help=help_text)
-        command = option(command)
-    return command
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed([field for field in dataclasses.fields(Plan) if field.name not in without]):
+            help_text = typing.get_args(hints[field.name])[1]
+            if field.default not in (None, (), False):
+                help_text += f" [{field.default}]"
+            flag = "--" + field.name.replace("_", "-")
+            if "bool" in str(hints[field.name]):
+                option = click.option(flag, is_flag=True, default=None, help=help_text)
+            else:
+                # Texts, read by the plan's own rules: 8/255 is a number there.
+                name = {"gates": "--gate"}.get(field.name, flag)
+                option = click.option(name, field.name, multiple=field.name in _MANY, help=help_text)
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -49,7 +53,7 @@ def cli() -> None:
 
 @cli.command(name="audit")
 @click.argument("plan_file", required=False, metavar="[PLAN.toml]")
-@_plan_options
+@_plan_options()
 @click.option("--min", "minimum", type=float, help="With --gate METRIC: the metric must be at least this.")
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
@@ -74,6 +78,7 @@ def audit_command(
     """
     from actsec import runner
     from actsec.screen import Screen
+    from actsec.store import Store
 
     plan = _plan(plan_file, options, minimum, maximum)
     screen = Screen(quiet=quiet)
@@ -82,7 +87,7 @@ def audit_command(
     if print_plan:
         click.echo(plans.write(prepared.plan), nl=False)
         return 0
-    store = runner.Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts)
+    store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts)
     return _run(prepared, store, screen, executor, workers)
 
 
@@ -95,12 +100,13 @@ def resume(run: str, executor: str, workers: int | None, quiet: bool) -> int:
     """Take up a run where it stopped: only jobs without an outcome run."""
     from actsec import runner
     from actsec.screen import Screen
+    from actsec.store import Store
 
     screen = Screen(quiet=quiet)
-    store = runner.Store.open(run)
+    store = Store.open(run)
     with screen.busy("reading model and data"):
         prepared = runner.prepare(store.plan())
-    store = runner.Store.create(run, prepared.plan, prepared.facts)
+    store = Store.create(run, prepared.plan, prepared.facts)
     return _run(prepared, store, screen, executor, workers)
 
 
@@ -117,54 +123,45 @@ def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | N
 
 @cli.command(name="attack")
 @click.argument("attack")
-@_plan_options
+@_plan_options(without=("attacks", "defenses", "gates", "per_class"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 def attack_command(attack: str, threat: str | None, save: str | None, **options: Any) -> int:
     """Run one attack, such as 'pgd(steps=200)', and print what it achieved."""
     import numpy as np
 
-    from actsec import budgets, scene
+    from actsec import runner, scene
     from actsec.api import attack as run_attack
 
-    plan = _plan(None, {**options, "attacks": ()}, None, None).having(attacks=(Trial(attack, threat or ""),))
-    loaded = scene.load(plan)
-    splits = loaded.splits
-    resolved = budgets.resolve(
-        plan,
-        tuple(splits.test.x.shape[1:]),
-        splits.test.grid,
-        len(splits.test),
-        trains=splits.train is not None,
-        calibrates=splits.calibration is not None,
-    )
-    trial = resolved.attacks[0]
-    target = _target(resolved, loaded)
-    n = trial.samples
-    outcome = run_attack(
-        target, splits.test.x[:n], splits.test.y[:n], attack, threat=trial.threat, seed=plan.seed, id=splits.test.ids[:n]
-    )
+    plan = _plan(None, options, None, None).having(attacks=(Trial(attack, threat or ""),), defenses=())
+    loaded = runner.resolved(scene.load(plan))
+    trial, test = loaded.plan.attacks[0], loaded.test
+    target = _target(loaded)
+    x, y, rows = test.x[: trial.samples], test.y[: trial.samples], test.ids[: trial.samples]
+    outcome = run_attack(target, x, y, attack, threat=trial.threat, seed=plan.seed, id=rows)
     if save:
-        path = Path(save)
+        path = Path(save if save.endswith(".npz") else f"{save}.npz")
         try:
-            np.savez(path, x=outcome.x, y=splits.test.y[:n], success=outcome.success, original=splits.test.x[:n])
+            np.savez(path, x=outcome.x, y=y, success=outcome.success, original=x)
         except OSError as problem:
             raise BadOption(f"--save {save}: {problem.strerror}", "Give a file that can be written.") from problem
     click.echo(outcome.sentence)
     return 0
 
 
-def _target(plan: Plan, loaded: Any) -> Any:
-    """The plan's first model, trained when it is a reference model."""
-    from actsec import scene, training
+def _target(loaded: Any) -> Any:
+    """The plan's first model: the user's after the preflight checks, a reference model trained."""
+    from actsec import runner, scene, training
     from actsec.plan import variants
 
-    target = scene.base_target(loaded, variants(plan)[0])
-    if plan.reference:
-        data = scene.as_split(loaded.splits.train, plan.device)
-        if data is None:
-            raise PlanError(f"{plan.model} is trained first, but there is no training data", "Give --train data.npz.")
-        training.fit(target.model, data.x, data.y, training.Recipe(seed=plan.seed), ids=data.id)
+    if not loaded.plan.reference:
+        target, notes = runner.look(loaded)
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        return target
+    target = scene.base_target(loaded, variants(loaded.plan)[0])
+    data = scene.as_split(loaded.splits.train, loaded.plan.device)
+    training.fit(target.model, data.x, data.y, training.Recipe(seed=loaded.plan.seed), ids=data.id)
     return target
 
 
@@ -235,7 +232,11 @@ def _explained(name: str) -> str:
     if name in known:
         entry = activation(name)
         facts = dataclasses.asdict(entry.properties)
-        lines = [f"{name}: {entry.formula}", "", *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items())]
+        lines = [
+            f"{name}: {entry.formula}",
+            "",
+            *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
+        ]
         return "\n".join(lines)
     for kind in ("attacks", "defenses", "diagnostics"):
         for plug_in in registry.names(kind):  # type: ignore[arg-type]  # three of the kinds
@@ -248,16 +249,16 @@ def _explained(name: str) -> str:
     raise unknown("name", name, known)
 
 
-def _plan(
-    plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None
-) -> Plan:
+def _plan(plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None) -> Plan:
     """The plan of a file with the command line's options over it."""
     base = plans.read(plan_file) if plan_file else Plan()
     given = {key: value for key, value in options.items() if value not in (None, ())}
     gates = given.get("gates", ())
     if minimum is not None or maximum is not None:
         if len(gates) != 1 or any(sign in gates[0] for sign in "<>="):
-            raise PlanError("--min and --max go with one --gate METRIC", "Write --gate robust_accuracy@linf:0.1 --min 0.3.")
+            raise PlanError(
+                "--min and --max go with one --gate METRIC", "Write --gate robust_accuracy@linf:0.1 --min 0.3."
+            )
         bounds = [f">={minimum}" if minimum is not None else "", f"<={maximum}" if maximum is not None else ""]
         given["gates"] = tuple(gates[0] + bound for bound in bounds if bound)
     return plans.override(base, given)

@@ -1,20 +1,24 @@
 """Where jobs run. An executor takes jobs as they become ready and says which are finished; results go to the store.
 
-``serial`` runs in this process; ``Processes`` runs workers by spawn, each with the plan's thread count. The result is
+``Serial`` runs in this process; ``Processes`` runs workers by spawn, each with the plan's thread count. The result is
 the same bytes: a job depends on its recipe and on nothing about the worker.
 """
 
 from __future__ import annotations
 
 import collections
+import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Protocol
 
+from actsec.errors import ActsecError
 from actsec.types import Job
 
 Work = Callable[[Job, Path], "str | None"]
@@ -24,24 +28,24 @@ Work = Callable[[Job, Path], "str | None"]
 class Executor(Protocol):
     """Takes jobs, gives back finished ones in any order."""
 
+    @property
+    def lost(self) -> int:
+        """How many workers died; the jobs they had were tried again."""
+
     def submit(self, job: Job) -> None:
         """Accept a job whose needs are all done."""
 
     def next(self) -> tuple[Job, str | None]:
-        """Block until some submitted job is finished; the job and its error, if any."""
+        """Block until some submitted job is finished; the job and its error, if any. Raises StoreError."""
 
     def close(self, *, kill: bool = False) -> None:
-        """Stop accepting; kill ends running workers at once, otherwise they finish their job."""
-
-    @property
-    def slots(self) -> int:
-        """How many jobs it can work on at once."""
+        """Drop what has not begun; kill ends running jobs at once, otherwise they finish and are stored."""
 
 
 class Serial:
     """One job after another, in this process."""
 
-    slots = 1
+    lost = 0
 
     def __init__(self, work: Work, root: Path) -> None:
         self._work, self._root = work, root
@@ -59,48 +63,110 @@ class Serial:
 
 
 class Processes:
-    """Spawned workers. A worker that dies is replaced and its job tried once more, then reported as an error."""
+    """Spawned workers. When one dies, the jobs in flight are tried again one at a time, so that the one to blame shows.
+
+    A job that loses its worker a second time is reported as an error; the others never suffer for it. Workers are given
+    one job at a time, end with their parent however it dies, and leave Ctrl-C to it.
+    """
 
     def __init__(self, work: Work, root: Path, workers: int) -> None:
-        self._work, self._root, self.slots = work, root, workers
+        self._work, self._root, self._workers = work, root, workers
         self._pool = self._start()
+        self._waiting: collections.deque[Job] = collections.deque()
+        self._suspects: collections.deque[Job] = collections.deque()
         self._running: dict[Future[str | None], Job] = {}
-        self._deaths: collections.Counter[str] = collections.Counter()
         self._finished: collections.deque[tuple[Job, str | None]] = collections.deque()
+        self._tried: set[str] = set()
+        self.lost = 0
 
     def submit(self, job: Job) -> None:
-        try:
-            self._running[self._pool.submit(self._work, job, self._root)] = job
-        except BrokenProcessPool:
-            self._pool = self._start()
-            self._running[self._pool.submit(self._work, job, self._root)] = job
+        self._waiting.append(job)
+        self._fill()
 
     def next(self) -> tuple[Job, str | None]:
         while not self._finished:
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            for future in done:
-                job = self._running.pop(future)
-                problem = future.exception()
-                if isinstance(problem, BrokenProcessPool):
-                    self._deaths[job.id] += 1
-                    if self._deaths[job.id] > 2:
-                        self._finished.append((job, "the worker died three times while running this job"))
-                    else:
-                        self.submit(job)
-                else:
-                    self._finished.append((job, str(problem) if problem else future.result()))
+            if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+                self._mourn()
+            else:
+                for future in done:
+                    self._finished.append((self._running.pop(future), _outcome(future)))
+            self._fill()
         return self._finished.popleft()
 
     def close(self, *, kill: bool = False) -> None:
+        self._waiting.clear()
+        self._suspects.clear()
         if kill:
-            for process in (self._pool._processes or {}).values():  # noqa: SLF001  # the pool has no public kill
+            for process in list((self._pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public kill
                 process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _fill(self) -> None:
+        """Give free workers a job. While there are suspects one of them runs, alone."""
+        while len(self._running) < (1 if self._suspects or self._alone() else self._workers):
+            queue = self._suspects or self._waiting
+            if not queue:
+                return
+            try:
+                with _deaf():
+                    future = self._pool.submit(self._work, queue[0], self._root)
+            except BrokenProcessPool:  # an idle worker died
+                self._mourn()
+            else:
+                self._running[future] = queue.popleft()
+
+    def _alone(self) -> bool:
+        return any(job.id in self._tried for job in self._running.values())
+
+    def _mourn(self) -> None:
+        """Replace a broken pool. Every job it had is tried once more; what finished in it counts."""
+        wait(self._running)
+        self.lost += 1
+        self._pool.shutdown(wait=True)
+        self._pool = self._start()
+        for future, job in self._running.items():
+            if not isinstance(future.exception(), BrokenProcessPool):
+                self._finished.append((job, _outcome(future)))
+            elif job.id in self._tried:
+                problem = (
+                    "its worker died twice: killed from outside, or for want of memory, or by the model's own code"
+                )
+                self._finished.append((job, problem))
+            else:
+                self._tried.add(job.id)
+                self._suspects.append(job)
+        self._running.clear()
+
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.slots, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+        return ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole process group; only the parent decides, so that workers finish what they began."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _outcome(future: Future[str | None]) -> str | None:
+    problem = future.exception()
+    if isinstance(problem, ActsecError):
+        raise problem
+    return f"{type(problem).__name__}: {problem}" if problem else future.result()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start workers with Ctrl-C blocked, from their first instruction: it reaches the whole process group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """A parent killed outright cannot tell its workers; each watches for it and leaves at once."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

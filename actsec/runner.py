@@ -16,18 +16,19 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actsec import budgets, scene
-from actsec.errors import DataError, Interrupted, PlanError, StoreError
+from actsec.errors import DataError, Interrupted, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
 from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
 from actsec.policy import check_gates
 from actsec.result import Result
-from actsec.scene import Scene
+from actsec.scene import Given, Scene
 from actsec.store import Store
 from actsec.types import Job, Target, Threat
 
@@ -51,79 +52,82 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands. left is the estimated time in seconds, None before the first job ended."""
+    """Where a run stands. left is the estimated seconds, None before the first job ended; note is for people."""
 
     done: int
     total: int
     label: str
     left: float | None
     error: str | None = None
+    note: str = ""
 
 
 Tell = Callable[[Progress], None]
 
+LOST = "a worker died; the jobs it had are tried again, one at a time"
+STOPPING = "stopping: running jobs are finished first (Ctrl-C again ends them at once)"
 
-def prepare(plan: Plan) -> Prepared:
+
+def prepare(plan: Plan, given: Given | None = None) -> Prepared:
     """Load data and model, look at both before any work is done, and fill the plan's gaps.
 
     Raises every usage error there is (exit 2), Unsafe (4), and NoVerdict (3) when the model cannot be audited as it is.
     """
-    loaded = scene.load(plan)
-    splits = loaded.splits
-    shape, grid = tuple(splits.test.x.shape[1:]), splits.test.grid
-    if plan.reference and splits.train is None:
-        raise PlanError(f"{plan.model} is trained in the run, but there is no training data", "Give --train data.npz.")
+    loaded = resolved(scene.load(plan, given))
+    check_gates(loaded.plan, headline_threats(loaded.plan), [v.name for v in variants(loaded.plan)])
+    base, notes = None, loaded.notes
+    if plan.reference:
+        for variant in variants(loaded.plan):
+            scene.base_target(loaded, variant)
+    else:
+        base, checked = look(loaded)
+        notes += checked
+        loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes))
+    return Prepared(loaded, scene.facts(loaded, base), notes)
+
+
+def resolved(loaded: Scene) -> Scene:
+    """The scene with every gap of its plan filled."""
+    plan, splits = loaded.plan, loaded.splits
     if not len(splits.test):
         raise DataError(f"{plan.data} holds no examples", "Give test data.")
-    base, notes = None, list(loaded.notes)
-    resolved = budgets.resolve(
+    if plan.reference and splits.train is None:
+        raise PlanError(f"{plan.model} is trained in the run, but there is no training data", "Give --train data.npz.")
+    filled = budgets.resolve(
         plan,
-        shape,
-        grid,
+        tuple(splits.test.x.shape[1:]),
+        splits.test.grid,
         len(splits.test),
         trains=splits.train is not None,
         calibrates=splits.calibration is not None,
     )
-    if not plan.reference:
-        base, checked = _look(loaded)
-        notes += checked
-    loaded = Scene(resolved, splits, loaded.notes)
-    found = scene.facts(loaded, base)
-    check_gates(resolved, headline_threats(resolved), [v.name for v in variants(resolved)])
-    return Prepared(loaded, found, tuple(notes))
+    return dataclasses.replace(loaded, plan=filled)
 
 
-def _look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
-    """The user's model, after the preflight checks."""
-    import torch
-
+def look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
+    """The user's model after the preflight checks, which raise UsageError or NoVerdict, and what they found."""
     from actsec.preflight import preflight
 
     base = scene.base_target(loaded, variants(loaded.plan)[0])
-    test = loaded.test
-    found = preflight(
-        base, torch.from_numpy(test.x), torch.from_numpy(test.y), expect_accuracy=loaded.plan.expect_accuracy
-    )
+    found = preflight(base, loaded.test.x, loaded.test.y, expect_accuracy=loaded.plan.expect_accuracy)
     return found.target, found.notes
 
 
 def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) -> dict[str, str]:
-    """Run every job without an outcome; the errors by job id. Raises Interrupted on Ctrl-C, everything finished stored."""
+    """Run every job without an outcome; the errors by job id. Raises Interrupted on Ctrl-C, what finished is stored."""
     every = prepared.jobs
     finished = {job.id for job in every if store.done(job.id)}
     waiting = [job for job in every if job.id not in finished]
-    clock, errors, running = _Clock(prepared, waiting), {}, 0
+    clock, errors, running, lost = _Clock(prepared, waiting), {}, 0, 0
     tell(Progress(len(finished), len(every), "", None))
     with _terminable():
         try:
             while waiting or running:
-                ready = [job for job in waiting if all(need in finished for need in job.needs)]
+                ready = [job for job in waiting if finished.issuperset(job.needs)]
                 for job in ready:
                     executor.submit(job)
                 running += len(ready)
-                waiting = [job for job in waiting if job not in ready]
-                if not running:
-                    break
+                waiting = [job for job in waiting if not finished.issuperset(job.needs)]
                 job, error = executor.next()
                 running -= 1
                 if error is None:
@@ -132,10 +136,17 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
                     errors[job.id] = error
                     waiting = _without_dependants(waiting, job.id)
                 clock.finished(job)
-                tell(Progress(len(every) - len(waiting) - running, len(every), job.label, clock.left(), error))
+                note = LOST if executor.lost > lost else ""
+                lost = executor.lost
+                done = len(every) - len(waiting) - running
+                tell(Progress(done, len(every), job.label, clock.left(), error, note))
         except KeyboardInterrupt:
+            tell(Progress(len(finished), len(every), STOPPING, None, note=STOPPING))
             _stop(executor)
-            raise Interrupted("interrupted: every finished job is stored", f"actsec resume {store.root}") from None
+            raise Interrupted("every finished job is stored", f"To go on: actsec resume {store.root}") from None
+        except BaseException:
+            executor.close(kill=True)
+            raise
     executor.close()
     return errors
 
@@ -185,10 +196,14 @@ def estimate(prepared: Prepared, job: Job) -> float:
     from actsec.spec import parse
 
     data = prepared.scene.splits
+    trained = len(data.train) if data.train is not None else 0
     if job.kind != "attack":
-        trained = len(data.train) if data.train is not None else 0
-        return {"base": 60.0 * trained if prepared.plan.reference else 100.0, "defend": 120.0 * trained + 1000.0,
-                "clean": 1.0 * len(data.test), "probe": 4000.0 + 5.0 * len(data.test)}[job.kind]
+        return {
+            "base": 60.0 * trained if prepared.plan.reference else 100.0,
+            "defend": 120.0 * trained + 1000.0,
+            "clean": 1.0 * len(data.test),
+            "probe": 4000.0 + 5.0 * len(data.test),
+        }[job.kind]
     attack = registry.build("attacks", parse(str(job.recipe["attack"])))
     first, last = job.recipe["rows"]
     passes = attack.passes(prepared.facts.shape) if hasattr(attack, "passes") else 100
@@ -196,21 +211,20 @@ def estimate(prepared: Prepared, job: Job) -> float:
     return float((last - first) * passes * stochastic)
 
 
-def make_executor(kind: str, workers: int | None, root: Path, threads: int) -> Executor:
+def make_executor(kind: str, workers: int | None, prepared: Prepared, root: Path) -> Executor:
     """``serial`` or ``processes``; workers defaults to the cores there are, divided by the plan's threads."""
     from actsec.tasks import run
 
-    count = workers or max((os.cpu_count() or 1) // threads, 1)
     if kind == "serial":
-        return Serial(run, root)
-    if kind == "processes":
-        return Processes(run, root, count)
-    from actsec.errors import unknown
+        return Serial(partial(run, loaded=prepared.scene), root)
+    if kind != "processes":
+        raise unknown("executor", kind, ("serial", "processes"))
+    if prepared.scene.given != Given():
+        raise PlanError("a model or data given as a Python object stays in this process", "Use executor='serial'.")
+    return Processes(run, root, workers or max((os.cpu_count() or 1) // prepared.plan.threads, 1))
 
-    raise unknown("executor", kind, ("serial", "processes"))
 
-
-def finish(prepared: Prepared, store: Store, *, complete: bool) -> Result:
+def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -> Result:
     """Assemble the result and write report.json, examples.npz and report.html. A partial run gives a partial report."""
     from actsec.assembling import assemble
     from actsec.reports.load import Report, write
@@ -222,7 +236,7 @@ def finish(prepared: Prepared, store: Store, *, complete: bool) -> Result:
         return "the smallest change that works" if threat.eps is None else echo_eps(threat.eps, base, threat.norm)
 
     result, images = assemble(prepared.scene, prepared.facts, store, complete=complete, echo=echo)
-    environment = _environment(store)
+    environment = {**_environment(store), "workers_lost": lost}
     record = {"result": dataclasses.asdict(result), "environment": environment}
     store.put_file("report.json", (json.dumps(record, sort_keys=True, allow_nan=False, indent=1) + "\n").encode())
     if images:
@@ -271,26 +285,29 @@ def audit(
     *,
     executor: str = "processes",
     workers: int | None = None,
-    tell: Tell = lambda progress: None,
+    tell: Tell = lambda _: None,
+    given: Given | None = None,
 ) -> tuple[Result, Store]:
     """Run a plan from beginning to report. Raises Interrupted after writing a partial report."""
-    prepared = prepare(plan)
+    prepared = prepare(plan, given)
     store = Store.create(out or default_out(prepared), prepared.plan, prepared.facts)
     return run_prepared(prepared, store, executor=executor, workers=workers, tell=tell), store
 
 
-def run_prepared(
-    prepared: Prepared, store: Store, *, executor: str, workers: int | None, tell: Tell
-) -> Result:
+def run_prepared(prepared: Prepared, store: Store, *, executor: str, workers: int | None, tell: Tell) -> Result:
     """Execute what is left of a prepared plan and write its report."""
-    made = make_executor(executor, workers, store.root, prepared.plan.threads)
-    try:
-        errors = execute(prepared, store, made, tell)
-    except Interrupted:
-        with contextlib.suppress(StoreError):
-            finish(prepared, store, complete=False)
-        raise
-    return finish(prepared, store, complete=not errors)
+    made = make_executor(executor, workers, prepared, store.root)
+    with store.held():
+        try:
+            errors = execute(prepared, store, made, tell)
+        except Interrupted as stop:
+            try:
+                finish(prepared, store, complete=False, lost=made.lost)
+            except Exception as problem:
+                raise Interrupted(f"{stop.problem}; no partial report: {problem}", stop.mend) from problem
+            where = store.root / "report.html"
+            raise Interrupted(f"{stop.problem}; what is known so far: {where}", stop.mend) from None
+        return finish(prepared, store, complete=not errors, lost=made.lost)
 
 
 @contextlib.contextmanager

@@ -5,18 +5,20 @@ Every worker loads its own scene from the run folder; what it loads is checked a
 
 from __future__ import annotations
 
-import io
+import copy
+import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from actsec import data, models, registry
 from actsec import target as targets
 from actsec.data import Dataset, Splits
-from actsec.errors import DataError, ModelError, StoreError
+from actsec.errors import DataError, ModelError, StoreError, UsageError
 from actsec.plan import Facts, Plan, VariantPlan, variants
 from actsec.spec import Spec
 from actsec.store import Store
@@ -26,6 +28,16 @@ CALIBRATION_SHARE = 0.2
 CALIBRATION_MOST = 1000
 CLEAN_MOST = 10_000
 """Clean accuracy and calibration are measured on at most this many test images."""
+OBJECT = "object:"
+"""How a plan names a model or data that was given as a Python object: nothing can load it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the caller handed over as objects rather than names."""
+
+    target: Target | None = None
+    splits: Splits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,7 @@ class Scene:
     plan: Plan
     splits: Splits
     notes: tuple[str, ...]
+    given: Given = Given()  # immutable
 
     @property
     def test(self) -> Dataset:
@@ -48,10 +61,13 @@ class Scene:
         raise ModelError(f"the plan has no variant {name!r}", "This run folder was edited by hand.")
 
 
-def load(plan: Plan) -> Scene:
-    """Read the data a plan names and put the test data in sampling order. Raises DataError and what the loaders raise."""
+def load(plan: Plan, given: Given | None = None) -> Scene:
+    """Read the data a plan names, test data in sampling order. Raises DataError and what the loaders raise."""
+    given = given or Given()
     named = {"train": plan.train, "calibration": plan.calibration}
-    first = data.load(plan.data, seed=plan.seed, resize=plan.resize)
+    if plan.data.startswith(OBJECT) and given.splits is None:
+        raise _not_here("data")
+    first = given.splits or data.load(plan.data, seed=plan.seed, resize=plan.resize)
     splits = first if isinstance(first, Splits) else Splits(first)
     loaded = {key: _one(source, plan, splits.test.classes) for key, source in named.items() if source is not None}
     train, calibration = loaded.get("train", splits.train), loaded.get("calibration", splits.calibration)
@@ -72,7 +88,20 @@ def load(plan: Plan) -> Scene:
         sampled = data.sample(test, seed=plan.seed, per_class=plan.per_class)
     else:
         sampled = data.sample(test, min(len(test), CLEAN_MOST), seed=plan.seed)
-    return Scene(plan, Splits(sampled, train, calibration), tuple(notes))
+    return Scene(plan, Splits(sampled, train, calibration), tuple(notes), given)
+
+
+def named(splits: Splits, classes: tuple[str, ...]) -> Splits:
+    """The same data with the model's classes: labels 0 to 6 alone do not tell that there are 10."""
+    parts = (splits.test, splits.train, splits.calibration)
+    return Splits(*(None if part is None else dataclasses.replace(part, classes=classes) for part in parts))  # type: ignore[arg-type]  # test stays
+
+
+def _not_here(what: str) -> UsageError:
+    return UsageError(
+        f"the {what} of this run was given as a Python object and cannot be loaded again",
+        "Call actsec.audit with the same objects and out=RUN: it goes on where it stopped.",
+    )
 
 
 def _one(source: str, plan: Plan, classes: tuple[str, ...]) -> Dataset:
@@ -99,16 +128,25 @@ def facts(scene: Scene, base: Target | None) -> Facts:
 
 
 def base_target(scene: Scene, variant: VariantPlan) -> Target:
-    """The target a variant starts from: the user's model, or a reference architecture with untrained weights."""
+    """The target a variant starts from: the user's model, or a reference architecture with untrained weights.
+
+    A model given as an object is copied. Classes that the data only counts are left to the model to name.
+    """
     plan, test = scene.plan, scene.test
     shape, classes = tuple(test.x.shape[1:]), test.classes
     if plan.reference:
         model = models.build(variant.base, shape, len(classes), plan.seed)
-        return Target(model.to(plan.device), shape, classes, test.bounds, variant.base)
+        made = targets.load(model, classes=classes, input_shape=shape, bounds=test.bounds, device=plan.device)
+        return made.having(name=variant.base)
+    if plan.model.startswith(OBJECT):
+        if scene.given.target is None:
+            raise _not_here("model")
+        return scene.given.target.having(model=copy.deepcopy(scene.given.target.model))
+    counted = classes == tuple(map(str, range(len(classes))))
     return targets.load(
         plan.model,
         weights=plan.weights,
-        classes=classes,
+        classes=None if counted else classes,
         input_shape=shape,
         bounds=test.bounds,
         normalize=plan.normalize,
@@ -133,14 +171,14 @@ def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:
     variant = scene.variant(job.variant)
     outcome = store.get(target_job)
     if outcome is None:
-        raise StoreError(f"the weights of {variant.name} are missing from the run", "Resume the run: they are made again.")
+        raise StoreError(f"the weights of {variant.name} are missing from the run", "Resume: they are made again.")
     target = wrapped(base_target(scene, variant), variant.chain)
     state = unpack(outcome.arrays["weights"])
     target.model.load_state_dict({key: value.to(target.device) for key, value in state.items()})
     return target.having(name=variant.name, stochastic=target.stochastic or bool(outcome.numbers.get("stochastic")))
 
 
-def pack(target: Target) -> np.ndarray:  # type: ignore[type-arg]  # uint8, one dimension
+def pack(target: Target) -> npt.NDArray[np.uint8]:
     """A model's state as the bytes of a safetensors file. Tensors that share memory are written apart."""
     from safetensors.torch import save
 
@@ -148,11 +186,11 @@ def pack(target: Target) -> np.ndarray:  # type: ignore[type-arg]  # uint8, one 
     return np.frombuffer(save(state), dtype=np.uint8)
 
 
-def unpack(content: np.ndarray) -> dict[str, torch.Tensor]:  # type: ignore[type-arg]  # uint8, one dimension
+def unpack(content: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
     """What ``pack`` packed."""
     from safetensors.torch import load as load_bytes
 
-    return load_bytes(io.BytesIO(content.tobytes()).read())
+    return load_bytes(content.tobytes())
 
 
 def as_split(dataset: Dataset | None, device: str) -> Split | None:
@@ -166,7 +204,14 @@ def as_split(dataset: Dataset | None, device: str) -> Split | None:
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def of_run(root: Path) -> Scene:
-    """The scene of a run folder, loaded once in each worker."""
-    return load(Store.open(root).plan())
+    """The scene of a run folder, loaded once in each worker. Raises DataError when the data is not what it was."""
+    store = Store.open(root)
+    loaded, known = load(store.plan()), store.facts()
+    loaded = dataclasses.replace(loaded, splits=named(loaded.splits, known.classes))
+    for name in ("test", "train", "calibration"):
+        split = getattr(loaded.splits, name)
+        if (None if split is None else data.fingerprint(split)) != getattr(known, name):
+            raise DataError(f"the {name} data changed since the run began", "Put it back, or give another --out.")
+    return loaded

@@ -1,4 +1,4 @@
-"""What a person sees on stderr while an audit runs: the plan, one live line, time left. Plain lines when not a terminal."""
+"""What a person sees on stderr while an audit runs: the plan, one live line, time left; plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -46,18 +46,19 @@ class Screen:
         self.console.print(
             f"[bold]actsec audit[/] {escape(plan.model)} on {escape(test.name)}: {len(test)} test images "
             f"{'x'.join(map(str, prepared.facts.shape))}, {len(prepared.facts.classes)} classes, "
-            f"eps {show(plan.eps)} in [{test.bounds[0]:g}, {test.bounds[1]:g}], budget {plan.budget}, seed {plan.seed}"
+            f"eps {show(plan.eps)} in [{test.bounds[0]:g}, {test.bounds[1]:g}], budget {plan.budget}, seed {plan.seed}",
+            soft_wrap=True,
         )
         for note in (*test.notes, *prepared.notes):
-            self.console.print(f"  note: {escape(note)}")
-        self.console.print(f"  models: {escape(', '.join(v.name for v in models))}")
+            self.console.print(f"  note: {escape(note)}", soft_wrap=True)
+        self.console.print(f"  models: {escape(', '.join(v.name for v in models))}", soft_wrap=True)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=True, header_style="dim")
         for name in ("attack", "threat", "images", "for"):
             table.add_column(name)
         for trial in plan.attacks:
             table.add_row(escape(trial.attack), trial.threat, str(trial.samples), trial.role.replace("_", " "))
         self.console.print(table)
-        self.console.print(f"  {len(prepared.jobs)} jobs, results in {escape(str(store.root))}")
+        self.console.print(f"  {len(prepared.jobs)} jobs, results in {escape(str(store.root))}", soft_wrap=True)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Tell]:
@@ -88,7 +89,7 @@ class Screen:
                     description=escape(standing.label[:60]),
                     left=_left(standing.left),
                 )
-                self._error(standing)
+                self._said(standing)
 
             yield tell
 
@@ -97,18 +98,19 @@ class Screen:
 
         def tell(standing: Standing) -> None:
             nonlocal last
-            self._error(standing)
+            self._said(standing)
             if time.monotonic() - last >= PLAIN_EVERY or standing.done == standing.total:
                 last = time.monotonic()
-                self.console.print(
-                    f"{standing.done}/{standing.total} jobs {_left(standing.left)} {escape(standing.label)}", soft_wrap=True
-                )
+                text = f"{standing.done}/{standing.total} jobs {_left(standing.left)} {escape(standing.label)}"
+                self.console.print(text, soft_wrap=True)
 
         return tell
 
-    def _error(self, standing: Standing) -> None:
+    def _said(self, standing: Standing) -> None:
         if standing.error:
             self.console.print(f"[red]failed[/] {escape(standing.label)}: {escape(standing.error)}", soft_wrap=True)
+        if standing.note:
+            self.console.print(f"note: {escape(standing.note)}", soft_wrap=True)
 
 
 def _left(seconds: float | None) -> str:

@@ -240,9 +240,9 @@ _UNFIT: Any = object()
 
 
 def _fitted(hint: Any, value: Value) -> Any:
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _fitted(inner[0], value)
     if origin in (Union, types.UnionType):
         return next((fitted for choice in inner if (fitted := _fitted(choice, value)) is not _UNFIT), _UNFIT)
     if origin is Literal:

@@ -8,20 +8,23 @@
     RUN/report.*             rendered from the outcomes
 
 There is no list of finished jobs to disagree with: a job is done when its outcome reads back whole. A file is written
-under a temporary name in the same folder, flushed to disk and renamed, so a kill at any moment leaves it whole or absent.
+under a temporary name in the same folder, flushed to disk and renamed, so a kill at any moment leaves it whole or
+absent. Two audits never work in one folder at a time: the second is refused, and a lock dies with its process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +43,28 @@ class Store:
 
     @staticmethod
     def create(root: str | Path, plan: Plan, facts: Facts) -> Store:
-        """Open a run folder for a resolved plan; an existing one must hold the same plan. Raises StoreError."""
+        """Open a run folder for a resolved plan; an existing one must hold the same plan. Raises StoreError.
+
+        The plan is written anew, so that a model or data that moved is found where it is now.
+        """
         store = Store(Path(root))
         with _explained(store.root):
             for folder in ("outcomes", "costs"):
                 (store.root / folder).mkdir(parents=True, exist_ok=True)
             run = {"plan_id": plan_id(plan, facts), "facts": dataclasses.asdict(facts)}
             known = store._read_json("run.json")
-            if known is None:
-                if any((store.root / "outcomes").iterdir()):
-                    raise StoreError(f"{store.root} holds outcomes but no run.json", "Give another --out.")
-                store._put("plan.toml", write(plan).encode())
-                store._put("run.json", _canonical(run))
-            elif known["plan_id"] != run["plan_id"]:
+            if known is None and any((store.root / "outcomes").glob("[!.]*")):
+                raise StoreError(f"{store.root} holds outcomes but no run.json", "Give another --out.")
+            if known is not None and known.get("plan_id") != run["plan_id"]:
+                changed = _difference(known.get("facts", {}), json.loads(_canonical(run))["facts"])
                 raise StoreError(
-                    f"{store.root} holds another run: {_difference(known['facts'], json.loads(_canonical(run))['facts'])}",
-                    "Give another --out, or delete the folder.",
+                    f"{store.root} holds another run: {changed}", "Give another --out, or delete the folder."
                 )
+            content = write(plan).encode()
+            if known is None or (store.root / "plan.toml").read_bytes() != content:
+                store._put("plan.toml", content)
+            if known is None:
+                store._put("run.json", _canonical(run))
         return store
 
     @staticmethod
@@ -71,8 +79,39 @@ class Store:
         """The plan of the run."""
         return read(self.root / "plan.toml")
 
+    def facts(self) -> Facts:
+        """What the plan's names stood for when the run began. Raises StoreError when that is lost."""
+        known = self._read_json("run.json")
+        if known is None or not isinstance(known.get("facts"), dict):
+            raise StoreError(
+                f"{self.root / 'run.json'} is missing or damaged", "Delete the folder and run the audit again."
+            )
+        facts: Facts = _adapter().validate_python(known["facts"])
+        return facts
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other audits out of the folder, and clear away what a killed one was writing. Raises StoreError."""
+        with _explained(self.root):
+            lock = (self.root / ".lock").open("ab")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StoreError(
+                    f"another audit is working in {self.root}", "Wait for it, stop it, or give another --out."
+                ) from None
+            for partial in self.root.rglob(".part-*"):
+                partial.unlink(missing_ok=True)
+            yield
+
     def put(self, outcome: Outcome, cost: Mapping[str, Any]) -> None:
-        """Write an outcome, arrays first. Writing the same outcome again changes nothing."""
+        """Write an outcome, arrays first. Writing the same outcome again changes nothing.
+
+        Raises StoreError when the folder cannot be written, ValueError for numbers that are not finite.
+        """
+        record = {"job": outcome.job, "numbers": outcome.numbers, "error": outcome.error}
+        _canonical(record)
         with _explained(self.root):
             digest = None
             if outcome.arrays:
@@ -82,43 +121,44 @@ class Store:
                 content = buffer.getvalue()
                 digest = hashlib.sha256(content).hexdigest()
                 self._put(f"outcomes/{outcome.job}.npz", content)
-            record = {"job": outcome.job, "numbers": outcome.numbers, "arrays": digest, "error": outcome.error}
             self._put(f"costs/{outcome.job}.json", _canonical(dict(cost)))
-            self._put(f"outcomes/{outcome.job}.json", _canonical(record))
+            self._put(f"outcomes/{outcome.job}.json", _canonical({**record, "arrays": digest}))
 
     def get(self, job_id: str) -> Outcome | None:
         """A finished outcome, or None when it is absent or damaged (it is then recomputed)."""
-        record = self._read_json(f"outcomes/{job_id}.json")
-        if record is None or record.get("job") != job_id:
+        found = self._whole(job_id)
+        if found is None:
             return None
+        record, content = found
         arrays: dict[str, Any] = {}
-        if record["arrays"]:
-            try:
-                content = (self.root / "outcomes" / f"{job_id}.npz").read_bytes()
-            except OSError:
-                return None
-            if hashlib.sha256(content).hexdigest() != record["arrays"]:
-                return None
+        if content is not None:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
         return Outcome(job_id, record["numbers"], arrays, record["error"])
 
     def done(self, job_id: str) -> bool:
         """Whether the job has a whole outcome that is not an error: errors are tried again on resume."""
+        found = self._whole(job_id)
+        return found is not None and found[0]["error"] is None
+
+    def _whole(self, job_id: str) -> tuple[dict[str, Any], bytes | None] | None:
+        """The record and the bytes of the arrays, when both are as they were written."""
         record = self._read_json(f"outcomes/{job_id}.json")
-        if record is None or record.get("error"):
-            return False
-        if not record["arrays"]:
-            return True
+        if record is None or record.get("job") != job_id or not {"numbers", "arrays", "error"} <= set(record):
+            return None
+        if record["arrays"] is None:
+            return record, None
         try:
             content = (self.root / "outcomes" / f"{job_id}.npz").read_bytes()
         except OSError:
-            return False
-        return hashlib.sha256(content).hexdigest() == record["arrays"]
+            return None
+        return (record, content) if hashlib.sha256(content).hexdigest() == record["arrays"] else None
 
     def costs(self) -> dict[str, Any]:
         """Seconds and memory by job id."""
-        found = {path.stem: self._read_json(f"costs/{path.name}") for path in sorted((self.root / "costs").glob("*.json"))}
+        found = {
+            path.stem: self._read_json(f"costs/{path.name}") for path in sorted((self.root / "costs").glob("*.json"))
+        }
         return {key: value for key, value in found.items() if value is not None}
 
     def put_file(self, name: str, content: bytes) -> Path:
@@ -147,6 +187,13 @@ class Store:
         except (OSError, ValueError):
             return None
         return record if isinstance(record, dict) else None
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Facts)
 
 
 def _canonical(value: Any) -> bytes:

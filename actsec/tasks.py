@@ -1,20 +1,21 @@
 """What each kind of job does. A worker needs a job and a run folder, nothing else.
 
-    base     train the reference model, or load the user's: leaves weights
-    defend   fit a chain of defenses on it: leaves weights
-    clean    logits on the test and calibration data
-    probe    direct measurements of the model: gradients, repeatability, activation health
-    attack   one attack under one threat on some rows: leaves a verdict and an example per row
+base     train the reference model, or load the user's: leaves weights
+defend   fit a chain of defenses on it: leaves weights
+clean    logits on the test and calibration data
+probe    direct measurements of the model: gradients, repeatability, activation health
+attack   one attack under one threat on some rows: leaves a verdict and an example per row
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from actsec.referee import NORMS_KEPT, Verdicts, attack_target, cases_of
 from actsec.scene import Scene
 from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
+from actsec.target import fingerprint
 from actsec.types import Goal, Job, Material, Outcome, Target, Threat
 
 REPEATS = {"quick": 8, "standard": 20, "thorough": 50}
@@ -38,13 +40,16 @@ PROBE_ROWS = 200
 HEALTH_ROWS = 1000
 
 
-def run(job: Job, root: Path) -> str | None:
-    """Run a job and store its outcome. Returns the message of what ended it, None when all went well."""
+def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
+    """Run a job and store its outcome. Returns the message of what ended it, None when all went well.
+
+    loaded is the scene where it is at hand; otherwise it is read from the run folder.
+    """
     store, began = Store(root), time.perf_counter()
     try:
-        loaded = scene.of_run(root)
-        torch.set_num_threads(loaded.plan.threads)
-        outcome = _KINDS[job.kind](job, loaded, store)
+        loaded = loaded or scene.of_run(root)
+        with _threads(loaded.plan.threads):
+            outcome = _KINDS[job.kind](job, loaded, store)
     except ActsecError as problem:
         outcome = Outcome(job.id, {}, error=str(problem))
     except Exception as problem:  # noqa: BLE001  # whatever a stranger's model raises is a finding, never a lost run
@@ -59,11 +64,26 @@ def run(job: Job, root: Path) -> str | None:
         "seconds": round(time.perf_counter() - began, 3),
         "peak_mib": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)),
     }
-    store.put(outcome, cost)
+    try:
+        store.put(outcome, cost)
+    except ValueError:
+        outcome = Outcome(job.id, {}, error="the job's numbers are not finite: look for NaN in the weights")
+        store.put(outcome, cost)
     return outcome.error
 
 
-def _base(job: Job, loaded: Scene, store: Store) -> Outcome:
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """The plan's thread count, which moves the last bit of a sum; the caller's own afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _base(job: Job, loaded: Scene, _store: Store) -> Outcome:
     plan = loaded.plan
     target = scene.base_target(loaded, loaded.variant(job.variant))
     numbers: dict[str, Any] = {"stochastic": target.stochastic}
@@ -76,6 +96,8 @@ def _base(job: Job, loaded: Scene, store: Store) -> Outcome:
         numbers |= {"training": dataclasses.asdict(history), "recipe": dataclasses.asdict(recipe)}
         numbers["architecture"] = str(models.canonical(loaded.variant(job.variant).base))
     else:
+        if fingerprint(target) != job.recipe["model"]:
+            raise ModelError("the model changed since the run began", "Give another --out, or put the model back.")
         numbers["stochastic"] = target.stochastic or _draws_differ(target, loaded)
     return Outcome(job.id, numbers, {"weights": scene.pack(target)})
 
@@ -134,9 +156,9 @@ def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
         if dataset is None:
             continue
         with frozen(target.model):
-            decisions = Oracle(target.having(threshold=None), 256, repeats, loaded.plan.seed, f"clean {name}").decisions(
-                torch.from_numpy(dataset.x).to(target.device)
-            )
+            decisions = Oracle(
+                target.having(threshold=None), 256, repeats, loaded.plan.seed, f"clean {name}"
+            ).decisions(torch.from_numpy(dataset.x).to(target.device))
         logits = decisions.double().cpu()
         arrays[f"{name}_logits"] = logits[0].float().numpy() if repeats == 1 else _mean_log(logits).float().numpy()
         labels = target.decide(decisions)
@@ -174,32 +196,31 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
             f"{spec.name} works in {', '.join(attack.norms)}, not in {threat.norm}", "Give it a threat of its own norm."
         )
     first, last = (int(row) for row in job.recipe["rows"])
-    x, y, id = (
-        torch.from_numpy(a[first:last]).to(target.device)
-        for a in (loaded.test.x, loaded.test.y, loaded.test.ids.view(np.int64))
-    )
+    test = loaded.test
+    arrays = (test.x, test.y, test.ids.view(np.int64))
+    x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
     if threat.goal == "kill" and (reason := probe.kill_profile(target, x[:2], x[:2]).reason):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
     goal: Goal = losses.Kill() if threat.goal == "kill" else losses.Misclassify()
     verdicts = attack_target(
         attack,
         target,
-        cases_of(target, x, y, threat.norm, threat.eps, id),
+        cases_of(target, x, y, threat.norm, threat.eps, rows),
         goal,
         seed=plan.seed,
         name=f"{spec}@{threat}",
         repeats=REPEATS[plan.budget] if target.stochastic else 1,
     )
     numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
-    arrays = _as_arrays(verdicts)
+    left = _as_arrays(verdicts)
     if threat.goal == "kill":
         with frozen(target.model):
             profile = probe.kill_profile(target, x, verdicts.x)
         if profile.net is None or profile.killed_of_active is None:
             raise ModelError(profile.reason, "Look for NaN in the weights.")
         numbers["kill"] = {"sites": profile.sites}
-        arrays |= {"net": profile.net, "killed_of_active": profile.killed_of_active}
-    return Outcome(job.id, numbers, arrays)
+        left |= {"net": profile.net, "killed_of_active": profile.killed_of_active}
+    return Outcome(job.id, numbers, left)
 
 
 def _as_arrays(verdicts: Verdicts) -> dict[str, Any]:
