@@ -299,6 +299,24 @@ def attack_target(
         )
 
 
+def last_candidates(attack: Attack[object], target: Target, cases: Cases, draws: Draws, batch: int = 256) -> Tensor:
+    """Where the attack ends on every row (n, *shape), unjudged: what adversarial training learns from.
+
+    No verdict, no ledger, no early stop: every row, right or wrong, is followed to its last question.
+    """
+    goal = losses.Hardest()
+    with frozen(target.model):
+        oracle = Oracle(target, batch)
+        state = attack.start(cases, draws)
+        while True:
+            ask = attack.ask(state, cases)
+            if ask.loss is None or (ask.wants is not None and not bool(ask.wants.any())):
+                return ask.x[:, -1]
+            state = attack.tell(state, answer(oracle, goal, ask, cases, ()), cases, draws)
+            if bool(state.done.all()):  # type: ignore[attr-defined]  # every state has it, see types.State
+                return ask.x[:, -1]
+
+
 def _open(logits: Tensor, score: Tensor, cases: Cases, minimal: bool) -> _Ledger:
     n, device = len(cases), cases.x.device
     success = score > 0

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from actsec import losses, models, probe, registry, scene, training
 from actsec.activations import find
+from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError, ThreatError
 from actsec.oracle import Oracle, frozen
-from actsec.referee import NORMS_KEPT, Verdicts, attack_target, cases_of
+from actsec.referee import NORMS_KEPT, Verdicts, attack_target, cases_of, last_candidates
 from actsec.scene import Scene
 from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
@@ -142,10 +143,9 @@ def _base_name(loaded: Scene) -> str:
 
 
 def perturb(target: Target, x: Tensor, y: Tensor, id: Tensor, attack: Spec, threat: Threat, seed: int) -> Tensor:
-    """Adversarial inputs (n, *shape) for training: the highest margin any candidate of the attack reached, per row."""
+    """Adversarial inputs (n, *shape) for training: where the attack ends, as in Madry et al. (2017)."""
     cases = cases_of(target, x, y, threat.norm, threat.eps, id)
-    made = registry.build("attacks", attack)
-    return attack_target(made, target, cases, losses.Hardest(), seed=seed, name=str(attack), repeats=1).x
+    return last_candidates(registry.build("attacks", attack), target, cases, Draws(seed, str(attack)))
 
 
 def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
