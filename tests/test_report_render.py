@@ -167,6 +167,24 @@ def test_a_worst_case_without_a_finished_attack_is_no_result():
     assert re.search(r"<s>.*?4\.1 %</s>", text)
 
 
+def test_a_model_that_was_never_tried_has_no_accuracy():
+    result = sample.normal()
+    never = sample.r.Clean(sample.share(0, 1), 0.0, (), "not measured")
+    last = dataclasses.replace(result.variants[-1], clean=never, threats=(), calibration=(), sites=(), kills=())
+    text = Page(render(dataclasses.replace(result, variants=(*result.variants[:-1], last)))).words
+    assert "0 of 1 [" not in text
+    assert f"{last.title} robustness not done not done not done" in text
+
+
+def test_masking_voids_passes_and_never_failures():
+    result = sample.normal()
+    threat = result.variants[0].threats[0]
+    crashed = tuple(dataclasses.replace(a, error="boom", counts=False) for a in threat.attacks)
+    fooled = dataclasses.replace(threat, attacks=crashed, worst_case=sample.share(0, 1000))
+    assert words.doubt(fooled) == ""
+    assert words.doubt(dataclasses.replace(fooled, worst_case=sample.share(1, 1000))) == "no attack finished"
+
+
 def with_threat(result, threat):
     first = result.variants[0]
     changed = dataclasses.replace(first, threats=(threat, *first.threats[1:]))

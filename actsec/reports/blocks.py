@@ -156,9 +156,7 @@ class Fold:
     open: bool = False
 
 
-Block: TypeAlias = (
-    Heading | Paragraph | Items | Metrics | Table | Figure | Figures | Images | Code | Note | Fold
-)
+Block: TypeAlias = Heading | Paragraph | Items | Metrics | Table | Figure | Figures | Images | Code | Note | Fold
 
 
 def strong(text: str) -> Span:

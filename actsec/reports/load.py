@@ -55,7 +55,9 @@ def read(folder: Path | str) -> Report:
     try:
         text = (place / RESULT).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise StoreError(f"{place} holds no {RESULT}", "Give the folder of a finished run (actsec resume RUN).") from None
+        raise StoreError(
+            f"{place} holds no {RESULT}", "Give the folder of a finished run (actsec resume RUN)."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot read {place / RESULT}: {error}", "Check the path and its permissions.") from None
     found = from_json(text, str(place / RESULT))
@@ -85,7 +87,7 @@ def from_json(text: str, where: str = RESULT) -> Report:
 
 
 def to_json(report: Report) -> str:
-    """report.json as text, ASCII, the same bytes for the same record. Raises StoreError when it could not be read back."""
+    """report.json as text: ASCII, the same bytes for the same record. Raises StoreError if it would not read back."""
     found = _checked(report)
     record = {"result": asdict(found.result), "environment": dict(found.environment)}
     return json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -97,7 +99,7 @@ def result_json(result: Result) -> str:
     return json.dumps(asdict(found.result), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def render(report: Report, format: str) -> str | bytes:  # noqa: A002  # the option's name everywhere
+def render(report: Report, format: str) -> str | bytes:  # the option's name everywhere
     """The report in a format: html, json, md, terminal, or a plug-in's. Raises UnknownName.
 
     The record goes through its JSON first, so that a report made in the run and one made from the folder are equal.
@@ -108,7 +110,7 @@ def render(report: Report, format: str) -> str | bytes:  # noqa: A002  # the opt
     return made
 
 
-def write(report: Report, path: Path | str, format: str) -> None:  # noqa: A002  # the option's name everywhere
+def write(report: Report, path: Path | str, format: str) -> None:  # the option's name everywhere
     """Render into a file, written whole or not at all. Raises StoreError when it cannot be written."""
     made, place = render(report, format), Path(path)
     partial = place.with_name(f".{place.name}.partial")
@@ -117,7 +119,9 @@ def write(report: Report, path: Path | str, format: str) -> None:  # noqa: A002 
         partial.replace(place)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {place}: {error.strerror or error}", "Give a folder that can be written.") from None
+        raise StoreError(
+            f"cannot write {place}: {error.strerror or error}", "Give a folder that can be written."
+        ) from None
 
 
 @cache

@@ -30,10 +30,10 @@ _CHECK: dict[str, tuple[str, Tone]] = {
 
 
 def clean(text: str) -> str:
-    """Text that cannot move a cursor, reorder a line or hide: ANSI sequences go, other controls become visible.
+    r"""Text that cannot move a cursor, reorder a line or hide: ANSI sequences go, other controls become visible.
 
     Letters of every script stay as they are; only format characters that reorder or vanish (bidi marks and the like)
-    are written out as ``\\u202e``. Newlines and tabs become spaces.
+    are written out as ``\u202e``. Newlines and tabs become spaces.
     """
     if text.isprintable():
         return text
@@ -55,7 +55,7 @@ def percent(value: float, digits: int = 1) -> str:
     text = f"{value * 100:.{digits}f}"
     if value > 0 and float(text) == 0:
         return f"< {edge:.{digits}f} %"
-    if value < 1 and float(text) == 100:  # noqa: PLR2004  # one hundred percent
+    if value < 1 and float(text) == 100:  # one hundred percent
         return f"> {100 - edge:.{digits}f} %"
     return f"{text} %"
 
@@ -96,9 +96,19 @@ def doubt(threat: ThreatResult) -> str:
     """
     if not threat.believable:
         return threat.why or "a sanity check is red"
-    if not any(a.counts and not a.baseline and a.error is None and a.n for a in threat.attacks):
+    if threat.worst_case.k and not any(a.counts and not a.baseline and a.error is None and a.n for a in threat.attacks):
         return "no attack finished"
     return ""
+
+
+def measured(variant: Variant) -> bool:
+    """Whether the variant was ever tried on untouched inputs; if not, its zeros are no numbers."""
+    return bool(variant.clean.per_class) and variant.clean.accuracy.n > 0
+
+
+def untouched_cell(variant: Variant) -> Content:
+    """Accuracy on untouched inputs, for a table."""
+    return share_cell(variant.clean.accuracy) if measured(variant) else "not done"
 
 
 def worst_cell(threat: ThreatResult) -> Content:
@@ -128,7 +138,7 @@ def number(value: Any, digits: int = 3) -> str:
         return "\N{EN DASH}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):  # noqa: PLR2004  # exact below this
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):  # exact below this
         return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return f"{value:.{digits}f}" if abs(value) >= 10.0 ** (1 - digits) else f"{value:.{digits}g}"
 

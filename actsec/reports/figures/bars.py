@@ -52,7 +52,9 @@ def bars(title: str, series: Sequence[str], groups: Sequence[Group], caption: st
             parts += _bar(bar, index, x, at + index * ROW)
         at += len(group.bars) * ROW + 9
     parts.append(svg.tag("line", x1=x(0), x2=x(0), y1=top, y2=height, class_="axis"))
-    said = ". ".join(f"{g.name}: " + ", ".join(_said(n, b) for n, b in zip(series, g.bars, strict=True)) for g in groups)
+    said = ". ".join(
+        f"{g.name}: " + ", ".join(_said(n, b) for n, b in zip(series, g.bars, strict=True)) for g in groups
+    )
     return Figure(svg.drawing(WIDTH, height + 26, f"{title}. {said}.", parts), f"{title}. {said}.", caption)
 
 
@@ -64,9 +66,14 @@ def _bar(bar: Bar, series: int, x: svg.Axis, top: float) -> list[Markup]:
     colour = f"s{series % svg.SERIES}"
     parts = [
         svg.tag(
-            "rect", x=left, y=middle - BAR / 2, width=max(right - left, 0.8), height=BAR, rx=1.5,
+            "rect",
+            x=left,
+            y=middle - BAR / 2,
+            width=max(right - left, 0.8),
+            height=BAR,
+            rx=1.5,
             class_=f"{colour} bar{' doubtful' if bar.struck else ''}",
-        )  # fmt: skip
+        )
     ]
     end = right
     if bar.low is not None and bar.high is not None:

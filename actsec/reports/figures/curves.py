@@ -34,20 +34,19 @@ def curves(lines: Sequence[Line], norm: str, eps: float | None, chance: float, n
     x, y = svg.axis(0, furthest, LEFT, WIDTH - RIGHT), svg.axis(0, 1, top + 230, top, 4)
     parts: list[Markup] = [*names, *svg.grid(x, y, f"eps ({norm}, input units)", "still correct")]
     parts.append(svg.tag("line", x1=x.start, x2=x.end, y1=y(chance), y2=y(chance), class_="chance"))
-    parts.append(svg.tag("text", f"chance {percent(chance)}", x=x.end, y=y(chance) - 5, class_="note end"))
+    parts.append(svg.tag("text", f"chance {percent(chance)}", x=x.start + 6, y=y(chance) - 5, class_="note"))
     if eps is not None:
         parts.append(svg.tag("line", x1=x(eps), x2=x(eps), y1=y.start, y2=y.end, class_="audited"))
         parts.append(svg.tag("text", f"eps {eps:.4g}", x=x(eps) + 5, y=y.end + 11, class_="note"))
-    if drawn:
-        parts += _noise(drawn[noise_of], x, y)
+    noise = _noise(drawn[noise_of], x, y) if drawn else []
+    parts += noise
     for series in reversed(range(len(drawn))):
         parts += _line(drawn[series], series, x, y)
     alt = f"Share still correct against eps in {norm}. " + " ".join(_said(line) for line in drawn)
     caption = (
         "Worst case over every attack at each eps; bands are 95 % Wilson intervals; at eps 0, untouched inputs. "
-        "The dotted line is random noise of the same size"
-        + (f" on {drawn[noise_of].name}" if len(drawn) > 1 else "")
-        + "; the dashed one is chance."
+        "The dashed line is chance."
+        + (f" The dotted one is random noise of the same size on {drawn[noise_of].name}." if noise else "")
         + (" A broken line must not be believed." if any(not line.believable for line in drawn) else "")
     )
     return Figure(svg.drawing(WIDTH, top + 280, alt, parts), alt, caption)
@@ -75,7 +74,7 @@ def _line(line: Line, series: int, x: svg.Axis, y: svg.Axis) -> list[Markup]:
 
 def _noise(line: Line, x: svg.Axis, y: svg.Axis) -> list[Markup]:
     points = [(x(p.eps), y(p.noise.value)) for p in line.points if p.noise is not None]
-    if len(points) < 2:  # noqa: PLR2004  # a line needs two points
+    if len(points) < 2:  # a line needs two points
         return []
     at, height = points[-1]
     return [

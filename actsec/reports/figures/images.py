@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def drawable(shape: tuple[int, ...]) -> bool:
     """Whether an input of this shape is a picture: (h, w), (1, h, w) or (3, h, w)."""
-    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))  # noqa: PLR2004  # dimensions of a picture
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))  # dimensions of a picture
 
 
 def picture(x: NDArray[np.float32], low: float, high: float) -> bytes:
@@ -33,7 +33,7 @@ def difference(original: NDArray[np.float32], attacked: NDArray[np.float32]) -> 
 
 def png(pixels: NDArray[Any]) -> bytes:
     """uint8 (h, w), (1, h, w) or (3, h, w) as PNG bytes, the same bytes every time."""
-    plane = pixels[None] if pixels.ndim == 2 else pixels  # noqa: PLR2004  # a grey picture without channels
+    plane = pixels[None] if pixels.ndim == 2 else pixels  # a grey picture without channels
     rows = np.ascontiguousarray(np.moveaxis(plane, 0, -1))
     height, width, channels = rows.shape
     scanlines = b"".join(b"\0" + rows[i].tobytes() for i in range(height))

@@ -1,4 +1,4 @@
-"""Reliability diagram: accuracy in each confidence bin, the diagonal of honest confidence, and how many are in a bin."""
+"""Reliability diagram: accuracy in each confidence bin beside honest confidence, and how many are in a bin."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def scatter(kinds: Sequence[str], points: Sequence[Point], threat: str) -> Figur
         for p in points
     )
     caption = (
-        f"Up and to the right is better. Numbers name the rows of the table; crosses are 95 % intervals; threat {threat}."
+        f"Up and to the right is better. Numbers name rows of the table; crosses are 95 % intervals; threat {threat}."
         + ("" if all(p.believable for p in points) else " A point struck out must not be believed.")
     )
     return Figure(svg.drawing(WIDTH, top + 290, alt, parts), alt, caption)
@@ -65,6 +65,6 @@ def scatter(kinds: Sequence[str], points: Sequence[Point], threat: str) -> Figur
 
 def _free(placed: Sequence[tuple[float, float]], x: float, y: float) -> tuple[float, float]:
     """The nearest place to the right where a label covers no other."""
-    while any(abs(x - px) < 13 and abs(y - py) < 13 for px, py in placed):  # noqa: PLR2004  # size of a digit or two
+    while any(abs(x - px) < 13 and abs(y - py) < 13 for px, py in placed):  # size of a digit or two
         x += 14
     return x, y

@@ -44,7 +44,7 @@ def strip(title: str, rows: Sequence[Row], caption: str) -> Figure:
 
 
 def _cell(value: float | None, left: float, top: float, wide: float) -> list[Markup]:
-    gap = 2.0 if wide > 8 else 0.5  # noqa: PLR2004  # narrow cells need every pixel
+    gap = 2.0 if wide > 8 else 0.5  # narrow cells need every pixel
     box = {"x": left + gap / 2, "y": top, "width": wide - gap, "height": ROW}
     if value is None:
         right, bottom = left + wide - gap / 2, top + ROW
@@ -55,8 +55,8 @@ def _cell(value: float | None, left: float, top: float, wide: float) -> list[Mar
     level = min(int(value * 10 + 0.999), 10) if value > 0 else 0
     parts = [svg.tag("rect", **box, class_="cell"), svg.tag("rect", **box, class_=f"heat h{level}")]
     if wide >= _ROOM_FOR_VALUE:
-        style = "value mid" + (" onheat" if level > 6 else "")  # noqa: PLR2004  # dark cells need light text
-        text = percent(value, 0 if wide < 52 else 1)  # noqa: PLR2004  # width of "12.3 %"
+        style = "value mid" + (" onheat" if level > 6 else "")  # dark cells need light text
+        text = percent(value, 0 if wide < 52 else 1)  # width of "12.3 %"
         parts.append(svg.tag("text", text, x=left + wide / 2, y=top + ROW / 2 + 4, class_=style))
     return parts
 

@@ -107,7 +107,7 @@ def mark(series: int, x: float, y: float, size: float = 4.5) -> Markup:
         5: ((-1, -1), (1, 1), (0, 0), (-1, 1), (1, -1), (0, 0)),
     }[shape]
     points = " ".join(f"{_value(x + dx * size)},{_value(y + dy * size)}" for dx, dy in corners)
-    return tag("polygon", points=points, class_=class_ + (" open" if shape > 3 else ""))  # noqa: PLR2004  # plus, cross
+    return tag("polygon", points=points, class_=class_ + (" open" if shape > 3 else ""))  # plus, cross
 
 
 def legend(names: Sequence[str], x: float, y: float, width: float) -> tuple[list[Markup], float]:

@@ -110,10 +110,9 @@ def _figures(block: Figures) -> Iterator[str]:
 
 
 def _images(block: Images) -> Iterator[str]:
-    rows = ["| example | original | attacked |", "|---|---|---|"]
-    for strip in block.strips:
-        rows.append(f"| {inline(strip.content)} | {' | '.join(escape(p.label) for p in strip.pictures[:2])} |")
-    yield "\n".join(rows)
+    rows = [[inline(strip.content), *(escape(p.label) for p in strip.pictures[:2])] for strip in block.strips]
+    head = [["example", "original", "attacked"], ["---", "---", "---"]]
+    yield "\n".join(f"| {' | '.join(row)} |" for row in head + rows)
 
 
 def _code(block: Code) -> Iterator[str]:

@@ -19,7 +19,7 @@ from actsec.result import Advice, AttackResult, Result, ThreatResult, Variant
 _STYLE = {"good": "green", "warn": "yellow", "bad": "red", "neutral": "", "strong": "bold", "struck": "strike"}
 _STYLE |= {"code": "", "muted": "dim"}
 Line: TypeAlias = Text | Table | Padding
-WIDTH, NAME = 100, 30
+WIDTH, NAME, MOST = 100, 30, 6
 
 
 def render(report: Report) -> str:
@@ -84,7 +84,7 @@ def _models(result: Result) -> Iterator[Line]:
         untouched = lookup.condition(variant, clean=True)
         table.add_row(
             text(variant.title),
-            text(words.percent(variant.clean.accuracy.value) if variant.clean.accuracy.n else "not done"),
+            text(words.percent(variant.clean.accuracy.value) if words.measured(variant) else "not done"),
             *(_under(lookup.threat(variant, name)) for name in names),
             text(f"{untouched.ece:.3f} ({untouched.null_p95:.3f})" if untouched else "not done"),
         )
@@ -118,7 +118,9 @@ def _attacks(result: Result) -> Iterator[Line]:
         yield Text()
         yield text(f"{variant.title} under {threat.threat} ({threat.echo})")
         table = _table(("attack", _alone(threat), "passes per example"))
-        ordered = sorted((a for a in threat.attacks if a.error is None), key=lambda a: (a.baseline, a.still_correct.value))
+        ordered = sorted(
+            (a for a in threat.attacks if a.error is None), key=lambda a: (a.baseline, a.still_correct.value)
+        )
         for attack in ordered:
             table.add_row(text(attack.attack), _left(attack, threat), text(_passes(attack)))
         for attack in threat.attacks:
@@ -182,7 +184,11 @@ def _end(report: Report) -> Iterator[Line]:
         tone = {"passed": "good", "failed": "bad"}.get(gate.outcome, "warn")
         yield text((f"Gate {gate.gate}: ", Chip(gate.outcome, tone), f" ({gate.why})"))  # type: ignore[arg-type]  # a Tone
     if result.not_done:
-        yield text(f"Not done: {'; '.join(result.not_done)}")
+        yield Text("Not done")
+        for item in result.not_done[:MOST]:
+            yield Padding(text(item), (0, 0, 0, 2))
+        if len(result.not_done) > MOST:
+            yield text(f"  and {len(result.not_done) - MOST} more, listed in the report")
     yield text(f"{words.exit_meaning(result.exit_code, gates=bool(result.gates))}.")
     if report.folder:
         yield text(("Report: ", Span(f"{report.folder.rstrip('/')}/report.html", "strong")))

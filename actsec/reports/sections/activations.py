@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Chip, Content, Figures, Fold, Heading, Items, Note, Paragraph, Table, joined, muted
+from actsec.reports import words
+from actsec.reports.blocks import (
+    Block,
+    Chip,
+    Content,
+    Figures,
+    Fold,
+    Heading,
+    Items,
+    Note,
+    Paragraph,
+    Table,
+    joined,
+    muted,
+)
 from actsec.reports.figures.bars import Bar, Group, bars
 from actsec.reports.figures.strip import Row, strip
 from actsec.reports.load import Report
@@ -26,7 +39,7 @@ def section(report: Report) -> Iterator[Block]:
         yield Paragraph(
             "A site is one call of an activation, in the order of the network. A unit is dead on an input when its "
             "activation passes no signal there, and permanently dead when it does so on every input; saturated when "
-            "its slope is close to zero at either end. A crossed cell marks what an activation of that kind cannot have."
+            "its slope is close to zero at either end. A crossed cell marks what this kind of activation cannot have."
         )
         if result.heading:
             yield Note("How to read the comparison:", f"{result.heading}.")
@@ -57,7 +70,9 @@ def _sites(variant: Variant) -> Iterator[Block]:
         kept = [row for row in rows if any(value is not None for value in row.values)]
         if kept:
             under = f" Forcing under {kill.threat}." if kill else ""
-            yield strip(f"Sites of {variant.title}", kept, f"Fraction of units by site; stronger colour is more.{under}")
+            yield strip(
+                f"Sites of {variant.title}", kept, f"Fraction of units by site; stronger colour is more.{under}"
+            )
         else:
             yield Paragraph(f"No unit of {variant.activation} can be dead or saturated.")
         table = _table(variant, sites, after)
@@ -85,9 +100,7 @@ def _table(variant: Variant, sites: tuple[SiteHealth, ...], after: dict[str, flo
             )
         )
     columns = ("site", "kind", "units", "dead", "dead after forcing", "permanently dead", "saturated", "gradient norm")
-    return Table(
-        f"Sites of {variant.title} on untouched inputs", (*columns, "values"), tuple(rows), (2, 3, 4, 5, 6, 7)
-    )
+    return Table(f"Sites of {variant.title} on untouched inputs", (*columns, "values"), tuple(rows), (2, 3, 4, 5, 6, 7))
 
 
 def _fraction(value: float | None) -> Content:
@@ -149,7 +162,10 @@ def _kill(name: str, kill: Kill) -> tuple[Content, ...]:
         name,
         net,
         *(words.signed(x) if x is not None else "not done" for x in (kill.noise_net, kill.pgd_net)),
-        *(words.percent(x) if x is not None else "not done" for x in (kill.killed_of_active, kill.noise_killed_of_active)),
+        *(
+            words.percent(x) if x is not None else "not done"
+            for x in (kill.killed_of_active, kill.noise_killed_of_active)
+        ),
         words.share_cell(kill.label_changed) if kill.label_changed else "not done",
         words.share_cell(kill.noise_label_changed) if kill.noise_label_changed else "not done",
     )

@@ -30,8 +30,8 @@ def section(report: Report) -> Iterator[Block]:
         yield Figures(figures)
         yield Paragraph(
             "Bars are the share correct in each bin; the pale part is the gap to the model's own confidence, orange "
-            "where it claims too much, green where too little; the line is honest confidence; below, how many inputs fall "
-            "in each bin."
+            "where it claims too much, green where too little; the line is honest confidence; below, how many "
+            "inputs fall in each bin."
         )
     if any(v.kind == "calibration" for v in result.variants):
         yield Note("Calibration only", "Temperature scaling changes no label: it repairs confidence, not robustness.")

@@ -24,9 +24,9 @@ def section(report: Report) -> Iterator[Block]:
     rows: list[tuple[Content, ...]] = [
         (
             words.name_of(v),
-            words.share_cell(v.clean.accuracy),
-            words.percent(v.clean.balanced),
-            v.clean.worst_class,
+            words.untouched_cell(v),
+            words.percent(v.clean.balanced) if words.measured(v) else "not done",
+            v.clean.worst_class if words.measured(v) else "not done",
             _worst(v),
         )
         for v in result.variants
@@ -59,7 +59,9 @@ def _classes(variant: Variant, threat: ThreatResult | None) -> Block:
         drawn = [Bar(row.share.value, row.share.low, row.share.high) if row.share.n else Bar(None)]
         if threat and after:
             share = after.get(row.name)
-            drawn.append(Bar(share.value, share.low, share.high, bool(words.doubt(threat))) if share and share.n else Bar(None))
+            drawn.append(
+                Bar(share.value, share.low, share.high, bool(words.doubt(threat))) if share and share.n else Bar(None)
+            )
         groups.append(Group(row.name, tuple(drawn)))
     some = "" if len(chosen) == len(weakest) else f" The {len(chosen)} weakest of {len(weakest)} classes."
     caption = f"{variant.title}, by class; whiskers are 95 % Wilson intervals.{some}"

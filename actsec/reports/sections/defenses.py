@@ -10,7 +10,11 @@ from actsec.reports.figures.scatter import Point, scatter
 from actsec.reports.load import Report
 from actsec.result import Comparison, Result, Variant
 
-_ADVICE: dict[str, Tone] = {"recommended": "good", "looks better, is masking": "bad", "costs more than it gives": "warn"}
+_ADVICE: dict[str, Tone] = {
+    "recommended": "good",
+    "looks better, is masking": "bad",
+    "costs more than it gives": "warn",
+}
 _VERDICT: dict[str, Tone] = {"better": "good", "worse": "bad"}
 
 
@@ -48,7 +52,7 @@ def _tradeoff(variants: list[Variant]) -> Iterator[Block]:
     for number, variant in enumerate(variants, 1):
         found = lookup.threat(variant, threat) if threat else None
         untouched = lookup.condition(variant, clean=True)
-        if found:
+        if found and found.worst_case.n and words.measured(variant):
             kind = kinds.index(_kind(variant))
             clean = variant.clean.accuracy
             points.append(Point(number, variant.title, kind, clean, found.worst_case, not words.doubt(found)))
@@ -56,7 +60,7 @@ def _tradeoff(variants: list[Variant]) -> Iterator[Block]:
             (
                 f"{number}  {variant.title}",
                 _kind(variant),
-                words.share_cell(variant.clean.accuracy),
+                words.untouched_cell(variant),
                 words.worst_cell(found) if found else "not done",
                 words.ece_cell(untouched),
                 variant.claims or "\N{EN DASH}",
@@ -89,7 +93,7 @@ def _comparisons(result: Result) -> Iterator[Block]:
             _amount(c, c.after),
             _difference(c),
             words.number(c.n),
-            "not tested" if c.p is None else "<\N{NO-BREAK SPACE}0.001" if c.p < 0.001 else f"{c.p:.3f}",  # noqa: PLR2004  # shown so
+            "not tested" if c.p is None else "<\N{NO-BREAK SPACE}0.001" if c.p < 0.001 else f"{c.p:.3f}",  # shown so
             Chip(c.verdict, _VERDICT.get(c.verdict, "neutral")),
         )
         for c in result.comparisons

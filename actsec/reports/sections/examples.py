@@ -6,7 +6,19 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Content, Heading, Images, Paragraph, Picture, Strip, Table, joined, muted, strong
+from actsec.reports.blocks import (
+    Block,
+    Content,
+    Heading,
+    Images,
+    Paragraph,
+    Picture,
+    Strip,
+    Table,
+    joined,
+    muted,
+    strong,
+)
 from actsec.reports.figures import images
 from actsec.reports.load import Report
 from actsec.result import Example, Result
@@ -47,7 +59,9 @@ def _grid(result: Result, stored: Mapping[str, NDArray[np.float32]]) -> Iterator
             break
         strips.append(strip)
     if len(strips) < len(result.examples):
-        yield Paragraph(f"{len(strips)} of {len(result.examples)} shown, to keep this file small; the rest: examples.npz.")
+        yield Paragraph(
+            f"{len(strips)} of {len(result.examples)} shown, to keep this file small; the rest: examples.npz."
+        )
     if strips:
         caption = "Original, attacked, and attacked minus original around grey, amplified as written."
         yield Images(caption, tuple(strips))

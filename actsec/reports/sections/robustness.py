@@ -78,7 +78,13 @@ def _worked(variant: Variant, threat: ThreatResult) -> Content:
 def _bounded(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block:
     """Worst case inside a budget."""
     rows: list[tuple[Content, ...]] = [
-        (words.name_of(variant), words.worst_cell(threat), _before(variant, threat), _weakest(threat), words.state(threat))
+        (
+            words.name_of(variant),
+            words.worst_cell(threat),
+            _before(variant, threat),
+            _weakest(threat),
+            words.state(threat),
+        )
         for variant, threat in found
     ]
     return Table(
@@ -198,5 +204,3 @@ def _remarks(attack: AttackResult) -> Content:
     if attack.rejected:
         parts.append(f"{words.plural(attack.rejected, 'candidate')} outside the threat, rejected")
     return joined(parts, "; ") if parts else ""
-
-

@@ -93,5 +93,3 @@ def _data(data: Data) -> Iterator[Block]:
     yield Table("Splits of the data", ("split", "examples", "per class", "sha256"), tuple(rows), numeric=(1, 2))
     if data.notes:
         yield Items(data.notes)
-
-

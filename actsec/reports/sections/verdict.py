@@ -41,7 +41,7 @@ def section(report: Report) -> Iterator[Block]:
     if variant and threat:
         if why := words.doubt(threat):
             yield Note("The worst case below must not be believed:", why, "bad")
-        yield Metrics(tuple(_metrics(result, variant, threat)))
+        yield Metrics(tuple(_metrics(variant, threat)))
         yield Paragraph(_worked(variant, threat, result))
     elif variant:
         yield Metrics((_clean(variant),))
@@ -50,7 +50,7 @@ def section(report: Report) -> Iterator[Block]:
     yield from _glance(result)
 
 
-def _metrics(result: Result, variant: Variant, threat: ThreatResult) -> Iterator[Metric]:
+def _metrics(variant: Variant, threat: ThreatResult) -> Iterator[Metric]:
     value, why = words.percent(threat.worst_case.value), words.doubt(threat)
     yield Metric(
         "Robust accuracy, worst case",
@@ -70,7 +70,9 @@ def _metrics(result: Result, variant: Variant, threat: ThreatResult) -> Iterator
     yield Metric(
         "Confidence when fooled",
         words.percent(fooled) if fooled is not None else Chip("not done"),
-        f"the model's mean confidence when wrong, {attacked.condition}, n = {attacked.n}" if attacked and fooled is not None else "",
+        f"the model's mean confidence when wrong, {attacked.condition}, n = {attacked.n}"
+        if attacked and fooled is not None
+        else "",
     )
     untouched = lookup.condition(variant, clean=True)
     yield Metric(
@@ -84,15 +86,15 @@ def _metrics(result: Result, variant: Variant, threat: ThreatResult) -> Iterator
     kill = next((k for k in variant.kills if k.applicable and k.net is not None), None)
     if kill and kill.net is not None:
         noise_net = f"{words.points(kill.noise_net)} under noise" if kill.noise_net is not None else "noise not done"
-        yield Metric(
-            "Units forced dead, net", words.points(kill.net), f"of all units, n = {kill.n}; {noise_net}"
-        )
+        yield Metric("Units forced dead, net", words.points(kill.net), f"of all units, n = {kill.n}; {noise_net}")
     elif variant.kills:
         yield Metric("Units forced dead, net", Chip("not applicable"), words.not_applicable(variant.kills[0]))
 
 
 def _clean(variant: Variant) -> Metric:
     accuracy = variant.clean.accuracy
+    if not words.measured(variant):
+        return Metric("Untouched accuracy", Chip("not done"), "")
     return Metric(
         "Untouched accuracy",
         words.percent(accuracy.value),
@@ -121,7 +123,7 @@ def _exit(result: Result) -> Content:
 def _glance(result: Result) -> Iterator[Block]:
     """Every undefended model in one table: the comparison of activations, under the heading that limits it."""
     variants = lookup.undefended(result)
-    if len(variants) < 2:  # noqa: PLR2004  # a comparison needs two
+    if len(variants) < 2:  # a comparison needs two
         return
     threats = lookup.threats(result)
     if result.heading:
@@ -133,7 +135,7 @@ def _glance(result: Result) -> Iterator[Block]:
         rows.append(
             (
                 words.name_of(variant),
-                words.share_cell(variant.clean.accuracy),
+                words.untouched_cell(variant),
                 *cells,
                 words.ece_cell(untouched),
             )
