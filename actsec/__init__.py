@@ -3,7 +3,7 @@
     target = actsec.load("nets.py:make", weights="w.safetensors")
     outcome = actsec.attack(target, x, y, "fgsm", eps=8/255)
     hardened = actsec.defend(target, "temperature", calibration=(x, y))
-    run = actsec.audit(target, data, train=train)
+    run = actsec.audit(target, (x, y), train=(x_train, y_train)); run.report("report.html")
 
 Importing this imports no torch; each name is loaded when it is used.
 """
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from actsec.api import Attacked, Run, attack, audit, defend, diagnose
+    from actsec.api import Attacked, Run, attack, audit, defend, diagnose, fitted
     from actsec.errors import ActsecError
     from actsec.spec import Spec
     from actsec.target import load
@@ -33,6 +33,7 @@ _HOME = {
     "audit": "api",
     "defend": "api",
     "diagnose": "api",
+    "fitted": "api",
     "load": "target",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "audit",
     "defend",
     "diagnose",
+    "fitted",
     "load",
 ]
 

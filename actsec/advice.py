@@ -6,7 +6,7 @@ best of several does not flatter it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from actsec import calibration, registry, statistics
 from actsec.gathering import Gathered
 from actsec.plan import Plan, headline_threats, tested
-from actsec.result import Advice, Comparison, Variant
+from actsec.result import Advice, AdviceLabel, Comparison, Variant
 
 Array = NDArray[Any]
 COST_LIMIT = 0.5
@@ -30,7 +30,7 @@ def compare(base: Gathered, other: Gathered, plan: Plan, y: Array, made: tuple[V
     believable = {v.id: {t.threat: t.believable for t in v.threats} for v in made}
     for threat in headline_threats(plan):
         n = min(tested(plan, name, threat) for name in names)
-        if n:
+        if n and base.under(threat) and other.under(threat):
             before, after = (_shares(1 - g.wrong_under(threat, n)) for g in (base, other))
             rows.append(
                 statistics.compare(
@@ -42,7 +42,7 @@ def compare(base: Gathered, other: Gathered, plan: Plan, y: Array, made: tuple[V
                     comparable=all(believable[name].get(str(threat), False) for name in names),
                 )
             )
-    pairs = [_confidence(g, y) for g in (base, other)]
+    pairs = [_confidence(g) for g in (base, other)]
     if all(pair is not None for pair in pairs):
         first, second = (pair for pair in pairs if pair is not None)
         found = calibration.paired_ece(first, second, seed=plan.seed)
@@ -54,27 +54,27 @@ def compare(base: Gathered, other: Gathered, plan: Plan, y: Array, made: tuple[V
 
 
 def advise(
-    gathered: tuple[Gathered, ...], plan: Plan, y: Array, made: tuple[Variant, ...], *, trains: bool
+    gathered: tuple[Gathered, ...], plan: Plan, made: tuple[Variant, ...], *, trains: bool
 ) -> tuple[Advice, ...]:
     """One line for each defense, tried ones first, best first; what was not tried is listed with what it would take."""
-    base = gathered[0]
+    base, threat = gathered[0], headline_threats(plan)[0]
     tried = [
-        _judge(base, g, plan, variant, base_variant=made[0], y=y)
+        _judge(base, g, plan, variant)
         for g, variant in zip(gathered, made, strict=True)
-        if g.variant.chain and g.clean is not None and base.clean is not None
+        if g.variant.chain and g.clean is not None and base.clean is not None and g.under(threat) and base.under(threat)
     ]
-    order = ("recommended", "costs more than it gives", "calibration only", "no detectable effect", "looks better, is masking")
+    order = get_args(AdviceLabel)
     ranked = sorted(tried, key=lambda pair: (order.index(pair[0].label), -pair[1]))
     known = {spec.name for g in gathered for spec in g.variant.chain}
-    return (*(advice for advice, _ in ranked), *_untried(known, plan, trains=trains))
+    return (*(advice for advice, _ in ranked), *_untried(known, trains=trains))
 
 
-def _judge(
-    base: Gathered, g: Gathered, plan: Plan, variant: Variant, *, base_variant: Variant, y: Array
-) -> tuple[Advice, float]:
+def _judge(base: Gathered, g: Gathered, plan: Plan, variant: Variant) -> tuple[Advice, float]:
     """The label of a defense and its gain in robust accuracy."""
-    threat = headline_threats(plan)[0]
+    threat, name = headline_threats(plan)[0], variant.chain
     n = min(tested(plan, base.variant.name, threat), tested(plan, g.variant.name, threat))
+    if n < 2:
+        return Advice(name, "no detectable effect", f"{name}: {n} images tested, too few to say.", ""), 0.0
     before, after = (1 - each.wrong_under(threat, n) for each in (base, g))
     clean = _correct(base, g)
     even, odd = np.arange(0, n, 2), np.arange(1, n, 2)
@@ -82,27 +82,23 @@ def _judge(
     shown = statistics.paired_mean(before[odd], after[odd], plan.seed)
     cost = statistics.paired_mean(clean[0].astype(float), clean[1].astype(float), plan.seed)
     believable = next((t.believable and t.state != "masked" for t in variant.threats if t.threat == str(threat)), False)
-    robust = (
-        f"robust accuracy at {threat} {_points(shown.difference, shown.low, shown.high)} on the half it was not chosen on"
-    )
+    gain = _points(shown.difference, shown.low, shown.high)
+    robust = f"robust accuracy at {threat} {gain} on the half it was not chosen on"
     price = f"clean accuracy {_points(cost.difference, cost.low, cost.high)}"
-    name = variant.chain
     if not believable and chosen.low > 0:
         why = next((t.why or "its gradients are hidden" for t in variant.threats if t.threat == str(threat)), "")
         return Advice(name, "looks better, is masking", f"{name}: {robust}, but the checks void it: {why}", ""), 0.0
     if all(d.kind == "calibration" for d in (registry.build("defenses", spec) for spec in g.variant.chain)):
-        return Advice(name, "calibration only", _calibration_sentence(name, base, g, plan, y, clean), ""), 0.0
+        return Advice(name, "calibration only", _calibration_sentence(name, base, g, plan, clean), ""), 0.0
     if chosen.low > 0 and shown.difference > 0:
         costly = -cost.difference > COST_LIMIT * max(shown.difference, 1e-9) or after.sum() == 0
-        label = "costs more than it gives" if costly else "recommended"
+        label: AdviceLabel = "costs more than it gives" if costly else "recommended"
         return Advice(name, label, f"{name}: {robust}; {price}.", ""), shown.difference
     return Advice(name, "no detectable effect", f"{name}: {robust}; {price}.", ""), chosen.difference
 
 
-def _calibration_sentence(
-    name: str, base: Gathered, g: Gathered, plan: Plan, y: Array, clean: tuple[Array, Array]
-) -> str:
-    first, second = _confidence(base, y), _confidence(g, y)
+def _calibration_sentence(name: str, base: Gathered, g: Gathered, plan: Plan, clean: tuple[Array, Array]) -> str:
+    first, second = _confidence(base), _confidence(g)
     changed = int(np.sum(clean[0] != clean[1]))
     labels = "no label changed" if changed == 0 else f"{changed} decisions changed"
     if first is None or second is None:
@@ -114,18 +110,13 @@ def _calibration_sentence(
     )
 
 
-def _untried(known: set[str], plan: Plan, *, trains: bool) -> tuple[Advice, ...]:
-    lines = []
-    for name in registry.names("defenses"):
-        if name in known or "/" in name:
-            continue
-        cls = registry.find("defenses", name)
-        mend = "" if trains else "give --train data.npz and "
-        lines.append(
-            Advice(name, "not tested", f"{name} was not tested.", f"To test it, {mend}add --defenses {name}.")
-        )
-        del cls
-    return tuple(lines)
+def _untried(known: set[str], *, trains: bool) -> tuple[Advice, ...]:
+    mend = "" if trains else "give --train data.npz and "
+    return tuple(
+        Advice(name, "not tested", f"{name} was not tested.", f"To test it, {mend}add --defenses {name}.")
+        for name in registry.names("defenses")
+        if name not in known and "/" not in name
+    )
 
 
 def _points(difference: float, low: float, high: float) -> str:
@@ -141,7 +132,7 @@ def _correct(base: Gathered, other: Gathered) -> tuple[Array, Array]:
     return base.clean_wrong < 0.5, other.clean_wrong < 0.5
 
 
-def _confidence(g: Gathered, y: Array) -> tuple[Array, Array] | None:
+def _confidence(g: Gathered) -> tuple[Array, Array] | None:
     """Confidence of the decision and its correctness on untouched images."""
     logits = g.clean.arrays["test_logits"] if g.clean else np.full((1, 1), np.nan)
     if not np.isfinite(logits).all():

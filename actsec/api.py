@@ -1,9 +1,11 @@
-"""The importable audit: attack, defend, diagnose and audit a Target or a model.
+"""The importable audit: attack, defend, diagnose and audit a target.
 
-    target = actsec.load("nets.py:make", weights="w.safetensors")
+    target = actsec.load("nets.py:make", weights="w.safetensors", input_shape=(3, 32, 32))
     outcome = actsec.attack(target, x, y, "fgsm", eps=8/255)
     hardened = actsec.defend(target, "temperature", calibration=(x, y))
-    run = actsec.audit("reference:cnn", out="runs/mine"); run.report("report.html")
+    run = actsec.audit(target, (x, y), train=(x_train, y_train))
+
+Images are numpy arrays or tensors (n, *shape) in input units, labels (n,) whole numbers.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from actsec import losses, probe, registry, statistics, tasks
+from actsec import losses, probe, registry, runner, scene, statistics, tasks
+from actsec import target as targets
+from actsec.data import Dataset, Splits, from_arrays
 from actsec.errors import BadOption, ThreatError
+from actsec.plan import from_table
 from actsec.referee import ALREADY_WRONG, FOUND, Verdicts, attack_target, cases_of
 from actsec.result import Result, Share
 from actsec.spec import Spec, parse, parse_chain
-from actsec.store import Store
 from actsec.types import Attack, Defense, Fitted, Goal, Material, Split, Target, Threat
 
 Array = NDArray[Any]
@@ -36,9 +40,9 @@ Data = tuple[Images, Images]
 class Attacked:
     """What one attack achieved on n examples.
 
-    x (n, *shape) float32: the attacked inputs; success (n,) bool: right before, wrong after; size (n,) float64: distance
-    in the threat's norm; still_correct: the share classified correctly after this attack alone, an upper bound on robust
-    accuracy; verdicts: the referee's full record.
+    x (n, *shape) float32: the attacked inputs; success (n,) bool: right before, wrong after; size (n,) float64:
+    distance in the threat's norm; still_correct: the share classified correctly after this attack alone, an upper bound
+    on robust accuracy; verdicts: the referee's full record; sentence: the same in words.
     """
 
     x: Array
@@ -54,7 +58,7 @@ def attack(
     target: Target,
     x: Images,
     y: Images,
-    attack: str | Spec | Attack[Any],  # noqa: A002  # the word for it
+    attack: str | Spec | Attack[Any],  # the word for it
     *,
     eps: float | None = None,
     threat: str | Threat | None = None,
@@ -114,19 +118,30 @@ def defend(
     calibration: Data | None = None,
     train: Data | None = None,
     seed: int = 0,
-) -> tuple[Target, tuple[Fitted, ...]]:
-    """The target behind a chain of defenses such as ``swap(to=silu, finetune=3) | temperature``, fitted; and the fits.
+) -> Target:
+    """The target behind a chain of defenses such as ``swap(to=silu, finetune=3) | temperature``, fitted.
 
-    The given target is untouched. Raises UsageError when a defense needs data that was not given.
+    The given target is untouched. Raises BadOption when a defense needs data that was not given.
     """
+    return fitted(target, defense, calibration=calibration, train=train, seed=seed)[0]
+
+
+def fitted(
+    target: Target,
+    defense: str | Spec | Defense,
+    *,
+    calibration: Data | None = None,
+    train: Data | None = None,
+    seed: int = 0,
+) -> tuple[Target, tuple[Fitted, ...]]:
+    """What ``defend`` returns, and what fitting each defense of the chain found: a temperature, losses, costs."""
     chain: list[Defense] = (
         [registry.build("defenses", spec) for spec in parse_chain(str(defense))]
         if isinstance(defense, (str, Spec))
         else [defense]
     )
-    material = Material(
-        _split(calibration, target.device), _split(train, target.device), seed, tasks.perturb, lambda *_: None
-    )
+    splits = _split(calibration, target.device), _split(train, target.device)
+    material = Material(*splits, seed, tasks.perturb, lambda *_: None)
     fits = []
     for each in chain:
         if each.needs != "nothing" and getattr(material, each.needs) is None:
@@ -137,7 +152,7 @@ def defend(
 
 
 def diagnose(target: Target, x: Images, y: Images, *, eps: float = 0.1, seed: int = 0) -> Mapping[str, Any]:
-    """Activation health and direct probes of a target on clean examples, no attack: {"sites": [...], "probe": {...}}."""
+    """Activation health and direct probes on clean examples, no attack: {"sites": [...], "probe": {...}}."""
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     return {
         "sites": probe.site_health(target, xs, ys),
@@ -152,7 +167,7 @@ class Run:
     result: Result
     folder: Path
 
-    def report(self, path: str | Path, format: str = "html") -> Path:  # noqa: A002  # the option's name everywhere
+    def report(self, path: str | Path, format: str = "html") -> Path:  # the option's name everywhere
         """Render the report into a file."""
         from actsec.reports.load import read, write
 
@@ -160,17 +175,75 @@ class Run:
         return Path(path)
 
 
-def audit(model: str, *, out: str | Path | None = None, executor: str = "serial", **options: Any) -> Run:
-    """Audit a model as ``actsec audit --model`` does. options are the fields of plan.Plan, by name.
+def audit(
+    model: str | Target | nn.Module,
+    data: str | Data | Dataset | Splits = "digits",
+    *,
+    train: str | Data | Dataset | None = None,
+    calibration: str | Data | Dataset | None = None,
+    out: str | Path | None = None,
+    executor: str = "serial",
+    **options: Any,
+) -> Run:
+    """Audit a model as ``actsec audit`` does; options are the other fields of plan.Plan, by name.
 
-    Raises what the command line reports: UsageError, NoVerdict, Unsafe, Interrupted.
+    model and data are what the command line takes, or objects: a Target, a module, arrays (x, y), a Dataset. Objects
+    stay in this process (executor ``serial``); the same call with the same out goes on where it stopped. A module is
+    audited in eval mode and left as it was. Raises UsageError, NoVerdict, Unsafe, Interrupted.
     """
-    from actsec import runner
-    from actsec.plan import Plan, from_table
-
-    plan = from_table({"model": model, **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}})
-    result, store = runner.audit(plan if isinstance(plan, Plan) else Plan(), out, executor=executor)
+    splits = _splits(model, data, train, calibration)
+    target = None if isinstance(model, str) else _target(model, splits)
+    plan = from_table(
+        {
+            "model": model if isinstance(model, str) else f"{scene.OBJECT}{_name(model)}",
+            "data": data if isinstance(data, str) else f"{scene.OBJECT}{splits.test.name if splits else ''}",
+            **{key: value for key, value in (("train", train), ("calibration", calibration)) if isinstance(value, str)},
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in options.items()},
+        }
+    )
+    result, store = runner.audit(plan, out, executor=executor, given=scene.Given(target, splits))
     return Run(result, store.root)
+
+
+def _splits(
+    model: str | Target | nn.Module,
+    test: str | Data | Dataset | Splits,
+    train: str | Data | Dataset | None,
+    calibration: str | Data | Dataset | None,
+) -> Splits | None:
+    """The data given as objects; None when all of it is named."""
+    others = [value for value in (train, calibration) if value is not None]
+    if isinstance(test, str):
+        if not all(isinstance(value, str) for value in others):
+            raise BadOption(f"data={test!r} is a name, train or calibration is not", "Give all as names or as arrays.")
+        return None
+    if isinstance(test, Splits):
+        return test
+    classes, bounds = (model.classes or None, model.bounds) if isinstance(model, Target) else (None, None)
+
+    def made(value: Data | Dataset | str | None, name: str) -> Dataset | None:
+        if value is None or isinstance(value, Dataset):
+            return value
+        if isinstance(value, str):
+            raise BadOption(f"{name}={value!r} is a name, the test data is not", "Give all as names or as arrays.")
+        x, y = (part.detach().cpu().numpy() if isinstance(part, Tensor) else part for part in value)
+        return from_arrays(x, y, name=name, classes=classes, bounds=bounds)
+
+    first = made(test, "test")
+    assert first is not None  # noqa: S101  # test is never None here
+    return Splits(first, made(train, "train"), made(calibration, "calibration"))
+
+
+def _target(model: Target | nn.Module, splits: Splits | None) -> Target:
+    if isinstance(model, Target):
+        return model
+    test = splits.test if splits else None
+    counted = test is None or test.classes == tuple(map(str, range(len(test.classes))))
+    return targets.load(model, classes=None if counted or test is None else test.classes)
+
+
+def _name(model: Target | nn.Module) -> str:
+    return model.name if isinstance(model, Target) else type(model).__name__
 
 
 def _attack(attack: str | Spec | Attack[Any]) -> tuple[Attack[Any], str]:

@@ -15,7 +15,7 @@ from actsec import calibration, data, registry, statistics
 from actsec.advice import advise, compare
 from actsec.gathering import FOUND, Gathered, gather
 from actsec.plan import Facts, Plan, headline_threats, plan_id
-from actsec.policy import exit_code, gate_results, headline, heading, problems
+from actsec.policy import exit_code, gate_results, heading, headline, problems
 from actsec.result import (
     SCHEMA,
     Calibration,
@@ -24,6 +24,7 @@ from actsec.result import (
     Example,
     Kill,
     Result,
+    Share,
     SiteHealth,
     SiteKill,
     SplitInfo,
@@ -62,12 +63,12 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         command="actsec audit plan.toml",
         status="complete" if complete else "partial",
         headline=headline(plan, made, gates, complete=complete),
-        heading=heading(plan, made),
+        heading=heading(made),
         model=_model(plan, facts, gathered[0], scene),
         data=_data(scene, facts),
         variants=made,
         comparisons=comparisons,
-        advice=advise(gathered, plan, y, made, trains=scene.splits.train is not None),
+        advice=advise(gathered, plan, made, trains=scene.splits.train is not None),
         problems=found,
         gates=gates,
         not_done=_not_done(gathered),
@@ -112,7 +113,7 @@ def _activation(g: Gathered) -> str:
 
 def _clean(g: Gathered, y: Array, classes: tuple[str, ...]) -> Clean:
     if g.clean is None:
-        return Clean(statistics.share(0, 1), 0.0, (), "not measured")
+        return Clean(Share(0, 0, 0.0, 0.0, 0.0), 0.0, (), "not measured")
     return statistics.clean(g.clean_wrong < 0.5, y, classes)
 
 
@@ -141,9 +142,7 @@ def _kills(g: Gathered) -> tuple[Kill, ...]:
         return ()
     threat, n = attack.trial.threat, len(attack.arrays.get("status", ()))
     if attack.reason is not None:
-        return (
-            Kill(threat, False, attack.reason, 0, None, None, None, None, None, None, None, None, None, ()),
-        )
+        return (Kill(threat, False, attack.reason, 0, None, None, None, None, None, None, None, None, None, ()),)
     others = {role: t for role, t in by_role.items() if t.usable}
     net = attack.arrays["net"].astype(np.float64)
     low, high = statistics.interval(statistics.resampled(net[:, None], 0)[:, 0] / n)

@@ -161,6 +161,10 @@ def _target(loaded: Any) -> Any:
         return target
     target = scene.base_target(loaded, variants(loaded.plan)[0])
     data = scene.as_split(loaded.splits.train, loaded.plan.device)
+    if data is None:
+        raise PlanError(
+            f"{loaded.plan.model} is trained first, but there is no training data", "Give --train data.npz."
+        )
     training.fit(target.model, data.x, data.y, training.Recipe(seed=loaded.plan.seed), ids=data.id)
     return target
 
@@ -239,12 +243,12 @@ def _explained(name: str) -> str:
         ]
         return "\n".join(lines)
     for kind in ("attacks", "defenses", "diagnostics"):
-        for plug_in in registry.names(kind):  # type: ignore[arg-type]  # three of the kinds
-            found = registry.find(kind, plug_in)  # type: ignore[arg-type]  # three of the kinds
+        for plug_in in registry.names(kind):
+            found = registry.find(kind, plug_in)
             known.append(plug_in)
             if name in (plug_in, getattr(found, "rule", None)):
                 options = [f"  {o} ({kind_}; default {default}): {text}" for o, kind_, default, text in table(found)]
-                page = registry.page(kind, plug_in)  # type: ignore[arg-type]  # three of the kinds
+                page = registry.page(kind, plug_in)
                 return "\n".join([page, *(["", "Options:", *options] if options else [])])
     raise unknown("name", name, known)
 

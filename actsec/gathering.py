@@ -92,7 +92,7 @@ class Gathered:
         """
         worst = self.clean_wrong[:n].copy()
         for tried in self.tried if trials is None else trials:
-            if not tried.usable or tried.threat.goal != "misclassify" and self.stochastic:
+            if not tried.usable or (self.stochastic and tried.threat.goal != "misclassify"):
                 continue
             rows = min(n, len(tried.arrays["status"]))
             if tried.threat == threat:
@@ -127,8 +127,9 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
         for trial in plan.attacks
         if (shards := trial_jobs(plan, facts, variant, trial))
     )
-    errors = [o.error for o in (*models, clean, probe) if o is not None and o.error] + [t.error for t in tried if t.error]
-    return Gathered(variant, _whole(clean), _whole(probe), models[-1], tried, tuple(dict.fromkeys(errors)))
+    errors = [o.error for o in (*models, clean, probe) if o is not None and o.error]
+    errors += [t.error for t in tried if t.error]
+    return Gathered(variant, _whole(clean), _whole(probe), _whole(models[-1]), tried, tuple(dict.fromkeys(errors)))
 
 
 def _whole(outcome: Outcome | None) -> Outcome | None:

@@ -14,11 +14,12 @@ from actsec.data import Overlap
 from actsec.errors import PlanError, unknown
 from actsec.gathering import Gathered
 from actsec.plan import Plan
-from actsec.result import GateResult, Problem, Share, ThreatResult, Variant
+from actsec.result import ClassShare, GateResult, Problem, Share, ThreatResult, Variant
 from actsec.types import Threat
 
 _GATE = re.compile(
-    r"\s*(?P<metric>[a-z_]+)(@(?P<threat>[\w.:/]+))?(\[(?P<variant>[^\]]+)\])?\s*(?P<sign>>=|<=)\s*(?P<limit>[\d.]+)\s*"
+    r"\s*(?P<metric>[a-z_]+)(@(?P<threat>[\w.:/]+))?(\[(?P<variant>.+)\])?"
+    r"\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*"
 )
 
 
@@ -37,17 +38,16 @@ class Gate:
         """Read a gate. Raises PlanError with the way to write it, UnknownName for a metric nobody knows."""
         match = _GATE.fullmatch(text)
         if match is None:
-            raise PlanError(f"cannot read the gate {text!r}", "Write METRIC>=LIMIT, as in robust_accuracy@linf:0.1>=0.3.")
+            raise PlanError(f"cannot read the gate {text!r}", "Write METRIC>=LIMIT: robust_accuracy@linf:0.1>=0.3.")
         if match["metric"] not in METRICS:
             raise unknown("metric", match["metric"], METRICS)
         threat = str(Threat.parse(match["threat"])) if match["threat"] else None
         if (match["metric"] in _OF_THREAT) != (threat is not None):
             needs = "needs a threat" if match["metric"] in _OF_THREAT else "takes no threat"
             raise PlanError(f"gate {text!r}: {match['metric']} {needs}", "For example robust_accuracy@linf:0.1>=0.3.")
-        try:
-            limit = float(match["limit"])
-        except ValueError:
-            raise PlanError(f"gate {text!r}: {match['limit']} is no number", "Give a limit such as 0.3.") from None
+        limit = float(match["limit"])
+        if limit > 1:
+            raise PlanError(f"gate {text!r}: every metric lies in [0, 1]", f"Write {limit / 100:g} for {limit:g} %.")
         return Gate(match["metric"], threat, match["variant"], match["sign"] == ">=", limit)
 
 
@@ -55,8 +55,16 @@ Value = tuple[float, float, float, bool, str]
 """A metric's value, its interval, whether it may be believed, and why not."""
 
 
-def _share(share: Share) -> Value:
-    return share.value, share.low, share.high, share.n > 0, "nothing was tested" if share.n == 0 else ""
+def _share(share: Share | None, threat: ThreatResult | None = None) -> Value | None:
+    """None where nothing was tested: an empty share has an interval that says nothing."""
+    if share is None or share.n == 0:
+        return None
+    believable, why = (threat.believable, threat.why) if threat else (True, "")
+    return share.value, share.low, share.high, believable, why
+
+
+def _worst(classes: Sequence[ClassShare]) -> Share | None:
+    return min((c.share for c in classes if c.share.n), key=lambda share: share.value, default=None)
 
 
 def _ece(variant: Variant) -> Value | None:
@@ -69,18 +77,16 @@ def _ece(variant: Variant) -> Value | None:
 
 METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
     "clean_accuracy": lambda v, _: _share(v.clean.accuracy),
-    "worst_class_accuracy": lambda v, _: _share(min((c.share for c in v.clean.per_class), key=lambda s: s.value)),
-    "robust_accuracy": lambda _, t: None if t is None else (*_share(t.worst_case)[:3], t.believable, t.why),
-    "worst_class_robust_accuracy": lambda _, t: (
-        None if t is None else (*_share(min((c.share for c in t.per_class), key=lambda s: s.value))[:3], t.believable, t.why)
-    ),
+    "worst_class_accuracy": lambda v, _: _share(_worst(v.clean.per_class)),
+    "robust_accuracy": lambda _, t: None if t is None else _share(t.worst_case, t),
+    "worst_class_robust_accuracy": lambda _, t: None if t is None else _share(_worst(t.per_class), t),
     "ece": lambda v, _: _ece(v),
 }
 _OF_THREAT = {"robust_accuracy", "worst_class_robust_accuracy"}
 
 
 def gate_results(plan: Plan, made: tuple[Variant, ...]) -> tuple[GateResult, ...]:
-    """Every gate of the plan, decided by the interval: passed when it lies beyond the limit, failed when short of it."""
+    """Every gate of the plan, decided by the interval: passed when it lies beyond the limit, failed when short."""
     return tuple(_decide(text, Gate.parse(text), made) for text in plan.gates)
 
 
@@ -187,7 +193,7 @@ def exit_code(
     return 0
 
 
-def heading(plan: Plan, made: tuple[Variant, ...]) -> str:
+def heading(made: tuple[Variant, ...]) -> str:
     """What the comparison of activations may claim: with one training seed each, nothing about activations."""
     bases = [v for v in made if not v.chain]
     if len(bases) < 2:
@@ -197,18 +203,21 @@ def heading(plan: Plan, made: tuple[Variant, ...]) -> str:
     return f"{count} models, one seed each: differences are between these models, not between activations"
 
 
-def headline(plan: Plan, made: tuple[Variant, ...], gates: tuple[GateResult, ...], *, complete: bool) -> tuple[str, ...]:
-    """The verdict in plain sentences: how easily it is fooled, whether to believe that, confidence, activations, gate."""
+def headline(
+    plan: Plan, made: tuple[Variant, ...], gates: tuple[GateResult, ...], *, complete: bool
+) -> tuple[str, ...]:
+    """The verdict in plain sentences: how easily it is fooled, whether to believe that, confidence, gates."""
     audited = next(v for v in made if v.audited)
     lines = [] if complete else ["This run is not finished: every number below is partial."]
-    if not audited.threats:
+    if not audited.threats or audited.threats[0].worst_case.n == 0:
         return (*lines, f"{audited.title} could not be audited: {'; '.join(audited.notes) or 'nothing finished'}.")
     first = audited.threats[0]
     worst = first.worst_case
     before = audited.clean.accuracy
     lines.append(
         f"Worst case at {first.threat} ({first.echo}): {worst.k} of {worst.n} images are still classified correctly "
-        f"({worst.value:.1%}, 95 % interval {worst.low:.1%} to {worst.high:.1%}); untouched accuracy is {before.value:.1%}."
+        f"({worst.value:.1%}, 95 % interval {worst.low:.1%} to {worst.high:.1%}); "
+        f"untouched accuracy is {before.value:.1%}."
     )
     noise = next((a for a in first.attacks if a.baseline), None)
     if noise is not None and noise.n:
@@ -247,8 +256,8 @@ def _more(audited: Variant) -> list[str]:
     attacked = next((c for c in audited.calibration if c.condition != "clean"), None)
     if clean is not None:
         lines.append(
-            f"Confidence: ECE {clean.ece:.3f} ({clean.bins} bins, n {clean.n}); a perfectly calibrated model would show up "
-            f"to {clean.null_p95:.3f} at this n."
+            f"Confidence: ECE {clean.ece:.3f} ({clean.bins} bins, n {clean.n}); "
+            f"a perfectly calibrated model would show up to {clean.null_p95:.3f} at this n."
         )
     if attacked is not None and attacked.confidence_when_wrong is not None:
         lines.append(f"When fooled it is {attacked.confidence_when_wrong:.1%} confident in its wrong answer.")

@@ -231,12 +231,23 @@ class Comparison:
     verdict: Literal["better", "worse", "no detectable difference", "not comparable"]
 
 
+AdviceLabel = Literal[
+    "recommended",
+    "costs more than it gives",
+    "calibration only",
+    "no detectable effect",
+    "looks better, is masking",
+    "not tested",
+]
+"""What may be said of a defense, best first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Advice:
     """One defense in the ranking. sentence is plain words with its numbers."""
 
     variant: str
-    label: Literal["recommended", "calibration only", "no detectable effect", "looks better, is masking", "costs more than it gives", "not tested"]
+    label: AdviceLabel
     sentence: str
     estimate: str
 

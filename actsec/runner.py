@@ -82,7 +82,8 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
     else:
         base, checked = look(loaded)
         notes += checked
-        loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes))
+        given = dataclasses.replace(loaded.given, target=base if loaded.given.target else None)
+        loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes), given=given)
     return Prepared(loaded, scene.facts(loaded, base), notes)
 
 

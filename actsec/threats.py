@@ -19,14 +19,20 @@ from actsec.types import Evidence, Threat
 
 Array = NDArray[Any]
 NOISES = {"noise", "noise_curve", "kill_noise"}
+NOTHING = Share(0, 0, 0.0, 0.0, 0.0)
+"""The share of no examples at all."""
 
 
-def threat_result(g: Gathered, plan: Plan, threat: Threat, y: Array, classes: tuple[str, ...], echo: str) -> ThreatResult:
+def threat_result(
+    g: Gathered, plan: Plan, threat: Threat, y: Array, classes: tuple[str, ...], echo: str
+) -> ThreatResult:
     """Everything about a variant under a threat, from its outcomes."""
     n = tested(plan, g.variant.name, threat)
     wrong = g.wrong_under(threat, n)
     checks = _checks(g, plan, threat, n)
     masked, why = _believed(checks)
+    if not any(tried.trial.role not in NOISES for tried in g.under(threat)):
+        masked, why = True, "no attack has finished"
     return ThreatResult(
         threat=str(threat),
         norm=threat.norm,
@@ -39,7 +45,7 @@ def threat_result(g: Gathered, plan: Plan, threat: Threat, y: Array, classes: tu
             for tried in g.tried
             if tried.threat == threat and tried.trial.role not in EXPERIMENTS and tried.threat.goal == threat.goal
         ),
-        curve=_curve(g, plan, threat, n),
+        curve=_curve(g, threat, n),
         checks=checks,
         state=state(tuple(_finding(check) for check in checks), g.stochastic) if checks else "unchecked",
         believable=not masked,
@@ -49,7 +55,7 @@ def threat_result(g: Gathered, plan: Plan, threat: Threat, y: Array, classes: tu
 
 def mean_share(correct: Array) -> Share:
     """The share of correct examples; a stochastic target's per-example shares are summed and rounded to a count."""
-    return statistics.share(round(float(np.sum(correct))), len(correct))
+    return statistics.share(round(float(np.sum(correct))), len(correct)) if len(correct) else NOTHING
 
 
 def attack_result(g: Gathered, tried: Tried) -> AttackResult:
@@ -59,9 +65,9 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
     role = trial.role
     if not tried.usable:
         reason = tried.error or tried.reason or "not finished"
-        nothing = Share(0, 0, 0.0, 0.0, 0.0)
+        noise = role in NOISES
         return AttackResult(
-            brief, name, role, 0, nothing, nothing, None, "", None, 0.0, 0.0, 0, 0, role in NOISES, False, reason
+            brief, name, role, 0, NOTHING, NOTHING, None, "", None, 0.0, 0.0, 0, 0, noise, counts=False, error=reason
         )
     arrays, n = tried.arrays, len(tried.arrays["status"])
     before = g.clean_wrong[:n]
@@ -71,9 +77,7 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
     size, reason = _median_size(arrays["size"], right, found) if tried.threat.eps is None else (None, "")
     fooled = found & (tried.wrong > 0.5)
     confidence = float(softmax(arrays["logits"][fooled]).max(1).mean()) if fooled.any() else None
-    success = (
-        statistics.share(int(np.sum(right & (after > 0.5))), int(right.sum())) if right.any() else Share(0, 0, 0.0, 0.0, 0.0)
-    )
+    success = statistics.share(int(np.sum(right & (after > 0.5))), int(right.sum())) if right.any() else NOTHING
     return AttackResult(
         attack=brief,
         name=name,
@@ -102,9 +106,9 @@ def _median_size(size: Array, right: Array, found: Array) -> tuple[float | None,
     return (median, "") if np.isfinite(median) else (None, "more than half of the searches found nothing")
 
 
-def _curve(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[CurvePoint, ...]:
+def _curve(g: Gathered, threat: Threat, n: int) -> tuple[CurvePoint, ...]:
     """Robust accuracy over eps, from every candidate that fits; noise beside it where noise was tried at that eps."""
-    if g.stochastic or threat.goal != "misclassify" or threat.norm not in ("linf", "l2"):
+    if n == 0 or g.stochastic or threat.goal != "misclassify" or threat.norm not in ("linf", "l2"):
         return ()
     rows = [t for t in g.tried if t.usable and t.threat.norm == threat.norm and t.threat.goal == "misclassify"]
     if threat.eps is None:
@@ -125,7 +129,7 @@ def _curve(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[CurvePoint,
 
 def _checks(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[Check, ...]:
     """The sanity panel of the headline threat. Other threats have none of their own and say so by its absence."""
-    if threat != Threat("linf", plan.eps):
+    if n == 0 or threat != Threat("linf", plan.eps):
         return ()
     roles = {t.trial.role: t for t in g.tried if t.usable and (t.threat == threat or t.trial.role == "unbounded")}
     rows = min([len(t.arrays["status"]) for t in roles.values()], default=n)
@@ -133,7 +137,7 @@ def _checks(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[Check, ...
         threat=threat,
         clean=g.clean_wrong[:rows] < 0.5,
         correct={role: np.maximum(g.clean_wrong[:rows], t.wrong[:rows]) < 0.5 for role, t in roles.items()},
-        probe=dict(g.probe.numbers["probe"]) if g.probe else {},
+        probe=g.probe.numbers["probe"] if g.probe else {},
         classes=len(g.clean.arrays["test_logits"][0]) if g.clean else 0,
         stochastic=g.stochastic,
     )
@@ -150,4 +154,4 @@ def _believed(checks: tuple[Check, ...]) -> tuple[bool, str]:
 def _finding(check: Check) -> Any:
     from actsec.types import Finding
 
-    return Finding(**{**dataclasses.asdict(check)})
+    return Finding(**dataclasses.asdict(check))
