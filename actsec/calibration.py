@@ -130,8 +130,10 @@ def paired_ece(
 ) -> Difference:
     """The difference of two ECEs on the same examples, each (confidence (n,), correct (n,)): paired bootstrap.
 
-    The plug-in estimate is biased upwards and resampling adds to that, so the interval is the reverse percentile one,
-    2 * estimate - quantile, which takes the added bias off again.
+    The plug-in ECE is biased upwards and resampling adds to that. The percentile interval is blind to the bias, the
+    reverse one (2 * estimate - quantile) overcorrects it; low and high span both. Measured over 200 pairs of models a
+    setting, 100 to 1000 examples: covers the true difference in 94 to 100 % where the models are alike or both
+    miscalibrated, but in 78 to 84 % where one is perfectly calibrated: it then understates the gap, towards 0.
     """
     n = len(before[0])
     if n != len(after[0]) or not n:
@@ -140,7 +142,7 @@ def paired_ece(
     both = np.concatenate([gaps(*before, bins), gaps(*after, bins)], axis=1)
     sums = np.abs(statistics.resampled(both, seed)) / n
     low, high = statistics.interval(sums[:, bins:].sum(1) - sums[:, :bins].sum(1))
-    return Difference(estimate, 2 * estimate - high, 2 * estimate - low, None)
+    return Difference(estimate, min(low, 2 * estimate - high), max(high, 2 * estimate - low), None)
 
 
 def _edges(bins: int) -> Array:

@@ -54,8 +54,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
                                    (Pintor et al. 2022, indicator "unstable predictions"); None without an eps
     """
     with frozen(target.model):
-        # Undeclared randomness must show, declared randomness must too: the oracle's keyed draws are switched off.
-        oracle = Oracle(target.having(stochastic=False))
+        oracle = Oracle(target, seed=seed, name="probe")
         torch.manual_seed(seed)
         numbers = _outputs(target, oracle, x, y)
         numbers["broken_graph"] = broken_graph(target, x[:2])

@@ -54,6 +54,13 @@ def test_nll_of_a_certain_mistake_is_finite_and_brier_is_two():
     assert (found.wrong_above_90.k, found.wrong_above_90.n) == (1, 1)
 
 
+@pytest.mark.parametrize(("confidence", "counted"), [(0.95, 1), (0.901, 1), (0.9, 0), (0.85, 0)])
+def test_confidently_wrong_is_above_nine_tenths_of_all_examples(confidence, counted):
+    p = np.array([[confidence, 1 - confidence]] * 2)
+    found = calibration(p, np.array([0, 1]), "clean")
+    assert (found.wrong_above_90.k, found.wrong_above_90.n) == (counted, 2)
+
+
 def test_a_confidence_of_one_falls_into_the_last_bin():
     rows = diagram(np.array([1.0, 0.95]), np.array([True, False]), 10)
     assert len(rows) == 10
@@ -150,12 +157,13 @@ def test_paired_ece_finds_what_temperature_mends_and_nothing_where_nothing_chang
     assert paired_ece(before, after, seed=1) == paired_ece(before, after, seed=1)
 
 
-def test_paired_ece_covers_the_true_difference():
-    # Both models confident c with accuracy a in one bin each: the true ECEs are |c - a|, .3 and .1.
-    rng = np.random.default_rng(1)
-    covered = []
-    for trial in range(200):
-        first, second = rng.random(300) < 0.6, rng.random(300) < 0.8
-        found = paired_ece((np.full(300, 0.9), first), (np.full(300, 0.9), second), seed=trial)
-        covered.append(found.low <= 0.1 - 0.3 <= found.high)
-    assert np.mean(covered) >= 0.9
+@pytest.mark.parametrize("excess", [(0.0, 0.0), (0.15, 0.05)])
+def test_paired_ece_covers_the_true_difference(excess):
+    # Accuracy is confidence minus the excess, everywhere: that is the true ECE.
+    rng, n, covered = np.random.default_rng(1), 200, []
+    for trial in range(80):
+        confidence = 0.5 + 0.5 * rng.beta(4, 2, n)
+        before, after = ((confidence, rng.random(n) < confidence - each) for each in excess)
+        found = paired_ece(before, after, seed=trial)
+        covered.append(found.low <= excess[1] - excess[0] <= found.high)
+    assert np.mean(covered) >= 0.93

@@ -223,7 +223,11 @@ def test_nan_is_neither_dead_nor_alive():
     assert first["dead"] is not None
     assert not second["finite"]
     assert second["dead"] is second["permanently_dead"] is second["gradient_norm"] is None
-    found = kill_profile(Target(model, (8,), CLASSES[:4]), x, x)
+    x[0, 0] = torch.nan  # in the first of several chunks alone
+    whole, _ = site_health(Target(network(), (8,), CLASSES[:4]), x, y, batch=7)
+    assert not whole["finite"]
+    assert whole["dead"] is whole["permanently_dead"] is whole["gradient_norm"] is None
+    found = kill_profile(Target(network(), (8,), CLASSES[:4]), x, x)
     assert found.net is None
     assert "not finite" in found.reason
 
