@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actsec import losses, probe, registry, runner, scene, statistics, tasks
+from actsec import health, losses, probe, registry, runner, scene, statistics, tasks
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
 from actsec.errors import BadOption, ThreatError
@@ -76,7 +76,7 @@ def attack(
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     rows = None if id is None else _tensor(id.view(np.int64) if isinstance(id, np.ndarray) else id, target.device)
     goal: Goal = losses.Kill() if under.goal == "kill" else losses.Misclassify()
-    if under.goal == "kill" and (reason := probe.kill_profile(target, xs[:2], xs[:2]).reason):
+    if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
     repeats = tasks.REPEATS["standard"] if target.stochastic else 1
     verdicts = attack_target(
@@ -155,7 +155,7 @@ def diagnose(target: Target, x: Images, y: Images, *, eps: float = 0.1, seed: in
     """Activation health and direct probes on clean examples, no attack: {"sites": [...], "probe": {...}}."""
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     return {
-        "sites": probe.site_health(target, xs, ys),
+        "sites": health.site_health(target, xs, ys),
         "probe": probe.probe(target, xs[: tasks.PROBE_ROWS], ys[: tasks.PROBE_ROWS], eps, "linf", seed),
     }
 

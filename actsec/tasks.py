@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actsec import losses, models, probe, registry, scene, training
+from actsec import health, losses, models, probe, registry, scene, training
 from actsec.activations import find
 from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError, ThreatError
@@ -180,7 +180,7 @@ def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
     with frozen(target.model):
         numbers: dict[str, Any] = {
             "probe": probe.probe(target, x[:PROBE_ROWS], y[:PROBE_ROWS], plan.eps or 0.1, "linf", plan.seed),
-            "sites": probe.site_health(target, x, y),
+            "sites": health.site_health(target, x, y),
         }
         sites = find(target.model, x[:2] if target.normalization is None else target.normalization(x[:2]))
     numbers["unresolved"] = [f"{item.name}: {item.reason}" for item in sites.unresolved]
@@ -199,7 +199,7 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     test = loaded.test
     arrays = (test.x, test.y, test.ids.view(np.int64))
     x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
-    if threat.goal == "kill" and (reason := probe.kill_profile(target, x[:2], x[:2]).reason):
+    if threat.goal == "kill" and (reason := health.kill_profile(target, x[:2], x[:2]).reason):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
     goal: Goal = losses.Kill() if threat.goal == "kill" else losses.Misclassify()
     verdicts = attack_target(
@@ -215,7 +215,7 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     left = _as_arrays(verdicts)
     if threat.goal == "kill":
         with frozen(target.model):
-            profile = probe.kill_profile(target, x, verdicts.x)
+            profile = health.kill_profile(target, x, verdicts.x)
         if profile.net is None or profile.killed_of_active is None:
             raise ModelError(profile.reason, "Look for NaN in the weights.")
         numbers["kill"] = {"sites": profile.sites}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from actsec import registry, statistics
 from actsec.calibration import softmax
-from actsec.diagnostics import diagnose, state
+from actsec.sanity import diagnose, state
 from actsec.gathering import FOUND, Gathered, Tried
 from actsec.plan import EXPERIMENTS, Plan, tested
 from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult

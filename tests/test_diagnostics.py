@@ -6,7 +6,7 @@ from frauds import KWTA, BackwardNoise, Noisy, Quantised, Scaled, StraightThroug
 from torch import nn
 
 from actsec import registry
-from actsec.diagnostics import diagnose, state
+from actsec.sanity import diagnose, state
 from actsec.errors import BadOption, UnknownName
 from actsec.types import Evidence, Finding, Threat
 

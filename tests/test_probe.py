@@ -6,7 +6,8 @@ import torch
 from frauds import CLASSES, BackwardNoise, Noisy, Quantised, Scaled, StraightThrough
 from torch import Tensor, nn
 
-from actsec.probe import broken_graph, kill_profile, probe, site_health
+from actsec.health import kill_profile, site_health
+from actsec.probe import broken_graph, probe
 from actsec.types import Normalization, Target
 
 

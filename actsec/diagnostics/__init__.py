@@ -1,64 +1,6 @@
-"""Can the number be believed? One rule a file; each reads the evidence and says ok, warn, red or not done.
-
-A rule knows no attack, only the roles of attacks: bool arrays "still correct after it", on the same rows. Two rows of
-numbers are told apart by a gap above delta = max(0.02, 2 standard errors of the paired difference).
-
-Two questions are kept apart, since masking flatters some attacks and not others:
-
-    Is the reported worst case too high?   red with voids: a passing robustness number must not be believed. Said only
-                                           when some attack breaks examples that all gradient attacks together leave,
-                                           or the gradients are shown to be wrong, absent or unsearched.
-    Does the model hide its gradients?     warn where only the audited cross-entropy attack is fooled and a stronger
-                                           attack in the same audit already tells the truth.
-
-``state`` sums up: masked, randomised, unchecked (an essential rule could not be applied) or clean.
-"""
+"""Diagnostics, one rule a file: each reads evidence and says ok, warn, red or not done. ``actsec.sanity`` runs them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
-
-from actsec import registry
-from actsec.types import Evidence, Finding
-
-State = Literal["clean", "randomised", "masked", "unchecked"]
-
-
-def diagnose(evidence: Evidence, names: Sequence[str] | None = None) -> tuple[Finding, ...]:
-    """The findings of the named diagnostics (specs such as ``unbounded_fails(limit=0.05)``), or of all, in rule order.
-
-    A diagnostic that crashes leaves a finding with status ``error``, never silence or ``ok``. Unknown names raise.
-    """
-    chosen = registry.names("diagnostics") if names is None else names
-    wanted = [registry.build("diagnostics", name) for name in chosen]
-    findings: list[Finding] = []
-    for diagnostic in sorted(wanted, key=lambda each: str(each.rule)):
-        try:
-            findings.extend(diagnostic(evidence))
-        except Exception as error:  # noqa: BLE001  # whatever a rule raises, the audit goes on and says so
-            claim = f"The check crashed: {type(error).__name__}: {error}"
-            advice = "Report this as a bug; until then count the check as not done."
-            findings.append(Finding(diagnostic.rule, diagnostic.title, "error", claim, {}, advice, "medium"))
-    return tuple(findings)
-
-
-def state(findings: Iterable[Finding], stochastic: bool) -> State:
-    """The masking verdict on findings of ``diagnose``; the first of these that holds.
-
-    randomised: forward passes differ although the target does not say so, which explains every other sign; masked: some
-    rule says that gradients are hidden; randomised: the target is stochastic; unchecked: an essential rule was not done
-    or crashed, or the number is void for another reason (a search cut short, a constant output); clean: none of these.
-    """
-    found = tuple(findings)
-    kinds = {kind.rule: kind for kind in (registry.find("diagnostics", name) for name in registry.names("diagnostics"))}
-    status = {each.rule: each.status for each in found}
-    if status.get("ACT-M11") == "red":
-        return "randomised"
-    if any(each.status in getattr(kinds.get(each.rule), "masks", ("red",)) for each in found):
-        return "masked"
-    if stochastic:
-        return "randomised"
-    essential = [rule for rule, kind in kinds.items() if getattr(kind, "essential", False)]
-    undone = any(status.get(rule, "not_done") in ("not_done", "error") for rule in essential)
-    return "unchecked" if undone or any(each.voids for each in found) else "clean"
+if __name__ != "actsec.diagnostics":
+    raise ImportError("import this package as actsec.diagnostics")
