@@ -31,6 +31,10 @@ CURVE = (0.25, 0.5, 1.5, 2.0)
 """The robust-accuracy curve is measured at these multiples of eps, and at eps."""
 
 
+SHORT = "carlini_wagner(steps=100, search_steps=6, lr=0.05, c=0.1)"
+"""A quarter of the default's steps, a larger first c: on the digits CNN its median size is within 0.1 % of the default's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """How much work an audit may do, in images for each kind of attack and in passes for each image.
@@ -46,10 +50,13 @@ class Budget:
     draws: int
     queries: int
     search: int
+    carlini_wagner: str = "carlini_wagner"
 
 
 BUDGETS = {
-    "quick": Budget(samples=200, minimal=60, pixels=40, steps=20, draws=20, queries=200, search=20),
+    "quick": Budget(
+        samples=200, minimal=60, pixels=40, steps=20, draws=20, queries=200, search=20, carlini_wagner=SHORT
+    ),
     "standard": Budget(samples=1000, minimal=300, pixels=100, steps=50, draws=100, queries=1000, search=100),
     "thorough": Budget(samples=5000, minimal=1000, pixels=300, steps=100, draws=1000, queries=5000, search=500),
 }
@@ -109,7 +116,7 @@ def default_trials(
         *(Trial(f"noise(draws={budget.draws})", f"linf:{show(e)}", samples, "noise_curve") for e in curve),
         Trial("minimal_l2", "l2", few, "minimal"),
         # The undefended models only: minimal_l2 comes nearer on all of them at a tenth of the cost.
-        Trial("carlini_wagner", "l2", min(few, budget.search), "minimal", bases),
+        Trial(budget.carlini_wagner, "l2", min(few, budget.search), "minimal", bases),
         Trial(pixel_attack(shape, grid), "l0:1", pixels, "attack"),
         Trial(f"noise(draws={budget.draws})", "l0:1", pixels, "noise"),
         Trial("dead_relu", kill, few, "kill"),

@@ -35,7 +35,7 @@ from actsec.store import Store
 from actsec.target import fingerprint
 from actsec.types import Goal, Job, Material, Outcome, Target, Threat
 
-REPEATS = {"quick": 8, "standard": 20, "thorough": 50}
+REPEATS = {"quick": 5, "standard": 20, "thorough": 50}
 """Draws averaged for each question to a stochastic target."""
 PROBE_ROWS = 200
 HEALTH_ROWS = 1000
