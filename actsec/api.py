@@ -80,7 +80,13 @@ def attack(
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
     repeats = tasks.REPEATS["standard"] if target.stochastic else 1
     verdicts = attack_target(
-        made, target, cases_of(target, xs, ys, under.norm, under.eps, rows), goal, seed=seed, name=name, repeats=repeats
+        made,
+        target,
+        cases_of(target, xs, ys, under.norm, under.eps, rows),
+        goal,
+        seed=seed,
+        name=f"{name}@{under}",  # as an audit does, so that the same attack draws the same numbers
+        repeats=repeats,
     )
     status = verdicts.status.cpu().numpy()
     before = int(np.sum(status != ALREADY_WRONG))
@@ -95,8 +101,15 @@ def attack(
         before,
         still,
         verdicts,
-        _sentence(name, under, len(status), before, still, verdicts),
+        _sentence(_brief(made, name), under, len(status), before, still, verdicts),
     )
+
+
+def _brief(made: Attack[Any], name: str) -> str:
+    """The attack without the options at their defaults."""
+    fields = dataclasses.fields(made)  # type: ignore[arg-type]  # a dataclass
+    changed = tuple((f.name, getattr(made, f.name)) for f in fields if getattr(made, f.name) != f.default)
+    return str(Spec(parse(name).name, changed))
 
 
 def _sentence(name: str, threat: Threat, n: int, before: int, still: Share, verdicts: Verdicts) -> str:

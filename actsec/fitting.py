@@ -72,7 +72,8 @@ def _readings(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> li
             wrapper, inner = key[:at], key[at:]
             if all(name.startswith(wrapper) for name in wanted):
                 ends = [name for name in tensors if name == inner or name.endswith("." + inner)]
-                readings |= {(name.removesuffix(inner), wrapper) for name in ends}
+                # A prefix that ends in the wrapper only takes off what the wrapper puts back.
+                readings |= {(p, wrapper) for name in ends if not (p := name.removesuffix(inner)).endswith(wrapper)}
     return sorted(readings)
 
 

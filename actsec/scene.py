@@ -18,7 +18,7 @@ import torch
 from actsec import data, models, registry
 from actsec import target as targets
 from actsec.data import Dataset, Splits
-from actsec.errors import DataError, ModelError, StoreError, UsageError
+from actsec.errors import BadOption, DataError, ModelError, StoreError, UsageError
 from actsec.plan import Facts, Plan, VariantPlan, variants
 from actsec.spec import Spec
 from actsec.store import Store
@@ -142,8 +142,12 @@ def base_target(scene: Scene, variant: VariantPlan) -> Target:
         if scene.given.target is None:
             raise _not_here("model")
         return scene.given.target.having(model=copy.deepcopy(scene.given.target.model))
+    if plan.threshold is not None and len(classes) > 2:
+        raise BadOption(
+            f"--threshold {plan.threshold:g} is for two classes, the data has {len(classes)}", "Leave it out."
+        )
     counted = classes == tuple(map(str, range(len(classes))))
-    return targets.load(
+    target = targets.load(
         plan.model,
         weights=plan.weights,
         classes=None if counted else classes,
@@ -157,6 +161,8 @@ def base_target(scene: Scene, variant: VariantPlan) -> Target:
         device=plan.device,
         seed=plan.seed,
     )
+    # One logit reads as two classes: with labels of more it is a regression, which settle says.
+    return targets.settle(target, None, classes) if len(target.classes) == 2 < len(classes) else target
 
 
 def wrapped(target: Target, chain: tuple[Spec, ...]) -> Target:

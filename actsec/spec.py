@@ -58,13 +58,13 @@ class Spec:
 
 
 def show(value: Value) -> str:
-    """The text of a value; floats that are k/255 exactly are written so."""
+    """The text of a value; floats that are k/255 exactly are written so, unless they are short."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         if math.isfinite(value) and value != round(value):
             levels = round(value * 255)
-            if 0 < abs(levels) < 2550 and levels / 255 == value:
+            if 0 < abs(levels) < 2550 and levels / 255 == value and len(repr(value)) > 7:
                 return f"{levels}/255"
         return repr(value)
     if isinstance(value, tuple):

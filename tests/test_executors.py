@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from runs import ENVIRONMENT, TINY, actsec, outcomes, result
+from runs import ENVIRONMENT, TINY, actsec, inside, outcomes, result
 
 from actsec.errors import PlanError, StoreError, UnknownName
 from actsec.executors import Processes, Serial
@@ -188,12 +188,12 @@ def test_a_worker_killed_by_the_model_is_told_and_changes_nothing(tmp_path):
     (tmp_path / "net.py").write_text(NET)
     text = TINY.replace("reference:mlp(width=[8])", f"{tmp_path}/net.py:make").replace('activations = ["relu"]', "")
     (tmp_path / "plan.toml").write_text(text)
-    serial = actsec("audit", tmp_path / "plan.toml", "--out", tmp_path / "a", "--executor", "serial")
+    serial = inside("audit", tmp_path / "plan.toml", "--out", tmp_path / "a", "--executor", "serial")
     killed = actsec("audit", tmp_path / "plan.toml", "--out", tmp_path / "b", "--workers", 1)
     assert (tmp_path / "net.died").exists()
-    assert serial.returncode == killed.returncode, killed.stderr
+    assert serial.code == killed.returncode, killed.stderr
     assert "a worker died" in killed.stderr
-    assert "a worker died" not in serial.stderr
+    assert "a worker died" not in serial.err
     assert outcomes(tmp_path / "a") == outcomes(tmp_path / "b")
     assert result(tmp_path / "a") == result(tmp_path / "b")
     assert json.loads((tmp_path / "b" / "report.json").read_text())["environment"]["workers_lost"] == 1
@@ -206,6 +206,10 @@ def test_an_unknown_executor_and_objects_in_workers_are_refused(finished):
     prepared = runner.prepare(Store.open(finished).plan())
     with pytest.raises(UnknownName, match="executor"):
         runner.make_executor("threads", None, prepared, finished)
-    held = runner.Prepared(scene.Scene(prepared.plan, prepared.scene.splits, (), scene.Given(splits=prepared.scene.splits)), prepared.facts, ())
+    held = runner.Prepared(
+        scene.Scene(prepared.plan, prepared.scene.splits, (), scene.Given(splits=prepared.scene.splits)),
+        prepared.facts,
+        (),
+    )
     with pytest.raises(PlanError, match="stays in this process"):
         runner.make_executor("processes", 1, held, finished)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import TINY, actsec, outcomes, result
+from runs import TINY, inside, outcomes, result
 
 from actsec import budgets, plan
 from actsec.errors import ActsecError, BadOption, PlanError, ThreatError, UnknownName
@@ -126,7 +126,9 @@ def test_content_changes_ids(what):
 def test_each_part_of_a_trial_changes_its_ids(change):
     base = resolve(table(TINY))
     trial = Trial("pgd(steps=2)", "linf:0.1", 8, "attack")
-    before, after = (ids(base.having(attacks=(t,)), kind="attack") for t in (trial, dataclasses.replace(trial, **change)))
+    before, after = (
+        ids(base.having(attacks=(t,)), kind="attack") for t in (trial, dataclasses.replace(trial, **change))
+    )
     # Seven images in shards of four share the first shard with eight.
     assert len(before & after) == (2 if "samples" in change else 0)
     assert before != after
@@ -140,13 +142,17 @@ def test_paths_gates_and_wording_change_no_id():
     gated = base.having(gates=("clean_accuracy>=0.5",))
     assert ids(gated) == ids(base)
     assert plan_id(gated, FACTS) != plan_id(base, FACTS)
-    spelled = base.having(attacks=tuple(dataclasses.replace(t, attack=t.attack.replace(", ", ",")) for t in base.attacks))
+    spelled = base.having(
+        attacks=tuple(dataclasses.replace(t, attack=t.attack.replace(", ", ",")) for t in base.attacks)
+    )
     assert ids(spelled) == ids(base)
 
 
 def test_what_a_trial_is_for_is_part_of_the_plan_but_of_no_job():
     base = resolve(table(TINY))
-    other = base.having(attacks=tuple(dataclasses.replace(t, role=t.role.replace("noise", "attack")) for t in base.attacks))
+    other = base.having(
+        attacks=tuple(dataclasses.replace(t, role=t.role.replace("noise", "attack")) for t in base.attacks)
+    )
     assert ids(other) == ids(base)
     assert plan_id(other, FACTS) != plan_id(base, FACTS)
 
@@ -292,11 +298,11 @@ def test_an_option_that_is_no_number_is_named(options):
 
 
 def test_the_printed_plan_given_back_is_the_same_run(tiny, finished, tmp_path):
-    printed = actsec("audit", tiny, "--print-plan")
-    assert printed.returncode == 0, printed.stderr
-    (tmp_path / "again.toml").write_text(printed.stdout)
-    again = actsec("audit", tmp_path / "again.toml", "--out", tmp_path / "run", "--executor", "serial", "--quiet")
-    assert again.returncode == 0, again.stderr
+    printed = inside("audit", tiny, "--print-plan")
+    assert printed.code == 0, printed.err
+    (tmp_path / "again.toml").write_text(printed.out)
+    again = inside("audit", tmp_path / "again.toml", "--out", tmp_path / "run", "--executor", "serial", "--quiet")
+    assert again.code == 0, again.err
     assert outcomes(tmp_path / "run") == outcomes(finished)
     assert result(tmp_path / "run") == result(finished)
-    assert (tmp_path / "run" / "plan.toml").read_text() == printed.stdout
+    assert (tmp_path / "run" / "plan.toml").read_text() == printed.out

@@ -69,7 +69,9 @@ def test_killed_three_times_and_resumed(tiny, finished, tmp_path):
 @pytest.mark.parametrize("executor", ["serial", "processes"])
 def test_killed_twenty_times_and_resumed(executor, tmp_path):
     (tmp_path / "plan.toml").write_text(LONGER)
-    undisturbed = actsec("audit", tmp_path / "plan.toml", "--out", tmp_path / "whole", "--executor", "serial", "--quiet")
+    undisturbed = actsec(
+        "audit", tmp_path / "plan.toml", "--out", tmp_path / "whole", "--executor", "serial", "--quiet"
+    )
     assert undisturbed.returncode == 0, undisturbed.stderr
     every, run, dice = len(stored(tmp_path / "whole")), tmp_path / "run", random.Random(1)
     for i in range(20):
@@ -166,7 +168,9 @@ def test_what_rests_on_a_failed_job_is_not_run(tiny, tmp_path, monkeypatch):
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     found = runner.run_prepared(prepared, store, executor="serial", workers=None, tell=told.append)
     assert len(list((store.root / "outcomes").iterdir())) == 1
-    assert [p.error for p in told if p.error] == ["RuntimeError: no model (test_resume.py:%d)" % (broken.__code__.co_firstlineno + 1)]
+    assert [p.error for p in told if p.error] == [
+        "RuntimeError: no model (test_resume.py:%d)" % (broken.__code__.co_firstlineno + 1)
+    ]
     assert (told[-1].done, told[-1].total) == (len(prepared.jobs), len(prepared.jobs))
     assert found.exit_code == 3
     assert "could not be audited" in found.headline[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -118,7 +119,8 @@ def write(report: Report, path: Path | str, format: str) -> None:  # the option'
         partial.write_bytes(made if isinstance(made, bytes) else made.encode("utf-8"))
         partial.replace(place)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {place}: {error.strerror or error}", "Give a folder that can be written."
         ) from None
