@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from actsec.errors import ThreatError
-from actsec.types import Cases, Observed
+from actsec.errors import ActsecError, ThreatError
+from actsec.types import Cases, Observed, Reply
 
 KILLABLE = ("relu", "relu6")
 """Activations whose unit is dead at z <= 0: its output is zero and so is its gradient."""
@@ -23,6 +23,13 @@ KILLABLE = ("relu", "relu6")
 def wanted(cases: Cases) -> Tensor:
     """The class each row is about: its target where it has one, else its label (m,)."""
     return torch.where(cases.target >= 0, cases.target, cases.y)
+
+
+def graded(reply: Reply) -> tuple[Tensor, Tensor]:
+    """Loss (n, k) and gradient (n, k, *shape) of a reply. Raises ActsecError if the question asked for none."""
+    if reply.loss is None or reply.gradient is None:
+        raise ActsecError("the referee's reply holds no gradient", "Give ask a loss.")
+    return reply.loss, reply.gradient
 
 
 def best_other(logits: Tensor, label: Tensor) -> Tensor:

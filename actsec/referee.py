@@ -346,24 +346,32 @@ def _open(logits: Tensor, score: Tensor, cases: Cases, minimal: bool) -> _Ledger
 def _close(
     ledger: _Ledger, judge: Oracle, goal: Goal, cases: Cases, baseline: tuple[Tensor, ...], refused: int
 ) -> Verdicts:
-    """Confirm every success on a fresh forward of the original model and fill in the verdict."""
+    """Judge every final candidate on a fresh forward of the original model and fill in the verdict.
+
+    A claim that does not hold is refused; a candidate that only a stand-in thought harmless is found.
+    """
     v = ledger.verdicts
     logits, score, _ = _look(judge, goal, v.x, cases, baseline)
     v.score.copy_(score)
     v.logits.copy_(logits)
-    found = (v.status != ALREADY_WRONG) & ledger.success
-    held = found & (score > 0)
+    attacked = v.status != ALREADY_WRONG
+    held = attacked & (score > 0) & (ledger.success | (v.size > 0))
+    taken_back = attacked & ledger.success & ~held
     v.status[held] = FOUND
-    v.status[found & ~held] = REFUSED
+    v.status[taken_back] = REFUSED
     if judge.target.stochastic:
         fresh = Oracle(judge.target, judge.batch, JUDGE_DRAWS, judge.seed, f"{judge.name}/judge")
         decisions = fresh.decisions(v.x).argmax(-1)
         v.wrong.copy_((decisions != cases.y).float().mean(0))
     else:
         v.wrong.copy_((logits.argmax(1) != cases.y).float())
-    for j in range(len(NORMS_KEPT)):
+    for j, norm in enumerate(NORMS_KEPT):
         claimed = torch.nonzero(torch.isfinite(v.smallest[:, j]) & (v.smallest[:, j] > 0)).flatten()
         if len(claimed):
-            again = judge.observe(ledger.witness[claimed, j]).logits.argmax(1)
-            v.smallest[claimed[again == cases.y[claimed]], j] = torch.inf
-    return replace(v, refused=refused + int((found & ~held).sum()))
+            again = judge.observe(ledger.witness[claimed, j]).logits
+            wrong = (again.argmax(1) != cases.y[claimed]) & torch.isfinite(again).all(1)
+            v.smallest[claimed[~wrong], j] = torch.inf
+        sizes = geometry.distance(v.x[held], cases.x[held], norm)
+        wrong = logits[held].argmax(1) != cases.y[held]
+        v.smallest[held, j] = torch.where(wrong, torch.minimum(v.smallest[held, j], sizes), v.smallest[held, j])
+    return replace(v, refused=refused + int(taken_back.sum()))

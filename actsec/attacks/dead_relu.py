@@ -1,14 +1,14 @@
 """Dead-ReLU forcing: push as many ReLU units as possible to z <= 0, where they give nothing and learn nothing.
 
-x_{t+1} = P(x_t + step_size * d(grad D)), where D is the mean over all units of sigmoid(-z / tau), tau = width * std(z) of
-the example and site: a smoothed count of dead units. A hinge on z spends the budget on strongly active units and does no
-better than noise; the count moves the units that can be moved. No library packages this attack and no paper defines it;
-it is PGD (Madry et al. 2017) on a count. Its goal is ``kill``: success is a net rise of the dead fraction (killed minus
-revived), which is not misclassification and is reported apart. Cost: steps + 1 forwards, steps backwards.
+x_{t+1} = P(x_t + step_size * d(grad D)), where D is the mean over all units of sigmoid(-z / tau), tau = width * std(z)
+of the example and site: a smoothed count of dead units. A hinge on z spends the budget on strongly active units and
+does no better than noise; the count moves the units that can be moved. No library packages this attack and no paper
+defines it; it is PGD (Madry et al. 2017) on a count. Its goal is ``kill``: success is a net rise of the dead fraction
+(killed minus revived), which is not misclassification and is reported apart. Cost: steps + 1 forwards, steps backwards.
 
 Known failures: a site that cannot die (leaky_relu, gelu, tanh, ...) does not count, and a model without a site that can
-is refused ("not applicable"), never reported as 0 %. Where every unit of a layer is already dead no gradient reaches the
-sites before it through that layer, though each of them is still pushed directly.
+is refused ("not applicable"), never reported as 0 %. Where every unit of a layer is already dead no gradient reaches
+the sites before it through that layer, though each of them is still pushed directly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from actsec.draws import Draws
 from actsec.errors import BadOption
 from actsec.geometry import bounded, free, place, spread, steepest
-from actsec.losses import KILLABLE, DeadCount
+from actsec.losses import KILLABLE, DeadCount, graded
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
 
@@ -64,8 +64,7 @@ class DeadReLU:
         return Ask(state.x[:, None], DeadCount(self.width, self.kinds), wants=state.step < self.steps)
 
     def tell(self, state: DeadReLUState, reply: Reply, cases: Cases, draws: Draws) -> DeadReLUState:
-        assert reply.gradient is not None
-        direction = steepest(free(reply.gradient[:, 0], state.x, cases), cases.norm)
+        direction = steepest(free(graded(reply)[1][:, 0], state.x, cases), cases.norm)
         length = cases.eps * 2.5 / self.steps if self.step_size is None else torch.full_like(cases.eps, self.step_size)
         x = place(cases, state.x + direction * spread(length, direction).to(direction.dtype) - cases.x)
         return replace(state, x=x, step=state.step + 1, done=state.step >= self.steps)

@@ -26,7 +26,7 @@ from actsec.draws import Draws
 from actsec.errors import BadOption
 from actsec.geometry import finite_rows, free, place, spread, steepest
 from actsec.geometry import size as size_of
-from actsec.losses import Margin
+from actsec.losses import Margin, graded
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
 WALKERS = 2
@@ -36,7 +36,7 @@ _FAR = 1e3
 
 @dataclass(frozen=True, slots=True)
 class MinimalL2State:
-    """Per row and walker (n, 2): candidate, best success with its size, radius; low is the share of the best that failed."""
+    """Per row and walker (n, 2): candidate, best success, its size, radius; low: the share of the best that failed."""
 
     x: Tensor
     best: Tensor
@@ -92,14 +92,13 @@ class MinimalL2:
 
     def _walk(self, state: MinimalL2State, reply: Reply, cases: Cases, draws: Draws) -> tuple[Tensor, Tensor]:
         """The walkers' next candidates (n, 2, *shape) and radii (n, 2)."""
-        assert reply.gradient is not None
-        assert reply.loss is not None
+        margin, slopes = graded(reply)
         many, flat = cases.repeated(WALKERS), state.x.flatten(0, 1)
-        gradient = free(finite_rows(reply.gradient.flatten(0, 1)), flat, many)
+        gradient = free(finite_rows(slopes.flatten(0, 1)), flat, many)
         slope = size_of(gradient, "l2").reshape(reply.size.shape)
         lost = draws.normal(cases.id, state.step, (WALKERS, *cases.x.shape[1:])).flatten(0, 1)
         direction = steepest(torch.where(spread(slope.flatten() > 0, flat), gradient, lost), "l2")
-        ahead = reply.loss.double().abs() / slope.clamp_min(1e-12)
+        ahead = margin.double().abs() / slope.clamp_min(1e-12)
 
         decay = (1 + torch.cos(math.pi * state.step.double() / self.steps)) / 2
         gamma = (self.gamma * (_LAST_STEP + (1 - _LAST_STEP) * decay))[:, None]

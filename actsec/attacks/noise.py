@@ -2,11 +2,12 @@
 
 linf: independent uniform values (kind=uniform) or random corners +-eps (kind=sign). l2: uniform in the ball, or on its
 sphere. l0: eps random pixels (features) set to random values of the box, or to random ends of it. Each draw is a fresh
-candidate. No paper; Carlini et al. 2019, "On Evaluating Adversarial Robustness", asks for it as a sanity check: an attack
-that noise beats is broken, and a model that noise breaks needs no adversary. Cost: ``draws`` forwards, no gradient.
+candidate. No paper; Carlini et al. 2019, "On Evaluating Adversarial Robustness", asks for it as a sanity check: an
+attack that noise beats is broken, and a model that noise breaks needs no adversary. Cost: ``draws`` forwards, no
+gradient.
 
-Known failure: in high dimension noise meets almost none of the directions that matter, so that surviving it says nothing
-about robustness.
+Known failure: in high dimension noise meets almost none of the directions that matter, so that surviving it says
+nothing about robustness.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """One pixel: change a single pixel (feature), to any value of the box.
 
-mode=exhaustive tries every pixel at every colour of a grid of ``levels`` values a channel: on that grid the answer is the
-truth, with no seed. mode=paper is the differential evolution of Su et al. 2019 ("One pixel attack for fooling deep neural
-networks", section III): 400 candidates of (position, colour) for each pixel, positions uniform, colours N(128, 127) / 255,
-100 generations of p[r1] + F * (p[r2] - p[r3]) with F = 0.5 and no crossover, each child against its own parent. The
-fitness is the margin, which ranks as the paper's probability does where the softmax saturates too. Colours that leave the
-box are clipped and positions reflected. With ``levels`` the colours snap to the grid.
+mode=exhaustive tries every pixel at every colour of a grid of ``levels`` values a channel: on that grid the answer is
+the truth, with no seed. mode=paper is the differential evolution of Su et al. 2019 ("One pixel attack for fooling deep
+neural networks", section III): 400 candidates of (position, colour) for each pixel, positions uniform, colours N(128,
+127) / 255, 100 generations of p[r1] + F * (p[r2] - p[r3]) with F = 0.5 and no crossover, each child against its own
+parent. The fitness is the margin, which ranks as the paper's probability does where the softmax saturates too. Colours
+that leave the box are clipped and positions reflected. With ``levels`` the colours snap to the grid.
 
-Cost: pixels * colours forwards (exhaustive: 1,088 for a digit of 8x8, 8,192 for a colour image of 32x32 at its corners), or
-population * (generations + 1); a success ends a row early. Known failures: exhaustive speaks of its grid alone and of one
-pixel; evolution can miss what exists.
+Cost: pixels * colours forwards (exhaustive: 1,088 for a digit of 8x8, 8,192 for a colour image of 32x32 at its
+corners), or population * (generations + 1); a success ends a row early. Known failures: exhaustive speaks of its grid
+alone and of one pixel; evolution can miss what exists.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class OnePixelState:
 class OnePixel:
     """Every pixel at every colour of a grid, or differential evolution over positions and colours."""
 
-    mode: Annotated[Literal["exhaustive", "paper"], "the whole grid, or the paper's differential evolution"] = "exhaustive"
+    mode: Annotated[Literal["exhaustive", "paper"], "the whole grid, or the paper's differential evolution"] = (
+        "exhaustive"
+    )
     levels: Annotated[
         int | None, "values a channel; none is 17 (grey) or 2 (colour) when exhaustive, any value in evolution"
     ] = None
@@ -114,7 +116,8 @@ class OnePixel:
         other = 1 + draws.integers(cases.id, step, one, p - 2, 2)
         other = other + (other >= gap)
         a, b, c = (
-            parents.gather(1, (index % p)[..., None].expand_as(parents)) for index in (first, first + gap, first + other)
+            parents.gather(1, (index % p)[..., None].expand_as(parents))
+            for index in (first, first + gap, first + other)
         )
         genes = (a + self.scale * (b - c)).reshape(len(cases), p, self.pixels, -1)
         places, colours = genes[..., :2], genes[..., 2:].clamp(0, 1)
@@ -122,9 +125,9 @@ class OnePixel:
         return torch.cat([places.clamp(0, 1), colours], -1).flatten(2)
 
     def _from_grid(self, step: Tensor, cases: Cases) -> tuple[Tensor, Tensor]:
-        """Positions (n, k, 1) and colours (n, k, 1, channels) of each row's block of the grid; ends of the box first."""
+        """Positions (n, k, 1) and colours (n, k, 1, channels) of each row's block of the grid; box ends first."""
         channels, height, width = _layout(cases)
-        blocks, block = self._blocks(cases)
+        _, block = self._blocks(cases)
         number = (step[:, None] * block + torch.arange(block, device=step.device)).clamp_max(self._total(cases) - 1)
         place, colour = number % (height * width), number // (height * width)
         levels = self._levels(channels)
@@ -154,7 +157,7 @@ def _layout(cases: Cases) -> tuple[int, int, int]:
 
 
 def _paint(cases: Cases, place: Tensor, colour: Tensor) -> Tensor:
-    """Candidates (n, k, *shape): x with the pixels at place (n, k, pixels) set to colour (n, k, pixels, channels) in [0, 1]."""
+    """Candidates (n, k, *shape): x with pixels at place (n, k, pixels) set to colour (n, k, pixels, channels)."""
     channels, height, width = _layout(cases)
     n, k = place.shape[:2]
     canvas = cases.x.reshape(n, 1, channels, height * width).repeat(1, k, 1, 1)

@@ -1,9 +1,9 @@
 """PGD: repeated steepest steps, each projected back into the ball and the box.
 
 x_{t+1} = P(x_t + step_size * d(grad J)), d the steepest direction of the norm (Madry et al. 2017, eq. in section 2.1).
-Starts at a random point of the ball; further restarts begin at fresh ones. P is the nearest point of ball and box, and in
-L2 and L1 the gradient is first freed of the coordinates that would only leave the box: on a linear model the fixed point
-is the optimum. Cost per restart: steps forwards and backwards, and 1 forward.
+Starts at a random point of the ball; further restarts begin at fresh ones. P is the nearest point of ball and box, and
+in L2 and L1 the gradient is first freed of the coordinates that would only leave the box: on a linear model the fixed
+point is the optimum. Cost per restart: steps forwards and backwards, and 1 forward.
 
 Known failures: a fixed step oscillates near the optimum (more steps with a smaller step_size help); cross-entropy
 vanishes where the softmax saturates (loss=margin does not). In L1 a step moves one coordinate, so steps bounds how many
@@ -21,7 +21,7 @@ from torch import Tensor
 from actsec.draws import Draws
 from actsec.errors import BadOption
 from actsec.geometry import bounded, free, place, random_start, spread, steepest
-from actsec.losses import CrossEntropy, Margin
+from actsec.losses import CrossEntropy, Margin, graded
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
 
@@ -66,8 +66,7 @@ class PGD:
         return Ask(state.x[:, None], loss, wants=state.step % (self.steps + 1) < self.steps)
 
     def tell(self, state: PGDState, reply: Reply, cases: Cases, draws: Draws) -> PGDState:
-        assert reply.gradient is not None
-        gradient = reply.gradient[:, 0]
+        gradient = graded(reply)[1][:, 0]
         if cases.norm != "linf":
             gradient = free(gradient, state.x, cases)
         direction = steepest(gradient, cases.norm)

@@ -3,8 +3,8 @@
 Keep the best point; propose a patch of side sqrt(p * pixels) at a random place, set to random corners of the ball; take
 it when the margin rises (Andriushchenko et al. 2020, algorithms 1 to 3). L-inf begins at vertical stripes of +-eps. L2
 begins at a random sign grid of norm eps; a proposal moves the mass of a second window, and what the ball still allows,
-into a peaked bump in the first. p halves at fixed shares of the budget. Vectors are treated as one row of pixels.
-Cost: ``queries`` forwards, no gradient.
+into a peaked bump in the first. p halves at fixed shares of the budget. Vectors are treated as one row of pixels. Cost:
+``queries`` forwards, no gradient.
 
 Uses no gradient, so it sees through gradient masking: where it breaks what PGD does not, PGD's number is wrong. Known
 failures: slow on inputs of many pixels (the paper uses 5,000 to 10,000 queries); on vectors neighbouring features need
@@ -79,7 +79,9 @@ class Square:
         step = state.step + 1
         delta = (best - cases.x).reshape(len(cases), *_as_image(tuple(cases.x.shape[1:])))
         side = self._side(step, delta)
-        moved = _patch(cases, delta, side, step, draws) if cases.norm == "linf" else _bump(cases, delta, side, step, draws)
+        moved = (
+            _patch(cases, delta, side, step, draws) if cases.norm == "linf" else _bump(cases, delta, side, step, draws)
+        )
         x = place(cases, moved.reshape(cases.x.shape))
         return replace(
             state,
@@ -115,7 +117,7 @@ def _window(cases: Cases, side: Tensor, step: Tensor, draws: Draws, size: tuple[
 
 
 def _patch(cases: Cases, delta: Tensor, side: Tensor, step: Tensor, draws: Draws) -> Tensor:
-    """Algorithm 2: one patch set to a random corner of the ball per channel; the opposite one if nothing would change."""
+    """Algorithm 2: one patch set to a random corner of the ball per channel, or the opposite one if that is there."""
     inside = _window(cases, side, step, draws, (delta.shape[2], delta.shape[3]), 0) < 1
     eps = spread(cases.eps, delta).to(delta.dtype)
     corner = draws.sign(cases.id, step, (delta.shape[1], 1, 1), 2) * eps
