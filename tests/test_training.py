@@ -516,3 +516,39 @@ def test_a_failing_recalibration_restores_the_model():
 def test_a_recipe_imports_no_torch():
     code = "import sys; from actsec.training import Recipe; Recipe(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("rule", ["adam", "sgd"])
+def test_the_update_rules_are_torchs(rule, decay):
+    from actsec.training.updates import SGD, Adam
+
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(5, 3, generator=generator), torch.randn(4, generator=generator)]
+    ours, theirs = ([nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    own = Adam(ours, decay) if rule == "adam" else SGD(ours, 0.9, decay)
+    peer = (
+        torch.optim.Adam(theirs, lr=0.1, weight_decay=decay)
+        if rule == "adam"
+        else torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=decay)
+    )
+    for step in range(30):
+        rate = 0.1 / (1 + step)
+        peer.param_groups[0]["lr"] = rate
+        for a, b in zip(ours, theirs, strict=True):
+            # every third gradient is missing, as for a layer that a step did not reach
+            a.grad = None if step % 3 == 2 and a.dim() == 1 else torch.randn(a.shape, generator=generator)
+            b.grad = None if a.grad is None else a.grad.clone()
+        own.step(rate)
+        peer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_training_does_not_import_the_compiler():
+    script = (
+        "import sys, torch; from actsec import training; from torch import nn;"
+        "training.fit(nn.Linear(2, 2), torch.rand(8, 2), torch.arange(8) % 2, training.Recipe(epochs=1));"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -24,6 +24,7 @@ from actsec.training.evaluating import (
     reseed,
 )
 from actsec.training.recipe import Recipe
+from actsec.training.updates import SGD, Adam
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,9 +202,7 @@ class _Loop:
         if recipe.gradient_noise:  # after clipping, so that its variance is the stated one
             for gradient in gradients:
                 gradient.add_(self.noise_like(gradient))
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.rate(self.step, steps)
-        self.optimizer.step()
+        self.optimizer.step(recipe.rate(self.step, steps))
         self.step += 1
         self.forwards += len(x)
         self.backwards += len(x)
@@ -229,8 +228,7 @@ class _Loop:
         )
 
 
-def _optimizer(recipe: Recipe, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
-    rate, decay = recipe.learning_rate, recipe.weight_decay
+def _optimizer(recipe: Recipe, trained: list[nn.Parameter]) -> Adam | SGD:
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(trained, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(trained, lr=rate, momentum=recipe.momentum, weight_decay=decay)
+        return Adam(trained, recipe.weight_decay)
+    return SGD(trained, recipe.momentum, recipe.weight_decay)
