@@ -7,12 +7,13 @@ stands in the run folder's plan.toml.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actsec import registry
 from actsec.activations import activation
 from actsec.errors import BadOption, PlanError, ThreatError, unknown
-from actsec.plan import EXPERIMENTS, Plan, Trial, variants
+from actsec.plan import EXPERIMENTS, Plan, Trial, VariantPlan, variants
 from actsec.spec import Spec, parse, parse_chain, show
 from actsec.types import Threat, chain_text
 
@@ -24,7 +25,7 @@ DEMO_DEFENSES = (
     "training_noise",
     "noisy_inference(std=0.1)",
     "fast_training",
-    "adversarial_training",
+    "adversarial_training(inner=pgd(steps=5), epochs=10)",
 )
 OWN_DEFENSES = ("temperature", "swap(to=leaky_relu)", "swap(to=leaky_relu, recalibrate=true)")
 CURVE = (0.25, 0.5, 1.5, 2.0)
@@ -32,7 +33,7 @@ CURVE = (0.25, 0.5, 1.5, 2.0)
 
 
 SHORT = "carlini_wagner(steps=100, search_steps=6, lr=0.05, c=0.1)"
-"""A quarter of the default's steps, a larger first c: on the digits CNN its median size is within 0.1 % of the default's."""
+"""A quarter of the default's steps, a larger first c: on the digits CNN its median is within 0.1 % of the default's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,22 @@ BUDGETS = {
 }
 
 
-def resolve(plan: Plan, shape: tuple[int, ...], grid: int | None, rows: int, *, trains: bool, calibrates: bool) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What a budget must know of the data: shape of an input, levels of its grid minus one, rows, range of values."""
+
+    shape: tuple[int, ...]
+    grid: int | None
+    rows: int
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def width(self) -> float:
+        """The L-inf size that nothing exceeds."""
+        return self.bounds[1] - self.bounds[0]
+
+
+def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Plan:
     """The plan with every gap filled, all names checked. Raises UnknownName, BadOption, PlanError, ThreatError."""
     if plan.budget not in BUDGETS:
         raise unknown("budget", plan.budget, BUDGETS)
@@ -77,9 +93,9 @@ def resolve(plan: Plan, shape: tuple[int, ...], grid: int | None, rows: int, *, 
         raise BadOption(f"seed = {plan.seed}", "Give a seed of at least 0, below 2**63.")
     if plan.reference:
         _check_reference(plan)
-    eps = plan.eps if plan.eps is not None else (8 / 255 if shape[:1] == (3,) else 0.1)
+    eps = plan.eps if plan.eps is not None else images.width * (8 / 255 if images.shape[:1] == (3,) else 0.1)
     Threat("linf", eps)
-    samples = min(rows, plan.samples or (rows if plan.per_class else budget.samples))
+    samples = min(images.rows, plan.samples or (images.rows if plan.per_class else budget.samples))
     filled = plan.having(eps=eps, samples=None if plan.per_class else samples)
     filled = filled.having(activations=_activations(plan))
     filled = filled.having(defenses=_defenses(plan, eps, trains=trains, calibrates=calibrates))
@@ -87,8 +103,8 @@ def resolve(plan: Plan, shape: tuple[int, ...], grid: int | None, rows: int, *, 
     for name in (name for trial in plan.attacks for name in trial.variants):
         if name not in names:
             raise unknown("variant", name, names)
-    trials = tuple(_filled(trial, filled, samples, budget) for trial in plan.attacks)
-    return filled.having(attacks=_with_checks(trials, filled, samples, budget, shape, grid))
+    trials = tuple(_filled(trial, filled, samples, budget, images.width) for trial in plan.attacks)
+    return filled.having(attacks=_with_checks(trials, filled, samples, budget, images))
 
 
 def _check_reference(plan: Plan) -> None:
@@ -103,26 +119,39 @@ def _check_reference(plan: Plan) -> None:
 
 
 def default_trials(
-    eps: float, samples: int, budget: Budget, shape: tuple[int, ...], grid: int | None, bases: tuple[str, ...]
+    eps: float, samples: int, budget: Budget, images: Images, models: Sequence[VariantPlan]
 ) -> tuple[Trial, ...]:
-    """All attacks, each under the threats it works in, and the roles the sanity checks need."""
+    """All attacks, each under the threats it works in, and the roles the sanity checks need.
+
+    A model that draws at inference has no curve and no smallest change: whether an input fools it is itself random.
+    """
+    bases = tuple(model.name for model in models if not model.chain)
+    fixed = tuple(model.name for model in models if not _randomises(model))
+    fixed = () if len(fixed) == len(models) else fixed
     at, kill = f"linf:{show(eps)}", f"linf:{show(eps)}:kill"
     few, pixels = min(samples, budget.minimal), min(samples, budget.pixels)
-    curve = [_tidy(eps * k) for k in CURVE if eps * k <= 1]
+    curve = [_tidy(eps * k) for k in CURVE if eps * k <= images.width]
     return (
-        *checks(eps, samples, budget),
+        *checks(eps, samples, budget, images.width),
         Trial("fgsm(loss=margin)", at, samples, "attack"),
-        *(Trial(f"pgd(steps={budget.steps}, loss=margin)", f"linf:{show(e)}", samples, "curve") for e in curve),
-        *(Trial(f"noise(draws={budget.draws})", f"linf:{show(e)}", samples, "noise_curve") for e in curve),
-        Trial("minimal_l2", "l2", few, "minimal"),
+        *(
+            Trial(f"pgd(steps={budget.steps // 2}, loss=margin)", f"linf:{show(e)}", samples, "curve", fixed)
+            for e in curve
+        ),
+        *(Trial(f"noise(draws={budget.draws})", f"linf:{show(e)}", samples, "noise_curve", fixed) for e in curve),
+        Trial("minimal_l2", "l2", few, "minimal", fixed),
         # The undefended models only: minimal_l2 comes nearer on all of them at a tenth of the cost.
         Trial(budget.carlini_wagner, "l2", min(few, budget.search), "minimal", bases),
-        Trial(pixel_attack(shape, grid), "l0:1", pixels, "attack"),
-        Trial(f"noise(draws={budget.draws})", "l0:1", pixels, "noise"),
+        Trial(pixel_attack(images.shape, images.grid), "l0:1", pixels, "attack", fixed),
+        Trial(f"noise(draws={budget.draws})", "l0:1", pixels, "noise", fixed),
         Trial("dead_relu", kill, few, "kill"),
         Trial(f"noise(draws={budget.draws})", kill, few, "kill_noise"),
         Trial(f"pgd(steps={budget.steps})", kill, few, "kill_pgd"),
     )
+
+
+def _randomises(model: VariantPlan) -> bool:
+    return any(getattr(registry.find("defenses", spec.name), "randomises", False) for spec in model.chain)
 
 
 def _tidy(eps: float) -> float:
@@ -130,7 +159,7 @@ def _tidy(eps: float) -> float:
     return eps if "/" in show(eps) else float(f"{eps:.9g}")
 
 
-def checks(eps: float, samples: int, budget: Budget) -> tuple[Trial, ...]:
+def checks(eps: float, samples: int, budget: Budget, width: float = 1.0) -> tuple[Trial, ...]:
     """The trials that the sanity checks read, at the headline threat. All but the unbounded one count for it too."""
     at, steps = f"linf:{show(eps)}", budget.steps
     return (
@@ -140,7 +169,7 @@ def checks(eps: float, samples: int, budget: Budget) -> tuple[Trial, ...]:
         Trial(f"pgd(steps={2 * steps}, restarts=2)", at, samples, "doubled"),
         Trial(f"pgd(steps={steps}, loss=margin)", at, samples, "margin"),
         Trial(f"square(queries={budget.queries})", at, samples, "gradient_free"),
-        Trial(f"pgd(steps={2 * steps}, loss=margin)", "linf:1", min(samples, 100), "unbounded"),
+        Trial(f"pgd(steps={2 * steps}, loss=margin)", str(Threat("linf", width)), min(samples, 100), "unbounded"),
     )
 
 
@@ -154,7 +183,7 @@ def pixel_attack(shape: tuple[int, ...], grid: int | None) -> str:
     return "one_pixel(mode=paper)"
 
 
-def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget) -> Trial:
+def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, width: float) -> Trial:
     """A trial the user named, with its threat, sample size and role."""
     attack = registry.build("attacks", trial.attack)
     roles = attack.roles
@@ -180,8 +209,9 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget) -> Trial:
             + ("it looks for the smallest change and takes no eps" if "minimal" in roles else "it needs an eps"),
             f"Write {threat_read.norm}." if "minimal" in roles else f"Write {threat_read.norm}:0.1, for example.",
         )
-    if threat_read.norm == "linf" and threat_read.eps is not None and threat_read.eps > 1 and trial.role != "unbounded":
-        raise ThreatError(f"eps {show(threat_read.eps)} is larger than the box", "Give eps below 1, such as 8/255.")
+    if threat_read.norm == "linf" and (threat_read.eps or 0) > width and trial.role != "unbounded":
+        problem = f"eps {show(threat_read.eps)} is larger than the range of inputs, {width:g}"
+        raise ThreatError(problem, "Give it in input units, such as 8/255 of [0, 1].")
     size = trial.samples or samples
     if trial.samples == 0 and ("minimal" in roles or name == "one_pixel"):
         size = min(samples, budget.minimal if "minimal" in roles else budget.pixels)
@@ -191,24 +221,23 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget) -> Trial:
 
 
 def _with_checks(
-    trials: tuple[Trial, ...], plan: Plan, samples: int, budget: Budget, shape: tuple[int, ...], grid: int | None
+    trials: tuple[Trial, ...], plan: Plan, samples: int, budget: Budget, images: Images
 ) -> tuple[Trial, ...]:
     """The user's trials and the checks their numbers must pass; all of the budget's when none are named."""
     eps = plan.eps or 0.1
     if not trials:
-        bases = tuple(variant.name for variant in variants(plan) if not variant.chain)
-        trials = default_trials(eps, samples, budget, shape, grid, bases)
-        return tuple(_filled(trial, plan, samples, budget) for trial in trials)
+        trials = default_trials(eps, samples, budget, images, variants(plan))
+        return tuple(_filled(trial, plan, samples, budget, images.width) for trial in trials)
     # A check reads what was tried at the headline threat; only the unbounded attack lies elsewhere.
     roles = {t.role for t in trials if t.role in EXPERIMENTS or Threat.parse(t.threat) == Threat("linf", eps)}
-    missing = [trial for trial in checks(eps, samples, budget) if trial.role not in roles]
+    missing = [trial for trial in checks(eps, samples, budget, images.width) if trial.role not in roles]
     if any(trial.role == "kill" for trial in trials) and "kill_noise" not in roles:
         kill = next(trial for trial in trials if trial.role == "kill")
         missing += [
             Trial(f"noise(draws={budget.draws})", kill.threat, kill.samples, "kill_noise"),
             Trial(f"pgd(steps={budget.steps})", kill.threat, kill.samples, "kill_pgd"),
         ]
-    return (*trials, *(_filled(trial, plan, samples, budget) for trial in missing))
+    return (*trials, *(_filled(trial, plan, samples, budget, images.width) for trial in missing))
 
 
 def _activations(plan: Plan) -> tuple[str, ...]:

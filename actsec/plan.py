@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,7 @@ class Plan:
     budget: Annotated[str, "quick, standard or thorough"] = "quick"
     seed: Annotated[int, "of everything random"] = 0
     resize: Annotated[str | None, "a stated transform of image folders, such as resize=256,crop=224"] = None
+    bounds: Annotated[str | None, "range of float inputs, such as 0,255; eps is in these units [0,1]"] = None
     normalize: Annotated[str | None, "imagenet, torchvision or MEAN/STD, applied before the model"] = None
     threshold: Annotated[float | None, "two classes: say class 1 above this probability"] = None
     output: Annotated[str | None, "which field of the model's output holds the logits"] = None
@@ -179,6 +181,8 @@ def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> 
         "seed": plan.seed,
         "budget": plan.budget,
     }
+    if plan.bounds is not None:
+        recipe |= {"bounds": list(box(plan.bounds))}
     label = f"{trial.attack} at {trial.threat} on {variant.name}"
     shards = ([start, min(start + plan.shard, trial.samples)] for start in range(0, trial.samples, plan.shard))
     return tuple(_job("attack", {**recipe, "rows": rows}, (model,), label, variant.name) for rows in shards)
@@ -267,6 +271,18 @@ def _number(key: str, text: str, *, whole: bool) -> float:
         return value
     kind = "a whole number" if whole else "a number such as 0.1 or 8/255"
     raise BadOption(f"--{key.replace('_', '-')} {text!r} is not {kind}", f"Give {kind}.")
+
+
+def box(bounds: str | None) -> tuple[float, float]:
+    """The range of a plan's inputs, of texts such as ``0,255``. Raises BadOption."""
+    low, comma, high = (bounds or "0,1").partition(",")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = (math.nan, math.nan)
+    if not comma or not -math.inf < found[0] < found[1] < math.inf:
+        raise BadOption(f"--bounds {bounds!r} is not a range", "Give two numbers, the smaller first: 0,255.")
+    return found
 
 
 def write(plan: Plan) -> str:

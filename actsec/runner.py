@@ -96,9 +96,7 @@ def resolved(loaded: Scene) -> Scene:
         raise PlanError(f"{plan.model} is trained in the run, but there is no training data", "Give --train data.npz.")
     filled = budgets.resolve(
         plan,
-        tuple(splits.test.x.shape[1:]),
-        splits.test.grid,
-        len(splits.test),
+        budgets.Images(tuple(splits.test.x.shape[1:]), splits.test.grid, len(splits.test), splits.test.bounds),
         trains=splits.train is not None,
         calibrates=splits.calibration is not None,
     )

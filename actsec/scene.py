@@ -19,7 +19,7 @@ from actsec import data, models, registry
 from actsec import target as targets
 from actsec.data import Dataset, Splits
 from actsec.errors import BadOption, DataError, ModelError, StoreError, UsageError
-from actsec.plan import Facts, Plan, VariantPlan, variants
+from actsec.plan import Facts, Plan, VariantPlan, box, variants
 from actsec.spec import Spec
 from actsec.store import Store
 from actsec.types import Job, Split, Target
@@ -67,8 +67,13 @@ def load(plan: Plan, given: Given | None = None) -> Scene:
     named = {"train": plan.train, "calibration": plan.calibration}
     if plan.data.startswith(OBJECT) and given.splits is None:
         raise _not_here("data")
-    first = given.splits or data.load(plan.data, seed=plan.seed, resize=plan.resize)
+    first = given.splits or data.load(plan.data, seed=plan.seed, resize=plan.resize, bounds=_box(plan))
     splits = first if isinstance(first, Splits) else Splits(first)
+    if plan.bounds is not None and (splits.test.grid is not None or splits.test.bounds != _box(plan)):
+        raise DataError(
+            f"--bounds {plan.bounds}: {splits.test.name} holds whole numbers, which are divided to lie in [0, 1]",
+            "Leave --bounds out, or store the inputs as floats.",
+        )
     loaded = {key: _one(source, plan, splits.test.classes) for key, source in named.items() if source is not None}
     train, calibration = loaded.get("train", splits.train), loaded.get("calibration", splits.calibration)
     test, notes = splits.test, []
@@ -91,6 +96,10 @@ def load(plan: Plan, given: Given | None = None) -> Scene:
     return Scene(plan, Splits(sampled, train, calibration), tuple(notes), given)
 
 
+def _box(plan: Plan) -> tuple[float, float] | None:
+    return None if plan.bounds is None else box(plan.bounds)
+
+
 def named(splits: Splits, classes: tuple[str, ...]) -> Splits:
     """The same data with the model's classes: labels 0 to 6 alone do not tell that there are 10."""
     parts = (splits.test, splits.train, splits.calibration)
@@ -105,7 +114,7 @@ def _not_here(what: str) -> UsageError:
 
 
 def _one(source: str, plan: Plan, classes: tuple[str, ...]) -> Dataset:
-    found = data.load(source, seed=plan.seed, resize=plan.resize, n_classes=len(classes))
+    found = data.load(source, seed=plan.seed, resize=plan.resize, n_classes=len(classes), bounds=_box(plan))
     if isinstance(found, Splits):
         raise DataError(f"{source} holds several splits", "Name one set, such as train.npz.")
     return found

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from actsec import registry, statistics
 from actsec.calibration import softmax
-from actsec.sanity import diagnose, state
 from actsec.gathering import FOUND, Gathered, Tried
 from actsec.plan import EXPERIMENTS, Plan, tested
 from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult
+from actsec.sanity import diagnose, state
 from actsec.spec import parse
 from actsec.types import Evidence, Threat
 

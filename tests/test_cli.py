@@ -101,6 +101,8 @@ MISTAKES = {
     "a torch pickle": ((), {"weights": "evil2.pt"}, 4, ["mkdir", "--trust-model"]),
     "labels outside": ((), {"data": "labels.npz"}, 2, ["labels run from 3 to 12", "10 classes"]),
     "images in 0-255": ((), {"data": "grey.npz"}, 2, ["255"]),
+    "no bounds": (("--bounds", "255"), {}, 2, ["--bounds '255' is not a range"]),
+    "bounds of whole numbers": (("--bounds", "0,255"), {"data": "digits"}, 2, ["--bounds 0,255", "whole numbers"]),
     "wrong normalisation": (("--normalize", "0.5/0.5"), {"model": "nets.py:make(then=raw)"}, 2, ["0.5/0.5", "none"]),
     "softmax outputs": ((), {"model": "nets.py:make(then=softmax)"}, 2, ["probabilities", "logits"]),
     "regression": ((), {"model": "nets.py:make(outputs=1)", "weights": ""}, 2, ["regression"]),
@@ -192,6 +194,16 @@ def test_the_users_model_end_to_end(folder, tmp_path):
     again = inside("resume", run, "--executor", "serial")
     assert again.code == 0
     assert json.loads((run / "report.json").read_text())["result"] == found
+
+
+def test_inputs_in_another_range(folder, tmp_path):
+    run = tmp_path / "run"
+    said = audit(folder, "--out", run, "--bounds", "0,255", data="grey.npz")
+    assert said.code in (0, 3), said.err
+    assert "Worst case at linf:25.5 (25.5 of [0, 255] = 25.5 grey levels)" in said.out
+    found = json.loads((run / "report.json").read_text())["result"]
+    assert found["data"]["bounds"] == [0, 255]
+    assert "linf:255" in {trial["threat"] for trial in found["plan"]["attacks"]}
 
 
 def gated(finished: Path, where: Path, *gates: str):

@@ -24,7 +24,8 @@ def table(text: str) -> Plan:
 
 
 def resolve(request: Plan, **more) -> Plan:
-    return budgets.resolve(request, (1, 8, 8), 16, 539, **{"trains": True, "calibrates": True, **more})
+    images = budgets.Images((1, 8, 8), 16, 539, plan.box(request.bounds))
+    return budgets.resolve(request, images, **{"trains": True, "calibrates": True, **more})
 
 
 def ids(request: Plan, facts: Facts = FACTS, kind: str = "") -> set[str]:
@@ -64,6 +65,7 @@ REQUESTS = {
     "tiny": table(TINY),
     "standard, grey eps": Plan(eps=8 / 255, budget="standard", samples=50),
     "large eps": Plan(eps=0.7),
+    "grey levels": Plan(bounds="0,255"),
     "per class": Plan(per_class=3),
     "one attack": Plan(attacks=(Trial("carlini_wagner"), Trial("dead_relu"), Trial("one_pixel", samples=5))),
     "noise elsewhere": Plan(attacks=(Trial("noise", "l0:1", role="noise"),)),
@@ -91,6 +93,17 @@ def test_resolving_changes_nothing_that_is_written():
 def test_every_check_is_planned_at_the_headline_threat():
     roles = {t.role for t in resolve(REQUESTS["noise elsewhere"]).attacks if t.threat == "linf:0.1"}
     assert roles >= {"noise", "single_step", "iterative", "doubled", "margin", "gradient_free"}
+
+
+def test_everything_is_in_the_units_of_the_bounds():
+    grey = resolve(Plan(bounds="0,255"))
+    assert grey.eps == 25.5
+    assert [t.threat for t in grey.attacks if t.role == "unbounded"] == ["linf:255"]
+    assert not ids(grey, kind="attack") & ids(resolve(Plan(eps=25.5, bounds="0,256")), kind="attack")
+    assert resolve(Plan(bounds="-1,1")).eps == 0.2
+    for wrong in ("255", "1,0", "a,b", "0,inf", "0,1,2"):
+        with pytest.raises(BadOption, match="is not a range"):
+            plan.box(wrong)
 
 
 def test_the_curve_stays_in_the_box():
@@ -210,7 +223,7 @@ def test_the_first_variant_is_the_audited_one():
         (Plan(attacks=(Trial("pgd", "linf"),)), ThreatError, "it needs an eps"),
         (Plan(attacks=(Trial("carlini_wagner", "l2:1"),)), ThreatError, "takes no eps"),
         (Plan(attacks=(Trial("carlini_wagner", "linf"),)), ThreatError, "works in l2, not in linf"),
-        (Plan(attacks=(Trial("pgd", "linf:3"),)), ThreatError, "larger than the box"),
+        (Plan(attacks=(Trial("pgd", "linf:3"),)), ThreatError, "larger than the range of inputs, 1"),
         (Plan(attacks=(Trial("pgd", variants=("rellu",)),)), UnknownName, "'relu'"),
         (Plan(activations=("rellu",)), UnknownName, "'relu'"),
         (Plan(defenses=("temprature",)), UnknownName, "'temperature'"),

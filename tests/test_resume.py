@@ -169,7 +169,7 @@ def test_what_rests_on_a_failed_job_is_not_run(tiny, tmp_path, monkeypatch):
     found = runner.run_prepared(prepared, store, executor="serial", workers=None, tell=told.append)
     assert len(list((store.root / "outcomes").iterdir())) == 1
     assert [p.error for p in told if p.error] == [
-        "RuntimeError: no model (test_resume.py:%d)" % (broken.__code__.co_firstlineno + 1)
+        f"RuntimeError: no model (test_resume.py:{broken.__code__.co_firstlineno + 1})"
     ]
     assert (told[-1].done, told[-1].total) == (len(prepared.jobs), len(prepared.jobs))
     assert found.exit_code == 3

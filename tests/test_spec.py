@@ -28,7 +28,7 @@ scalars = st.one_of(
 
 def specs(values: st.SearchStrategy) -> st.SearchStrategy[Spec]:
     options = st.dictionaries(option_names, values, max_size=3).map(lambda found: tuple(found.items()))
-    return st.builds(Spec, names.filter(lambda name: parse_safe(name)), options)
+    return st.builds(Spec, names.filter(parse_safe), options)
 
 
 def parse_safe(name: str) -> bool:

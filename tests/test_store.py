@@ -116,9 +116,9 @@ def test_a_model_that_moved_is_found_where_it_is(store):
 def test_a_folder_without_its_plan_is_refused(store):
     store.put(OUTCOME, {})
     (store.root / "run.json").unlink()
-    with pytest.raises(StoreError, match="no run.json"):
+    with pytest.raises(StoreError, match=r"no run\.json"):
         Store.create(store.root, PLAN, FACTS)
-    with pytest.raises(StoreError, match=r"run.json is missing or damaged"):
+    with pytest.raises(StoreError, match=r"run\.json is missing or damaged"):
         store.facts()
     (store.root / "plan.toml").unlink()
     with pytest.raises(StoreError, match="not a run folder"):
