@@ -14,7 +14,7 @@ import actsec
 from actsec import calibration, data, registry, statistics
 from actsec.advice import advise, compare
 from actsec.gathering import FOUND, Gathered, gather
-from actsec.plan import Facts, Plan, headline_threats, plan_id
+from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
 from actsec.policy import exit_code, gate_results, heading, headline, problems
 from actsec.result import (
     SCHEMA,
@@ -82,7 +82,8 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
 def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: Any) -> Variant:
     numbers = g.fit.numbers if g.fit else {}
     defenses = [registry.build("defenses", spec) for spec in g.variant.chain]
-    threats = tuple(threat_result(g, plan, t, y, classes, echo(t)) for t in headline_threats(plan)) if g.clean else ()
+    faced = [t for t in headline_threats(plan) if g.clean and tested(plan, g.variant.name, t)]
+    threats = tuple(threat_result(g, plan, t, y, classes, echo(t)) for t in faced)
     weights = g.fit.arrays.get("weights") if g.fit else None
     return Variant(
         id=g.variant.name,

@@ -357,7 +357,8 @@ class Defense(Protocol):
     """A frozen dataclass of options. wrap changes the structure, fit the parameters; together: target to target.
 
     needs is the split it learns from; claims says in one sentence what it can and cannot do; kind is what the verdict
-    may credit it with; adaptive lists the attack specs it must face besides the plan's.
+    may credit it with; adaptive lists the attack specs it must face besides the plan's. A defense whose target draws at
+    inference says ``randomises = True``.
     """
 
     needs: ClassVar[Literal["nothing", "calibration", "train"]]

@@ -59,6 +59,7 @@ class NoisyInference:
         "noise say by how much, and nothing is certified."
     )
     kind: ClassVar[Literal["robustness", "calibration", "stability"]] = "robustness"
+    randomises: ClassVar[bool] = True
     adaptive: ClassVar[tuple[str, ...]] = ("pgd(loss=margin)",)
 
     def __post_init__(self) -> None:
