@@ -7,6 +7,7 @@ stands in the run folder's plan.toml.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,15 +52,28 @@ class Budget:
     draws: int
     queries: int
     search: int
+    pixel_forwards: int
     carlini_wagner: str = "carlini_wagner"
 
 
 BUDGETS = {
     "quick": Budget(
-        samples=200, minimal=60, pixels=40, steps=20, draws=20, queries=200, search=20, carlini_wagner=SHORT
+        samples=200,
+        minimal=60,
+        pixels=40,
+        steps=20,
+        draws=20,
+        queries=200,
+        search=20,
+        pixel_forwards=1_600,
+        carlini_wagner=SHORT,
     ),
-    "standard": Budget(samples=1000, minimal=300, pixels=100, steps=50, draws=100, queries=1000, search=100),
-    "thorough": Budget(samples=5000, minimal=1000, pixels=300, steps=100, draws=1000, queries=5000, search=500),
+    "standard": Budget(
+        samples=1000, minimal=300, pixels=100, steps=50, draws=100, queries=1000, search=100, pixel_forwards=10_000
+    ),
+    "thorough": Budget(
+        samples=5000, minimal=1000, pixels=300, steps=100, draws=1000, queries=5000, search=500, pixel_forwards=41_000
+    ),
 }
 
 
@@ -142,7 +156,7 @@ def default_trials(
         Trial("minimal_l2", "l2", few, "minimal", fixed),
         # The undefended models only: minimal_l2 comes nearer on all of them at a tenth of the cost.
         Trial(budget.carlini_wagner, "l2", min(few, budget.search), "minimal", bases),
-        Trial(pixel_attack(images.shape, images.grid), "l0:1", pixels, "attack", fixed),
+        Trial(pixel_attack(images.shape, images.grid, budget.pixel_forwards), "l0:1", pixels, "attack", fixed),
         Trial(f"noise(draws={budget.draws})", "l0:1", pixels, "noise", fixed),
         Trial("dead_relu", kill, few, "kill"),
         Trial(f"noise(draws={budget.draws})", kill, few, "kill_noise"),
@@ -173,14 +187,18 @@ def checks(eps: float, samples: int, budget: Budget, width: float = 1.0) -> tupl
     )
 
 
-def pixel_attack(shape: tuple[int, ...], grid: int | None) -> str:
-    """One-pixel search that suits the images: every pixel and level where that is few, else differential evolution."""
-    if len(shape) == 3 and shape[0] == 1 and grid is not None and shape[1] * shape[2] * (grid + 1) <= 4096:
-        return f"one_pixel(mode=exhaustive, levels={grid + 1})"
-    cells = shape[1] * shape[2] if len(shape) == 3 else shape[0]
-    if 2 ** (shape[0] if len(shape) == 3 else 1) * cells <= 10_000:
-        return "one_pixel(mode=exhaustive, levels=2)"
-    return "one_pixel(mode=paper)"
+def pixel_attack(shape: tuple[int, ...], grid: int | None, forwards: int) -> str:
+    """The most complete one-pixel search of an image within so many forwards.
+
+    Every pixel at every level of the data's grid; else every pixel at every colour corner; else the paper's differential
+    evolution, with as large a population as leaves it 15 generations.
+    """
+    channels, cells = (shape[0], math.prod(shape[1:])) if len(shape) == 3 else (1, math.prod(shape))
+    for levels in (grid + 1 if grid is not None else 2, 2):
+        if levels**channels * cells <= forwards:
+            return f"one_pixel(mode=exhaustive, levels={levels})"
+    population = min(400, forwards // 16)
+    return f"one_pixel(mode=paper, population={population}, generations={forwards // population - 1})"
 
 
 def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, width: float) -> Trial:
