@@ -15,7 +15,7 @@ from torch import nn
 def certified(model, x, y, eps, low=0.0, high=1.0, dtype=torch.float64):
     """Bool (n,): no input within eps (L-inf) of x (n, *shape) and inside the box changes the decision y.
 
-    model is an nn.Sequential of Conv2d, Linear, ReLU and Flatten. In float32, several times faster, a margin counts from
+    model is an nn.Sequential of Conv2d, Linear, ReLU and Flatten. In float32, which is faster, a margin counts from
     1e-3 on, far above the rounding.
     """
     model = copy.deepcopy(model).to(dtype).eval()
@@ -61,7 +61,7 @@ def _box_through(layers, lower, upper):
 
 
 def _back(layers, shapes, a, bounds, lower, upper):
-    """Carry linear functions a (m, *shape) back through the layers: their bounds (m,) from below and above on the box."""
+    """Carry linear functions a (m, *shape) back through the layers: their bounds (m,) on the box."""
     below = torch.zeros(len(a), dtype=a.dtype)
     above = below.clone()
     for i in reversed(range(len(layers))):
