@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec import calibration, registry, statistics
+from actsec.costs import price
 from actsec.gathering import Gathered
 from actsec.plan import Plan, headline_threats, tested
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
@@ -54,9 +55,12 @@ def compare(base: Gathered, other: Gathered, plan: Plan, y: Array, made: tuple[V
 
 
 def advise(
-    gathered: tuple[Gathered, ...], plan: Plan, made: tuple[Variant, ...], *, trains: bool
+    gathered: tuple[Gathered, ...], plan: Plan, made: tuple[Variant, ...], rows: int, shape: tuple[int, ...]
 ) -> tuple[Advice, ...]:
-    """One line for each defense, tried ones first, best first; what was not tried is listed with what it would take."""
+    """One line for each defense, tried ones first, best first; what was not tried is listed with what it would take.
+
+    rows is the size of the training data, 0 where there is none.
+    """
     base, threat = gathered[0], headline_threats(plan)[0]
     tried = [
         _judge(base, g, plan, variant)
@@ -66,7 +70,7 @@ def advise(
     order = get_args(AdviceLabel)
     ranked = sorted(tried, key=lambda pair: (order.index(pair[0].label), -pair[1]))
     known = {spec.name for g in gathered for spec in g.variant.chain}
-    return (*(advice for advice, _ in ranked), *_untried(known, trains=trains))
+    return (*(advice for advice, _ in ranked), *_untried(known, plan, rows, shape))
 
 
 def _judge(base: Gathered, g: Gathered, plan: Plan, variant: Variant) -> tuple[Advice, float]:
@@ -110,13 +114,20 @@ def _calibration_sentence(name: str, base: Gathered, g: Gathered, plan: Plan, cl
     )
 
 
-def _untried(known: set[str], *, trains: bool) -> tuple[Advice, ...]:
-    mend = "" if trains else "give --train data.npz and "
-    return tuple(
-        Advice(name, "not tested", f"{name} was not tested.", f"To test it, {mend}add --defenses {name}.")
-        for name in registry.names("defenses")
-        if name not in known and "/" not in name
-    )
+def _untried(known: set[str], plan: Plan, rows: int, shape: tuple[int, ...]) -> tuple[Advice, ...]:
+    """Defenses nobody asked for, with what they would cost on the training data, or on 10,000 images of it."""
+    lines = []
+    for name in registry.names("defenses"):
+        if name in known or "/" in name:
+            continue
+        passes = price(name, plan.eps or 0.1, rows or 10_000, shape)
+        mend = "" if rows or not passes else "give --train data.npz and "
+        on = "" if rows else " for each 10,000 training images"
+        cost = f"; it takes about {passes:,} passes of one image{on}" if passes else ""
+        lines.append(
+            Advice(name, "not tested", f"{name} was not tested.", f"To test it, {mend}add --defenses {name}{cost}.")
+        )
+    return tuple(lines)
 
 
 def _points(difference: float, low: float, high: float) -> str:

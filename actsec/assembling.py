@@ -68,7 +68,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         data=_data(scene, facts),
         variants=made,
         comparisons=comparisons,
-        advice=advise(gathered, plan, made, trains=scene.splits.train is not None),
+        advice=advise(gathered, plan, made, _rows(scene.splits.train), facts.shape),
         problems=found,
         gates=gates,
         not_done=_not_done(gathered),
@@ -77,6 +77,10 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         limits=(*LIMITS, *scene.notes),
     )
     return result, images
+
+
+def _rows(split: data.Dataset | None) -> int:
+    return 0 if split is None else len(split)
 
 
 def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: Any) -> Variant:

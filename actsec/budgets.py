@@ -190,8 +190,8 @@ def checks(eps: float, samples: int, budget: Budget, width: float = 1.0) -> tupl
 def pixel_attack(shape: tuple[int, ...], grid: int | None, forwards: int) -> str:
     """The most complete one-pixel search of an image within so many forwards.
 
-    Every pixel at every level of the data's grid; else every pixel at every colour corner; else the paper's differential
-    evolution, with as large a population as leaves it 15 generations.
+    Every pixel at every level of the data's grid; else every pixel at every colour corner; else the paper's
+    differential evolution, with as large a population as leaves it 15 generations.
     """
     channels, cells = (shape[0], math.prod(shape[1:])) if len(shape) == 3 else (1, math.prod(shape))
     for levels in (grid + 1 if grid is not None else 2, 2):

@@ -112,13 +112,27 @@ def resume(run: str, executor: str, workers: int | None, quiet: bool) -> int:
 
 def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | None) -> int:
     from actsec import runner
-    from actsec.reports.load import read, render
+    from actsec.reports.load import read
 
     screen.plan(prepared, store)
     with screen.running() as tell:
         result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell)
-    click.echo(render(read(store.root), "terminal"), nl=False)
+    _show(read(store.root))
     return result.exit_code
+
+
+def _show(report: Any) -> None:
+    """The summary on stdout: bold and coloured on a terminal, plain elsewhere."""
+    from actsec.reports.load import render
+
+    if not sys.stdout.isatty():
+        click.echo(render(report, "terminal"), nl=False)
+        return
+    from rich.console import Console
+
+    from actsec.reports.formats.terminal import show
+
+    show(report, Console(highlight=False))
 
 
 @cli.command(name="attack")
@@ -179,7 +193,10 @@ def report(run: str, form: str, out: str | None) -> int:
 
     found = read(Path(run))
     if out == "-" or (out is None and form == "terminal"):
-        click.echo(render(found, form), nl=False)
+        if form == "terminal":
+            _show(found)
+        else:
+            click.echo(render(found, form), nl=False)
         return 0
     path = Path(out) if out else Path(run) / f"report.{form}"
     write(found, path, form)

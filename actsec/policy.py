@@ -232,8 +232,8 @@ def headline(
         lines.append(f"Do not believe that number: {first.why}.")
     else:
         lines.append(
-            f"Not refuted at budget {plan.budget}: {len(done)} sanity checks were made, "
-            f"{sum(c.status == 'ok' for c in done)} are clean, {missing} were not done. "
+            f"Not refuted at budget {plan.budget}: {len(done)} sanity checks made, "
+            f"{sum(c.status == 'ok' for c in done)} clean, {missing} not done. "
             "It is an upper bound, not a certificate."
         )
     lines += _more(audited)

@@ -14,7 +14,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from actsec import budgets, scene
+from actsec import budgets, costs, scene
 from actsec.errors import DataError, Interrupted, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
 from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
@@ -193,6 +193,7 @@ def estimate(prepared: Prepared, job: Job) -> float:
     """Rough work of a job in passes of one image, for the time left."""
     from actsec import registry
     from actsec.spec import parse
+    from actsec.tasks import REPEATS
 
     data = prepared.scene.splits
     trained = len(data.train) if data.train is not None else 0
@@ -205,9 +206,8 @@ def estimate(prepared: Prepared, job: Job) -> float:
         }[job.kind]
     attack = registry.build("attacks", parse(str(job.recipe["attack"])))
     first, last = job.recipe["rows"]
-    passes = attack.passes(prepared.facts.shape) if hasattr(attack, "passes") else 100
-    stochastic = 8 if "noisy" in job.variant else 1
-    return float((last - first) * passes * stochastic)
+    draws = REPEATS[prepared.plan.budget] if "noisy_inference" in job.variant else 1
+    return float((last - first) * costs.attack_passes(attack, prepared.facts.shape) * draws)
 
 
 def make_executor(kind: str, workers: int | None, prepared: Prepared, root: Path) -> Executor:
@@ -236,6 +236,7 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
 
     result, images = assemble(prepared.scene, prepared.facts, store, complete=complete, echo=echo)
     environment = {**_environment(store), "workers_lost": lost}
+    environment["estimates"] = _prices(prepared, result, environment["seconds_per_pass"])
     record = {"result": dataclasses.asdict(result), "environment": environment}
     store.put_file("report.json", (json.dumps(record, sort_keys=True, allow_nan=False, indent=1) + "\n").encode())
     if images:
@@ -250,7 +251,8 @@ def _environment(store: Store) -> dict[str, Any]:
     """What differs from run to run: hardware, versions, times. Never part of the result."""
     from importlib.metadata import version
 
-    costs = store.costs()
+    found = store.costs().values()
+    passes = sum(c.get("passes", 0) for c in found)
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -258,17 +260,30 @@ def _environment(store: Store) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "packages": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "scipy")},
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "job_seconds": round(sum(c["seconds"] for c in costs.values()), 1),
-        "jobs": len(costs),
-        "peak_mib": max((c["peak_mib"] for c in costs.values()), default=0),
-        "seconds_by_kind": _by_kind(costs),
-        "seconds_by_label": {c["label"]: c["seconds"] for c in costs.values() if c["kind"] in ("base", "defend")},
+        "job_seconds": round(sum(c["seconds"] for c in found), 1),
+        "jobs": len(found),
+        "peak_mib": max((c["peak_mib"] for c in found), default=0),
+        "seconds_by_kind": _by_kind(found),
+        "seconds_by_label": {c["label"]: c["seconds"] for c in found if c["kind"] in ("base", "defend")},
+        "seconds_per_pass": sum(c["seconds"] for c in found if c.get("passes")) / passes if passes else None,
     }
 
 
-def _by_kind(costs: dict[str, Any]) -> dict[str, float]:
+def _prices(prepared: Prepared, result: Result, seconds_per_pass: float | None) -> dict[str, str]:
+    """How long the untested defenses would take to fit here, at the speed measured."""
+    train, plan = prepared.scene.splits.train, prepared.plan
+    if seconds_per_pass is None:
+        return {}
+    on = "" if train is not None else " for each 10,000 training images"
+    rows = len(train) if train is not None else 10_000
+    untested = [advice.variant for advice in result.advice if advice.label == "not tested"]
+    passes = {name: costs.price(name, plan.eps or 0.1, rows, prepared.facts.shape) for name in untested}
+    return {name: f"about {costs.words(n * seconds_per_pass)}{on}" for name, n in passes.items() if n}
+
+
+def _by_kind(found: Iterable[dict[str, Any]]) -> dict[str, float]:
     totals: dict[str, float] = {}
-    for cost in costs.values():
+    for cost in found:
         totals[cost["kind"]] = round(totals.get(cost["kind"], 0.0) + cost["seconds"], 1)
     return totals
 

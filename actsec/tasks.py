@@ -65,6 +65,8 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
         "seconds": round(time.perf_counter() - began, 3),
         "peak_mib": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)),
     }
+    if "forwards" in outcome.arrays:
+        cost["passes"] = int(outcome.arrays["forwards"].sum() + 2 * outcome.arrays["backwards"].sum())
     try:
         store.put(outcome, cost)
     except ValueError:

@@ -268,7 +268,7 @@ class Goal(Protocol):
 class Ask:
     """What an attack wants to know: candidates x (n, k, *shape), and the loss whose gradient it needs, or None.
 
-    wants (n,) bool names the rows whose loss and gradient are needed, None for all; the others get zeros and no backward.
+    wants (n,) bool names the rows whose loss and gradient are needed, None for all; others get zeros, no backward.
     """
 
     x: Tensor

@@ -32,7 +32,7 @@ def render(report: Report) -> str:
 def show(report: Report, console: Console) -> None:
     """Print the summary on a console, in colour where the console has it."""
     result = report.result
-    for part in (_headline(result), _models(result), _attacks(result), _advice(result), _end(report)):
+    for part in (_headline(result), _models(result), _attacks(result), _advice(report), _end(report)):
         for line in part:
             console.print(line, highlight=False, soft_wrap=False)
 
@@ -138,7 +138,7 @@ def _alone(threat: ThreatResult) -> str:
 
 def _left(attack: AttackResult, threat: ThreatResult) -> Text:
     if threat.eps is None:
-        return text(words.smallest(attack))
+        return text(f"{words.smallest(attack)}  of {attack.n} images")
     shown = f"{attack.still_correct.k} of {attack.still_correct.n}  {words.percent(attack.still_correct.value)}"
     return text((shown, Span("  baseline", "muted")) if attack.baseline else shown)
 
@@ -157,10 +157,12 @@ def _sanity(variant: Variant) -> Iterator[Line]:
             yield Padding(text((f"{check.rule} ", words.check(check.status), f": {check.claim}")), (0, 0, 0, 2))
 
 
-def _advice(result: Result) -> Iterator[Line]:
-    """What helps and at what cost; then the names of what was not tried."""
+def _advice(report: Report) -> Iterator[Line]:
+    """What helps and at what cost; then what was not tried, with the time it would take here."""
+    result, times = report.result, report.environment.get("estimates", {})
     tried = [a for a in result.advice if a.label != "not tested"]
     untried = [a.variant for a in result.advice if a.label == "not tested"]
+    untried = [f"{name} ({times[name]})" if name in times else name for name in untried]
     if result.advice:
         yield Text()
         yield Text("What helps, and what it costs")

@@ -23,7 +23,7 @@ def section(report: Report) -> Iterator[Block]:
     result = report.result
     yield Heading("Defenses")
     if result.advice:
-        yield Items(tuple(_advice(result, i) for i in range(len(result.advice))))
+        yield Items(tuple(_advice(report, i) for i in range(len(result.advice))))
     defended = [v for v in result.variants if v.chain]
     if not defended:
         yield Paragraph("Not done: no defense was tried.")
@@ -34,13 +34,17 @@ def section(report: Report) -> Iterator[Block]:
     yield from _comparisons(result)
 
 
-def _advice(result: Result, index: int) -> Content:
+def _advice(report: Report, index: int) -> Content:
+    result = report.result
     advice = result.advice[index]
+    time = report.environment.get("estimates", {}).get(advice.variant)
     parts: list[Content] = [Chip(advice.label, _ADVICE.get(advice.label, "neutral"))]
     named = advice.variant in advice.sentence
     parts.append(advice.sentence if named else f"{lookup.title(result, advice.variant)}: {advice.sentence}")
     if advice.estimate:
         parts.append(muted(advice.estimate))
+    if time:
+        parts.append(muted(f"On the machine of this run: {time}."))
     return joined(parts)
 
 

@@ -1,0 +1,58 @@
+"""What work costs, in passes of one image through the model, a backward counting as two: for time left and prices."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from actsec import registry
+from actsec.spec import Spec, Value, parse
+
+FIRST_PASSES = 10
+"""Loading a model, the clean pass and the final judgement."""
+
+
+def attack_passes(attack: Any, shape: tuple[int, ...]) -> int:
+    """Passes of one image through an attack with these options, at most: many attacks settle earlier."""
+    option = vars_of(attack)
+    if option.get("mode") == "exhaustive":
+        channels, cells = (shape[0], math.prod(shape[1:])) if len(shape) == 3 else (1, math.prod(shape))
+        levels = int(option.get("levels") or 2)
+        return FIRST_PASSES + cells * int(math.pow(levels, channels))
+    steps = int(option.get("steps", 1)) * int(option.get("restarts", 1)) * int(option.get("search_steps", 1))
+    asked = int(option.get("queries", 0)) + int(option.get("draws", 0))
+    evolved = int(option.get("population", 0)) * (int(option.get("generations", 0)) + 1)
+    return FIRST_PASSES + (asked or evolved or 3 * steps)
+
+
+def training_passes(defense: Any, rows: int, shape: tuple[int, ...]) -> int:
+    """Passes that fitting a defense on this many images takes; 0 for one that trains nothing."""
+    option = vars_of(defense)
+    epochs = int(option.get("epochs", option.get("finetune", 0)))
+    inner = option.get("inner")
+    crafted = attack_passes(registry.build("attacks", inner), shape) if isinstance(inner, Spec) else 0
+    if "guard_steps" in option:
+        # One step for each image; the guard's attack on the held-out share.
+        crafted = 3 + round(3 * int(option["guard_steps"]) * float(option["holdout"]))
+    return epochs * rows * (3 + crafted)
+
+
+def price(name: str, eps: float, rows: int, shape: tuple[int, ...]) -> int:
+    """Passes of fitting a defense with its default options, needed ones filled in."""
+    spec = parse(name)
+    options = vars_of(registry.find("defenses", spec.name))
+    needed: dict[str, Value] = {"eps": eps, "std": eps, "to": parse("leaky_relu"), "finetune": 3}
+    filled = {option: needed[option] for option in needed if option in options}
+    return training_passes(registry.build("defenses", spec.having(**filled)), rows, shape)
+
+
+def vars_of(plug_in: Any) -> dict[str, Any]:
+    """The options of a plug-in by name; of a class, those it has."""
+    return {name: getattr(plug_in, name, None) for name in getattr(plug_in, "__dataclass_fields__", {})}
+
+
+def words(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
