@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actsec import health, losses, probe, registry, runner, scene, statistics, tasks
+from actsec import health, losses, probe, registry, runner, scene, tasks
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
 from actsec.errors import BadOption, ThreatError
@@ -30,6 +30,7 @@ from actsec.referee import ALREADY_WRONG, FOUND, Verdicts, attack_target, cases_
 from actsec.result import Result, Share
 from actsec.spec import Spec, parse, parse_chain
 from actsec.types import Attack, Defense, Fitted, Goal, Material, Split, Target, Threat
+from actsec.verdict import statistics
 
 Array = NDArray[Any]
 Images = Tensor | Array

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from actsec.normalizing import show_normalization
+from actsec.loading.normalizing import show_normalization
 from actsec.oracle import frozen
 from actsec.types import Norm, Target
 

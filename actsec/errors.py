@@ -1,18 +1,18 @@
 """The error tree. Each error carries the exit code that the command line ends with.
 
-    ActsecError            5    actsec itself failed
-    |-- UsageError         2    the request cannot be carried out as written
-    |   |-- SpecError           a text such as ``pgd(steps=200)`` does not parse
-    |   |-- UnknownName         no plug-in, option, class or key has this name
-    |   |-- BadOption           an option has a value of the wrong type or range
-    |   |-- PlanError           the plan contradicts itself or cannot be run
-    |   |-- ThreatError         an attack cannot be run under this threat
-    |   |-- ModelError          the model cannot be loaded or audited
-    |   |-- DataError           the data cannot be read or does not fit the model
-    |   `-- StoreError          the run folder cannot be written, read or resumed
-    |-- NoVerdict          3    the audit ended without a number that can be believed
-    |-- Unsafe             4    the file would execute code when opened
-    `-- Interrupted      130    stopped by the user; everything finished is stored
+ActsecError            5    actsec itself failed
+|-- UsageError         2    the request cannot be carried out as written
+|   |-- SpecError           a text such as ``pgd(steps=200)`` does not parse
+|   |-- UnknownName         no plug-in, option, class or key has this name
+|   |-- BadOption           an option has a value of the wrong type or range
+|   |-- PlanError           the plan contradicts itself or cannot be run
+|   |-- ThreatError         an attack cannot be run under this threat
+|   |-- ModelError          the model cannot be loaded or audited
+|   |-- DataError           the data cannot be read or does not fit the model
+|   `-- StoreError          the run folder cannot be written, read or resumed
+|-- NoVerdict          3    the audit ended without a number that can be believed
+|-- Unsafe             4    the file would execute code when opened
+`-- Interrupted      130    stopped by the user; everything finished is stored
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from actsec.errors import ActsecError, BadOption, DataError, ModelError, NoVerdict
-from actsec.fitting import check_finite
-from actsec.normalizing import HALF, IMAGENET, normalization, show_normalization
+from actsec.loading.fitting import check_finite
+from actsec.loading.normalizing import HALF, IMAGENET, normalization, show_normalization
 from actsec.oracle import frozen
 from actsec.result import Share
-from actsec.statistics import paired, share
 from actsec.target import raw_head, settle
 from actsec.types import Normalization, Target
+from actsec.verdict.statistics import paired, share
 
 BUDGET = 4e10
 """Floating-point operations a preflight may spend: about two seconds on two cores."""

@@ -26,11 +26,11 @@ from actsec import budgets, costs, scene
 from actsec.errors import DataError, Interrupted, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
 from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
-from actsec.policy import check_gates
 from actsec.result import Result
 from actsec.scene import Given, Scene
 from actsec.store import Store
 from actsec.types import Job, Target, Threat
+from actsec.verdict.policy import check_gates
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +225,9 @@ def make_executor(kind: str, workers: int | None, prepared: Prepared, root: Path
 
 def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -> Result:
     """Assemble the result and write report.json, examples.npz and report.html. A partial run gives a partial report."""
-    from actsec.assembling import assemble
     from actsec.reports.load import Report, write
     from actsec.target import echo_eps
+    from actsec.verdict.assembling import assemble
 
     base = scene.base_target(prepared.scene, variants(prepared.plan)[0])
 

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from actsec import building
 from actsec.describing import describe, echo_eps, fingerprint
 from actsec.errors import ActsecError, BadOption, ModelError, unknown
-from actsec.fitting import check_finite, fit_weights
-from actsec.normalizing import normalization
+from actsec.loading import building
+from actsec.loading.fitting import check_finite, fit_weights
+from actsec.loading.normalizing import normalization
+from actsec.loading.weights import WeightFile, read_weights
+from actsec.loading.zoo import cached_weights, own_normalization
 from actsec.oracle import frozen
 from actsec.types import Normalization, Target, read_head
-from actsec.weights import WeightFile, read_weights
-from actsec.zoo import cached_weights, own_normalization
 
 __all__ = ["Classes", "describe", "echo_eps", "fingerprint", "load", "raw_head", "settle"]
 

@@ -33,9 +33,7 @@ def train(activation: Callable[[], nn.Module], eps: float = 0.0, seed: int = 0, 
     x, y, _, _ = digits(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Linear(64, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 10)
-        )
+        model = nn.Sequential(nn.Linear(64, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 10))
         optimizer = torch.optim.Adam(model.parameters(), 2e-3)
         for _ in range(epochs):
             for index in torch.randperm(len(x)).split(100):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss
 
-from actsec.calibration import calibration, diagram, ece, null_ece, paired_ece, softmax
 from actsec.errors import DataError, ModelError
+from actsec.verdict.calibration import calibration, diagram, ece, null_ece, paired_ece, softmax
 
 
 def sample(n=500, classes=4, sharpness=2.0, seed=0):
@@ -122,7 +122,7 @@ def test_the_null_shrinks_with_n_and_an_overconfident_model_exceeds_it():
 def test_the_null_is_the_same_in_chunks(monkeypatch):
     confidence = calibrated(64, 0)[0].max(1)
     whole = null_ece(confidence, seed=3)
-    monkeypatch.setattr("actsec.calibration._CELLS", 64 * 7)
+    monkeypatch.setattr("actsec.verdict.calibration._CELLS", 64 * 7)
     assert np.allclose(null_ece(confidence, seed=3), whole, rtol=0, atol=1e-15)
 
 

@@ -6,9 +6,9 @@ from frauds import KWTA, BackwardNoise, Noisy, Quantised, Scaled, StraightThroug
 from torch import nn
 
 from actsec import registry
-from actsec.sanity import diagnose, state
 from actsec.errors import BadOption, UnknownName
 from actsec.types import Evidence, Finding, Threat
+from actsec.verdict.sanity import diagnose, state
 
 N = 200
 HONEST_PROBE = {

@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from runs import TINY
 from sample_result import variant
 
-from actsec import errors, plan, policy, runner
+from actsec import errors, plan, runner
 from actsec.data import Overlap
 from actsec.errors import PlanError, UnknownName
-from actsec.gathering import FOUND, Gathered
 from actsec.plan import Plan, VariantPlan
-from actsec.policy import Gate, exit_code, gate_results, headline, problems
 from actsec.result import Share
-from actsec.statistics import share
 from actsec.store import Store
 from actsec.types import Outcome
+from actsec.verdict import policy
+from actsec.verdict.gathering import FOUND, Gathered
+from actsec.verdict.policy import Gate, exit_code, gate_results, headline, problems
+from actsec.verdict.statistics import share
 
 NOTHING = Share(0, 0, 0.0, 0.0, 0.0)
 

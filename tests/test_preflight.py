@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from actsec.errors import BadOption, DataError, ModelError, NoVerdict
-from actsec.normalizing import normalization
+from actsec.loading.normalizing import normalization
 from actsec.preflight import check_expected, preflight
-from actsec.statistics import share
 from actsec.target import load
 from actsec.types import Normalization, Target
+from actsec.verdict.statistics import share
 
 looking = importlib.import_module("actsec.preflight")
 

@@ -199,7 +199,7 @@ def test_site_gradient_norms_by_hand():
 
 @pytest.mark.parametrize(
     ("activation", "inside"),
-    [(nn.Tanh, lambda z: (z.abs() > 2.1785)), (nn.Sigmoid, lambda z: z.abs() > 4.3567), (nn.ReLU6, lambda z: z > 6)],
+    [(nn.Tanh, lambda z: z.abs() > 2.1785), (nn.Sigmoid, lambda z: z.abs() > 4.3567), (nn.ReLU6, lambda z: z > 6)],
 )
 def test_saturated_fractions_by_hand(activation, inside):
     model = network(activation)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from actsec.errors import BadOption, ModelError, NoVerdict, UnknownName, Unsafe
-from actsec.normalizing import IMAGENET, normalization, show_normalization
+from actsec.loading.normalizing import IMAGENET, normalization, show_normalization
 from actsec.target import describe, echo_eps, fingerprint, load, settle
 from actsec.types import Normalization, Target
 

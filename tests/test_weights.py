@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from actsec import weights
 from actsec.errors import ModelError, NoVerdict, Unsafe
-from actsec.fitting import check_finite, fit_weights
-from actsec.pickled import called
-from actsec.weights import read_weights
+from actsec.loading import weights
+from actsec.loading.fitting import check_finite, fit_weights
+from actsec.loading.pickled import called
+from actsec.loading.weights import read_weights
 
 
 class Malice:

@@ -71,7 +71,7 @@ def accuracy(evidence: Evidence, role: str) -> Bools:
 
 def lower_bound(k: int, n: int) -> float:
     """The lower end of the 95 % interval of k of n: one stray example in fifty is no share above 1 %."""
-    from actsec.statistics import share
+    from actsec.verdict.statistics import share
 
     return share(k, n).low
 

@@ -1,9 +1,9 @@
 """ACT-M12: the model looks at its input, and its outputs are numbers.
 
-    red, voids   logits that are not finite, or that are the same for every probed input: what cannot change its answer
-                 cannot be fooled, and proves nothing
-    warn         one class for every probed input although several occur
-    ok           otherwise
+red, voids   logits that are not finite, or that are the same for every probed input: what cannot change its answer
+             cannot be fooled, and proves nothing
+warn         one class for every probed input although several occur
+ok           otherwise
 """
 
 from __future__ import annotations

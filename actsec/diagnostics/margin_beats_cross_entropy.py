@@ -1,9 +1,9 @@
 """ACT-M02: the margin attack breaks no more than the same attack on cross-entropy.
 
-    warn   accuracy after the iterative attack minus after the margin attack exceeds delta: the cross-entropy number
-           alone is too high. Never red: the worst case is taken over both, and some honest models (adversarially
-           trained ones among them) are simply easier to attack by their margin
-    ok     otherwise
+warn   accuracy after the iterative attack minus after the margin attack exceeds delta: the cross-entropy number
+       alone is too high. Never red: the worst case is taken over both, and some honest models (adversarially
+       trained ones among them) are simply easier to attack by their margin
+ok     otherwise
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """ACT-M13: the model returns logits, not probabilities.
 
-    warn   every output lies in [0, 1] and each row sums to 1 (or one output a row lies in [0, 1]): a softmax is applied
-           twice, so confidences and calibration are wrong and cross-entropy is a poor guide. Decisions are not changed,
-           and what that does to attacks is measured by the other rules
-    ok     otherwise
+warn   every output lies in [0, 1] and each row sums to 1 (or one output a row lies in [0, 1]): a softmax is applied
+       twice, so confidences and calibration are wrong and cross-entropy is a poor guide. Decisions are not changed,
+       and what that does to attacks is measured by the other rules
+ok     otherwise
 """
 
 from __future__ import annotations

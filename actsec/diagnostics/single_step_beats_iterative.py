@@ -1,10 +1,10 @@
 """ACT-M03: one gradient step breaks nothing that many steps do not (Athalye et al. 2018, section 3.1).
 
-    red, voids   the single step breaks more than delta of all rows that the iterative attacks of the audit together
-                 leave: the iterative search is failing, so the worst case is too high
-    warn         accuracy after the iterative attack exceeds that after the single step by more than delta, but the
-                 other iterative attacks make up for it
-    ok           otherwise
+red, voids   the single step breaks more than delta of all rows that the iterative attacks of the audit together
+             leave: the iterative search is failing, so the worst case is too high
+warn         accuracy after the iterative attack exceeds that after the single step by more than delta, but the
+             other iterative attacks make up for it
+ok           otherwise
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """ACT-M05: without a budget every input can be turned into any other, so an attack must reach 0 %.
 
-    red, voids   more than 1 % of all rows are correct after it (the lower end of the 95 % interval is above the limit):
-                 the gradients do not lead to inputs that are known to exist (Athalye et al. 2018, section 3.1)
-    warn         more than 1 % of so few rows that it may be chance
-    ok           otherwise
+red, voids   more than 1 % of all rows are correct after it (the lower end of the 95 % interval is above the limit):
+             the gradients do not lead to inputs that are known to exist (Athalye et al. 2018, section 3.1)
+warn         more than 1 % of so few rows that it may be chance
+ok           otherwise
 """
 
 from __future__ import annotations

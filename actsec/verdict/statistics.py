@@ -182,7 +182,17 @@ def judged(
     elif detected:
         verdict = "better" if (found.difference < 0) == lower_is_better else "worse"
     return Comparison(
-        variant, base, metric, before, after, found.difference, found.low, found.high, n, found.p, verdict  # type: ignore[arg-type]  # one of the four words above
+        variant,
+        base,
+        metric,
+        before,
+        after,
+        found.difference,
+        found.low,
+        found.high,
+        n,
+        found.p,
+        verdict,  # type: ignore[arg-type]  # one of the four words above
     )
 
 

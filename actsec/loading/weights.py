@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from actsec.errors import ModelError, Unsafe, unknown
-from actsec.pickled import called
+from actsec.loading.pickled import called
 
 HOW = (
     "Convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'w.safetensors'). "

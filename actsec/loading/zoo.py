@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from actsec import building
 from actsec import spec as notation
 from actsec.errors import BadOption, ModelError
+from actsec.loading import building
 from actsec.types import Normalization
 
 

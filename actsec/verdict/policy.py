@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from actsec.data import Overlap
 from actsec.errors import PlanError, unknown
-from actsec.gathering import Gathered
 from actsec.plan import Plan
 from actsec.result import ClassShare, GateResult, Problem, Share, ThreatResult, Variant
 from actsec.types import Threat
+from actsec.verdict.gathering import Gathered
 
 _GATE = re.compile(
     r"\s*(?P<metric>[a-z_]+)(@(?P<threat>[\w.:/]+))?(\[(?P<variant>.+)\])?"

@@ -11,11 +11,12 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec import calibration, registry, statistics
+from actsec import registry
 from actsec.costs import price
-from actsec.gathering import Gathered
 from actsec.plan import Plan, headline_threats, tested
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
+from actsec.verdict import calibration, statistics
+from actsec.verdict.gathering import Gathered
 
 Array = NDArray[Any]
 COST_LIMIT = 0.5

@@ -11,11 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import actsec
-from actsec import calibration, data, registry, statistics
-from actsec.advice import advise, compare
-from actsec.gathering import FOUND, Gathered, gather
+from actsec import data, registry
 from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
-from actsec.policy import exit_code, gate_results, heading, headline, problems
 from actsec.result import (
     SCHEMA,
     Calibration,
@@ -32,10 +29,14 @@ from actsec.result import (
 )
 from actsec.scene import Scene
 from actsec.spec import parse
-from actsec.statistics import share_of
 from actsec.store import Store
-from actsec.threats import threat_result
 from actsec.types import Threat, chain_text
+from actsec.verdict import calibration, statistics
+from actsec.verdict.advice import advise, compare
+from actsec.verdict.gathering import FOUND, Gathered, gather
+from actsec.verdict.policy import exit_code, gate_results, heading, headline, problems
+from actsec.verdict.statistics import share_of
+from actsec.verdict.threats import threat_result
 
 Array = NDArray[Any]
 LIMITS = (

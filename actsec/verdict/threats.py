@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec import registry, statistics
-from actsec.calibration import softmax
-from actsec.gathering import FOUND, Gathered, Tried
+from actsec import registry
 from actsec.plan import EXPERIMENTS, Plan, tested
 from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult
-from actsec.sanity import diagnose, state
 from actsec.spec import parse
 from actsec.types import Evidence, Threat
+from actsec.verdict import statistics
+from actsec.verdict.calibration import softmax
+from actsec.verdict.gathering import FOUND, Gathered, Tried
+from actsec.verdict.sanity import diagnose, state
 
 Array = NDArray[Any]
 NOISES = {"noise", "noise_curve", "kill_noise"}

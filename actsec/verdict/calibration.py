@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec import statistics
 from actsec.errors import DataError, ModelError
 from actsec.result import Bin, Calibration
-from actsec.statistics import Difference
+from actsec.verdict import statistics
+from actsec.verdict.statistics import Difference
 
 Array = NDArray[Any]
 
@@ -125,9 +125,7 @@ def null_ece(confidence: Array, bins: int = BINS, seed: int = 0, draws: int = NU
     return np.concatenate(values)
 
 
-def paired_ece(
-    before: tuple[Array, Array], after: tuple[Array, Array], bins: int = BINS, seed: int = 0
-) -> Difference:
+def paired_ece(before: tuple[Array, Array], after: tuple[Array, Array], bins: int = BINS, seed: int = 0) -> Difference:
     """The difference of two ECEs on the same examples, each (confidence (n,), correct (n,)): paired bootstrap.
 
     The plug-in ECE is biased upwards and resampling adds to that. The percentile interval is blind to the bias, the

@@ -1,0 +1,8 @@
+"""From finished outcomes to a verdict, without asking the model again.
+
+gathering    what every trial left, example by example
+statistics   shares, intervals, paired comparisons        calibration   confidence against correctness
+sanity       the diagnostics, run by name                 threats       one variant under one threat
+advice       which fix helps                              policy        gates, headline, exit code
+assembling   all of it as one result
+"""
