@@ -248,6 +248,8 @@ def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
     hints = typing.get_type_hints(Plan)
     changes: dict[str, Any] = {}
     for key, value in options.items():
+        if key in ("activations", "attacks", "defenses"):
+            value = tuple(part for text in value for part in split_list(text))  # noqa: PLW2901  # the texts, one by one
         if key == "attacks":
             changes[key] = _trials(list(value))
         elif key == "defenses" and value == ("none",):
@@ -257,6 +259,18 @@ def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
         else:
             changes[key] = _number(key, str(value), whole="float" not in str(hints[key]))
     return plan.having(**changes)
+
+
+def split_list(text: str) -> list[str]:
+    """The specs of a text such as ``relu, leaky_relu(slope=0.1)``: cut at commas outside brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _number(key: str, text: str, *, whole: bool) -> float:

@@ -319,3 +319,13 @@ def test_the_printed_plan_given_back_is_the_same_run(tiny, finished, tmp_path):
     assert outcomes(tmp_path / "run") == outcomes(finished)
     assert result(tmp_path / "run") == result(finished)
     assert (tmp_path / "run" / "plan.toml").read_text() == printed.out
+
+
+def test_lists_on_the_command_line_are_cut_at_commas_outside_brackets():
+    given = {
+        "activations": ("relu, leaky_relu(slope=0.1)", "elu"),
+        "defenses": ("swap(to=silu, finetune=2) | temperature",),
+    }
+    made = plan.override(Plan(), options)
+    assert made.activations == ("relu", "leaky_relu(slope=0.1)", "elu")
+    assert made.defenses == ("swap(to=silu, finetune=2) | temperature",)
