@@ -322,7 +322,7 @@ def test_the_printed_plan_given_back_is_the_same_run(tiny, finished, tmp_path):
 
 
 def test_lists_on_the_command_line_are_cut_at_commas_outside_brackets():
-    given = {
+    options = {
         "activations": ("relu, leaky_relu(slope=0.1)", "elu"),
         "defenses": ("swap(to=silu, finetune=2) | temperature",),
     }

@@ -1,4 +1,4 @@
-"""Diagnostics, one rule a file: each reads evidence and says ok, warn, red or not done. ``verdict.sanity`` runs them."""
+"""Diagnostics, one rule a file: each reads evidence and says ok, warn, red or not done. verdict.sanity runs them."""
 
 from __future__ import annotations
 
