@@ -58,12 +58,12 @@ class Budget:
 
 BUDGETS = {
     "quick": Budget(
-        samples=200,
-        minimal=60,
+        samples=150,
+        minimal=50,
         pixels=40,
         steps=20,
         draws=20,
-        queries=200,
+        queries=150,
         search=20,
         pixel_forwards=1_600,
         carlini_wagner=SHORT,
