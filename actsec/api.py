@@ -29,7 +29,7 @@ from actsec.plan import from_table
 from actsec.referee import ALREADY_WRONG, FOUND, Verdicts, attack_target, cases_of
 from actsec.result import Result, Share
 from actsec.spec import Spec, parse, parse_chain
-from actsec.types import Attack, Defense, Fitted, Goal, Material, Split, Target, Threat
+from actsec.types import Attack, Defense, Fitted, Material, Split, Target, Threat
 from actsec.verdict import statistics
 
 Array = NDArray[Any]
@@ -63,28 +63,33 @@ def attack(
     *,
     eps: float | None = None,
     threat: str | Threat | None = None,
+    target_class: int | Images | None = None,
     seed: int = 0,
     id: Images | None = None,
 ) -> Attacked:
     """Run one attack on examples x (n, *shape) in input units and labels y (n,).
 
     attack is a spec such as ``pgd(steps=200)`` or an attack object; threat such as ``linf:8/255`` or ``l2`` overrides
-    eps, whose norm is the attack's first. Every success is judged by the target's own rule on a fresh float32 forward;
-    the model is bit-equal afterwards. Raises ThreatError when the attack cannot run under the threat.
+    eps, whose norm is the attack's first; target_class, one for all or one a row, asks for that very class. Every
+    success is judged by the target's own rule on a fresh float32 forward; the model is bit-equal afterwards. Raises
+    ThreatError when the attack cannot run under the threat.
     """
     made, name = _attack(attack)
     under = _threat(made, name, eps, threat)
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     rows = None if id is None else _tensor(id.view(np.int64) if isinstance(id, np.ndarray) else id, target.device)
-    goal: Goal = losses.Kill() if under.goal == "kill" else losses.Misclassify()
     if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
     repeats = tasks.REPEATS["standard"] if target.stochastic else 1
+    cases = cases_of(target, xs, ys, under.norm, under.eps, rows)
+    if target_class is not None:
+        wanted = target_class if isinstance(target_class, int) else _tensor(target_class, target.device, torch.int64)
+        cases = dataclasses.replace(cases, target=torch.zeros_like(ys) + wanted)
     verdicts = attack_target(
         made,
         target,
-        cases_of(target, xs, ys, under.norm, under.eps, rows),
-        goal,
+        cases,
+        losses.goal_of(under, made),
         seed=seed,
         name=f"{name}@{under}",  # as an audit does, so that the same attack draws the same numbers
         repeats=repeats,
@@ -92,7 +97,8 @@ def attack(
     status = verdicts.status.cpu().numpy()
     before = int(np.sum(status != ALREADY_WRONG))
     wrong = verdicts.wrong.cpu().numpy().astype(np.float64)
-    wrong[(status != FOUND) & (status != ALREADY_WRONG) & ((wrong == 0) | (wrong == 1))] = 0.0
+    if not target.stochastic:
+        wrong[(status != FOUND) & (status != ALREADY_WRONG)] = 0.0
     still = statistics.share(round(float(np.sum(1 - wrong))), len(status))
     success = status == FOUND
     return Attacked(

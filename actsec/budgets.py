@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from actsec import registry
 from actsec.activations import activation
 from actsec.errors import BadOption, PlanError, ThreatError, unknown
-from actsec.plan import EXPERIMENTS, Plan, Trial, VariantPlan, variants
+from actsec.plan import CHECKED, EXPERIMENTS, Plan, Trial, VariantPlan, variants
 from actsec.spec import Spec, parse, parse_chain, show
 from actsec.types import Threat, chain_text
 
@@ -117,7 +117,7 @@ def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Pl
     for name in (name for trial in plan.attacks for name in trial.variants):
         if name not in names:
             raise unknown("variant", name, names)
-    trials = tuple(_filled(trial, filled, samples, budget, images.width) for trial in plan.attacks)
+    trials = tuple(_filled(trial, filled, samples, budget, images) for trial in plan.attacks)
     return filled.having(attacks=_with_checks(trials, filled, samples, budget, images))
 
 
@@ -183,7 +183,7 @@ def checks(eps: float, samples: int, budget: Budget, width: float = 1.0) -> tupl
         Trial(f"pgd(steps={2 * steps}, restarts=2)", at, samples, "doubled"),
         Trial(f"pgd(steps={steps}, loss=margin)", at, samples, "margin"),
         Trial(f"square(queries={budget.queries})", at, samples, "gradient_free"),
-        Trial(f"pgd(steps={2 * steps}, loss=margin)", str(Threat("linf", width)), min(samples, 100), "unbounded"),
+        Trial(f"pgd(steps={2 * steps}, loss=margin)", str(Threat("linf", width)), samples, "unbounded"),
     )
 
 
@@ -201,10 +201,10 @@ def pixel_attack(shape: tuple[int, ...], grid: int | None, forwards: int) -> str
     return f"one_pixel(mode=paper, population={population}, generations={forwards // population - 1})"
 
 
-def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, width: float) -> Trial:
+def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Images) -> Trial:
     """A trial the user named, with its threat, sample size and role."""
     attack = registry.build("attacks", trial.attack)
-    roles = attack.roles
+    roles, width, rows = attack.roles, images.width, images.rows
     name = parse(trial.attack).name
     if not trial.threat:
         if getattr(attack, "goal", "misclassify") == "kill":
@@ -233,9 +233,10 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, width: float
     size = trial.samples or samples
     if trial.samples == 0 and ("minimal" in roles or name == "one_pixel"):
         size = min(samples, budget.minimal if "minimal" in roles else budget.pixels)
-    guessed = "kill" if threat_read.goal == "kill" else "minimal" if "minimal" in roles else "attack"
+    guessed = "minimal" if "minimal" in roles else "noise" if "noise" in roles else "attack"
+    guessed = "kill" if threat_read.goal == "kill" and guessed == "attack" else guessed
     role = trial.role or guessed
-    return dataclasses.replace(trial, attack=str(parse(trial.attack)), samples=min(size, samples) or size, role=role)
+    return dataclasses.replace(trial, attack=str(parse(trial.attack)), samples=min(size, rows), role=role)
 
 
 def _with_checks(
@@ -245,17 +246,26 @@ def _with_checks(
     eps = plan.eps or 0.1
     if not trials:
         trials = default_trials(eps, samples, budget, images, variants(plan))
-        return tuple(_filled(trial, plan, samples, budget, images.width) for trial in trials)
+        return tuple(_filled(trial, plan, samples, budget, images) for trial in trials)
     # A check reads what was tried at the headline threat; only the unbounded attack lies elsewhere.
     roles = {t.role for t in trials if t.role in EXPERIMENTS or Threat.parse(t.threat) == Threat("linf", eps)}
-    missing = [trial for trial in checks(eps, samples, budget, images.width) if trial.role not in roles]
+    most = max([samples, *(t.samples for t in trials if Threat.parse(t.threat) == Threat("linf", eps))])
+    missing = [trial for trial in checks(eps, most, budget, images.width) if trial.role not in roles]
     if any(trial.role == "kill" for trial in trials) and "kill_noise" not in roles:
         kill = next(trial for trial in trials if trial.role == "kill")
         missing += [
             Trial(f"noise(draws={budget.draws})", kill.threat, kill.samples, "kill_noise"),
             Trial(f"pgd(steps={budget.steps})", kill.threat, kill.samples, "kill_pgd"),
         ]
-    return (*trials, *(_filled(trial, plan, samples, budget, images.width) for trial in missing))
+    every = (*trials, *(_filled(trial, plan, samples, budget, images) for trial in missing))
+    for trial in every:
+        here = Threat.parse(trial.threat) == Threat("linf", eps)
+        if here and trial.role in CHECKED and trial.samples < min(most, images.rows):
+            raise PlanError(
+                f"{trial.attack} is to check {trial.threat} on {trial.samples} images of {most}",
+                f"Give it samples = {most}: images that a check never saw would count as robust.",
+            )
+    return every
 
 
 def _activations(plan: Plan) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsec.errors import ActsecError, ThreatError
-from actsec.types import Cases, Observed, Reply
+from actsec.types import Cases, Goal, Observed, Reply, Threat
 
 KILLABLE = ("relu", "relu6")
 """Activations whose unit is dead at z <= 0: its output is zero and so is its gradient."""
@@ -138,6 +138,11 @@ class Kill:
         for before, after in zip(baseline, now, strict=True):
             rise = rise + (after.sum(1) - before.sum(1)).to(rise.dtype)
         return rise / units
+
+
+def goal_of(threat: Threat, attack: object) -> Goal:
+    """What success is under a threat. An attack that aims at a confidence (Carlini-Wagner's kappa) is held to it."""
+    return Kill() if threat.goal == "kill" else Misclassify(float(getattr(attack, "confidence", 0.0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,10 @@ EXPERIMENTS = frozenset({"unbounded", "curve", "noise_curve", "kill", "kill_nois
 """Roles of trials that belong to no headline threat: they serve a check, a curve or another question."""
 
 
+CHECKED = ("noise", "single_step", "iterative", "doubled", "margin", "gradient_free", "unbounded", "transfer")
+"""Roles that the sanity checks read, all on the same images."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One attack under one threat on the first ``samples`` images. role ties it to the sanity checks."""
@@ -95,7 +99,7 @@ class Facts:
     classes: tuple[str, ...] = ()
     grid: int | None = None
     rows: int = 0
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    versions: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
 def model_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:
     """The jobs that make the variant's weights, the last of which leaves them: the base, then its chain of defenses."""
     recipe: dict[str, Any] = {"seed": plan.seed, "threads": plan.threads}
+    recipe |= {"device": plan.device, "versions": facts.versions}
     if plan.reference:
         # The architecture alone, so that plans share a base whatever else they build.
         recipe |= {"base": str(models.canonical(variant.base)), "train": facts.train}
@@ -200,8 +205,11 @@ def headline_threats(plan: Plan) -> tuple[Threat, ...]:
 
 
 def tested(plan: Plan, variant: str, threat: Threat) -> int:
-    """How many images a variant is judged on under a threat: as many as the largest attack at it had."""
-    here = [t for t in plan.attacks if Threat.parse(t.threat) == threat and t.role not in EXPERIMENTS]
+    """How many images a variant is judged on under a threat: as many as the largest attack at it had.
+
+    Noise is no attack: images that only noise was tried on are not tested.
+    """
+    here = [t for t in plan.attacks if Threat.parse(t.threat) == threat and t.role not in EXPERIMENTS | {"noise"}]
     return max((t.samples for t in here if not t.variants or variant in t.variants), default=0)
 
 

@@ -81,6 +81,8 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
             scene.base_target(loaded, variant)
     else:
         base, checked = look(loaded)
+        for variant in variants(loaded.plan):
+            scene.wrapped(base, variant.chain)  # a defense that cannot be put on this model is a mistake of the plan
         notes += checked
         given = dataclasses.replace(loaded.given, target=base if loaded.given.target else None)
         loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes), given=given)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+import actsec
 from actsec import data, models, registry
 from actsec import target as targets
 from actsec.data import Dataset, Splits
@@ -133,6 +134,7 @@ def facts(scene: Scene, base: Target | None) -> Facts:
         classes=splits.test.classes,
         grid=splits.test.grid,
         rows=len(splits.test),
+        versions=f"actsec {actsec.__version__}, torch {torch.__version__}",
     )
 
 

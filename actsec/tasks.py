@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import resource
 import sys
 import time
@@ -33,7 +34,7 @@ from actsec.scene import Scene
 from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.target import fingerprint
-from actsec.types import Goal, Job, Material, Outcome, Target, Threat
+from actsec.types import Job, Material, Outcome, Target, Threat
 
 REPEATS = {"quick": 5, "standard": 20, "thorough": 50}
 """Draws averaged for each question to a stochastic target."""
@@ -89,7 +90,7 @@ def _threads(count: int) -> Iterator[None]:
 def _base(job: Job, loaded: Scene, _store: Store) -> Outcome:
     plan = loaded.plan
     target = scene.base_target(loaded, loaded.variant(job.variant))
-    numbers: dict[str, Any] = {"stochastic": target.stochastic}
+    numbers: dict[str, Any] = {"stochastic": target.stochastic, "threshold": target.threshold}
     if plan.reference:
         data = scene.as_split(loaded.splits.train, plan.device)
         if data is None:
@@ -203,18 +204,20 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
     if threat.goal == "kill" and (reason := health.kill_profile(target, x[:2], x[:2]).reason):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
-    goal: Goal = losses.Kill() if threat.goal == "kill" else losses.Misclassify()
     verdicts = attack_target(
         attack,
         target,
         cases_of(target, x, y, threat.norm, threat.eps, rows),
-        goal,
+        losses.goal_of(threat, attack),
         seed=plan.seed,
         name=f"{spec}@{threat}",
         repeats=REPEATS[plan.budget] if target.stochastic else 1,
     )
     numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
     left = _as_arrays(verdicts)
+    if target.threshold is not None:
+        # The referee's logits are shifted so that the largest decides; what is stored is what the model says.
+        left["logits"][:, 1] += math.log(target.threshold / (1 - target.threshold))
     if threat.goal == "kill":
         with frozen(target.model):
             profile = health.kill_profile(target, x, verdicts.x)

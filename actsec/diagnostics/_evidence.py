@@ -15,6 +15,9 @@ from actsec.types import Diagnostic, Evidence, Finding, Status
 
 Bools = NDArray[np.bool_]
 
+FEWEST = 2
+"""Paired comparisons need at least so many images."""
+
 GRADIENT = ("single_step", "iterative", "doubled", "margin")
 """Roles that follow the model's gradients within the threat; unbounded does too, under another threat."""
 
@@ -84,10 +87,17 @@ def unanswerable(diagnostic: Diagnostic, evidence: Evidence) -> Finding | None:
         return finding(diagnostic, "not_applicable", f"Compares accuracies at one eps; here {what}.")
     if threat.norm == "l0" and set(diagnostic.roles) & {*GRADIENT, "unbounded"}:
         return finding(diagnostic, "not_applicable", "Attacks on few pixels are searched without gradients.")
+    if diagnostic.roles and len(evidence.clean) < FEWEST:
+        return finding(diagnostic, "not_done", f"Not done: {len(evidence.clean)} images say nothing.")
     missing = [role for role in diagnostic.roles if role not in evidence.correct]
     if missing:
         words = " and ".join(_WORDS.get(role, role) for role in missing)
-        return finding(diagnostic, "not_done", f"Not done: {words} was not run.", advice="Audit with a larger budget.")
+        return finding(
+            diagnostic,
+            "not_done",
+            f"Not done: {words} was not run.",
+            advice="Add an attack with this role to the plan.",
+        )
     return None
 
 

@@ -28,7 +28,11 @@ def compare(base: Gathered, other: Gathered, plan: Plan, y: Array, made: tuple[V
     if base.clean is None or other.clean is None:
         return ()
     names = (other.variant.name, base.variant.name)
-    rows = [statistics.compare(*names, "clean_accuracy", *_correct(base, other), seed=plan.seed)]
+    rows = [
+        statistics.compare(
+            *names, "clean_accuracy", *(_shares(1 - g.clean_wrong) for g in (base, other)), seed=plan.seed
+        )
+    ]
     believable = {v.id: {t.threat: t.believable for t in v.threats} for v in made}
     for threat in headline_threats(plan):
         n = min(tested(plan, name, threat) for name in names)
@@ -81,11 +85,11 @@ def _judge(base: Gathered, g: Gathered, plan: Plan, variant: Variant) -> tuple[A
     if n < 2:
         return Advice(name, "no detectable effect", f"{name}: {n} images tested, too few to say.", ""), 0.0
     before, after = (1 - each.wrong_under(threat, n) for each in (base, g))
-    clean = _correct(base, g)
+    clean = (1 - base.clean_wrong, 1 - g.clean_wrong)
     even, odd = np.arange(0, n, 2), np.arange(1, n, 2)
     chosen = statistics.paired_mean(before[even], after[even], plan.seed)
     shown = statistics.paired_mean(before[odd], after[odd], plan.seed)
-    cost = statistics.paired_mean(clean[0].astype(float), clean[1].astype(float), plan.seed)
+    cost = statistics.paired_mean(clean[0], clean[1], plan.seed)
     believable = next((t.believable and t.state != "masked" for t in variant.threats if t.threat == str(threat)), False)
     gain = _points(shown.difference, shown.low, shown.high)
     robust = f"robust accuracy at {threat} {gain} on the half it was not chosen on"
@@ -95,7 +99,7 @@ def _judge(base: Gathered, g: Gathered, plan: Plan, variant: Variant) -> tuple[A
         return Advice(name, "looks better, is masking", f"{name}: {robust}, but the checks void it: {why}", ""), 0.0
     if all(d.kind == "calibration" for d in (registry.build("defenses", spec) for spec in g.variant.chain)):
         return Advice(name, "calibration only", _calibration_sentence(name, base, g, plan, clean), ""), 0.0
-    if chosen.low > 0 and shown.difference > 0:
+    if chosen.low > 0 and shown.low > 0:
         costly = -cost.difference > COST_LIMIT * max(shown.difference, 1e-9) or after.sum() == 0
         label: AdviceLabel = "costs more than it gives" if costly else "recommended"
         return Advice(name, label, f"{name}: {robust}; {price}.", ""), shown.difference
@@ -104,7 +108,7 @@ def _judge(base: Gathered, g: Gathered, plan: Plan, variant: Variant) -> tuple[A
 
 def _calibration_sentence(name: str, base: Gathered, g: Gathered, plan: Plan, clean: tuple[Array, Array]) -> str:
     first, second = _confidence(base), _confidence(g)
-    changed = int(np.sum(clean[0] != clean[1]))
+    changed = int(np.sum((clean[0] > 0.5) != (clean[1] > 0.5)))
     labels = "no label changed" if changed == 0 else f"{changed} decisions changed"
     if first is None or second is None:
         return f"{name}: {labels}; calibration could not be measured."
@@ -140,14 +144,9 @@ def _shares(correct: Array) -> Array:
     return correct > 0.5 if np.isin(correct, (0.0, 1.0)).all() else correct
 
 
-def _correct(base: Gathered, other: Gathered) -> tuple[Array, Array]:
-    return base.clean_wrong < 0.5, other.clean_wrong < 0.5
-
-
 def _confidence(g: Gathered) -> tuple[Array, Array] | None:
     """Confidence of the decision and its correctness on untouched images."""
     logits = g.clean.arrays["test_logits"] if g.clean else np.full((1, 1), np.nan)
     if not np.isfinite(logits).all():
         return None
-    probabilities = calibration.softmax(logits)
-    return probabilities.max(1), g.clean_wrong < 0.5
+    return calibration.confidence(logits, g.threshold), g.clean_wrong < 0.5

@@ -25,6 +25,7 @@ from actsec.result import (
     SiteHealth,
     SiteKill,
     SplitInfo,
+    ThreatResult,
     Variant,
 )
 from actsec.scene import Scene
@@ -33,10 +34,10 @@ from actsec.store import Store
 from actsec.types import Threat, chain_text
 from actsec.verdict import calibration, statistics
 from actsec.verdict.advice import advise, compare
-from actsec.verdict.gathering import FOUND, Gathered, gather
+from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
 from actsec.verdict.policy import exit_code, gate_results, heading, headline, problems
 from actsec.verdict.statistics import share_of
-from actsec.verdict.threats import threat_result
+from actsec.verdict.threats import mean_share, threat_result
 
 Array = NDArray[Any]
 LIMITS = (
@@ -88,7 +89,7 @@ def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: 
     numbers = g.fit.numbers if g.fit else {}
     defenses = [registry.build("defenses", spec) for spec in g.variant.chain]
     faced = [t for t in headline_threats(plan) if g.clean and tested(plan, g.variant.name, t)]
-    threats = tuple(threat_result(g, plan, t, y, classes, echo(t)) for t in faced)
+    threats = _held_to_the_first(tuple(threat_result(g, plan, t, y, classes, echo(t)) for t in faced))
     weights = g.fit.arrays.get("weights") if g.fit else None
     return Variant(
         id=g.variant.name,
@@ -112,6 +113,15 @@ def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: 
     )
 
 
+def _held_to_the_first(threats: tuple[ThreatResult, ...]) -> tuple[ThreatResult, ...]:
+    """The checks are made at the first threat; a model that hides its gradients there is not believed elsewhere."""
+    if not threats or (threats[0].believable and threats[0].state != "masked"):
+        return threats
+    why = f"the checks at {threats[0].threat} found: {threats[0].why or 'hidden gradients'}"
+    others = (t if not t.believable else dataclasses.replace(t, believable=False, why=why) for t in threats[1:])
+    return (threats[0], *others)
+
+
 def _activation(g: Gathered) -> str:
     kinds = [site["kind"] for site in g.probe.numbers["sites"]] if g.probe else []
     return ", ".join(dict.fromkeys(kinds)) or "unknown"
@@ -120,31 +130,42 @@ def _activation(g: Gathered) -> str:
 def _clean(g: Gathered, y: Array, classes: tuple[str, ...]) -> Clean:
     if g.clean is None:
         return Clean(Share(0, 0, 0.0, 0.0, 0.0), 0.0, (), "not measured")
-    return statistics.clean(g.clean_wrong < 0.5, y, classes)
+    found = statistics.clean(g.clean_wrong < 0.5, y, classes)
+    # A model that draws is as accurate as its draws are on average, not as their majority.
+    return dataclasses.replace(found, accuracy=mean_share(1 - g.clean_wrong)) if g.stochastic else found
 
 
 def _calibrations(g: Gathered, plan: Plan, y: Array) -> tuple[Calibration, ...]:
     """Confidence on untouched images, and on what the strongest attack at the headline threat left."""
     if g.clean is None or not np.isfinite(g.clean.arrays["test_logits"]).all():
         return ()
-    found = [calibration.calibration(calibration.softmax(g.clean.arrays["test_logits"]), y, "clean", seed=plan.seed)]
+    found = [_calibration(g, g.clean.arrays["test_logits"], y, "clean", plan.seed)]
     tried = [t for t in g.under(Threat("linf", plan.eps)) if t.trial.role not in ("noise", "unbounded")]
     if tried:
-        worst = max(tried, key=lambda t: float(t.wrong.sum()))
+        worst = max(tried, key=lambda t: float(t.wrong.mean()))
         logits = worst.arrays["logits"]
         if np.isfinite(logits).all():
             name = str(registry.brief("attacks", parse(worst.trial.attack)))
             condition = f"attacked: {name} at {worst.trial.threat}"
-            found.append(
-                calibration.calibration(calibration.softmax(logits), y[: len(logits)], condition, seed=plan.seed)
-            )
+            found.append(_calibration(g, logits, y[: len(logits)], condition, plan.seed))
     return tuple(found)
 
 
+def _calibration(g: Gathered, logits: Array, y: Array, condition: str, seed: int) -> Calibration:
+    probabilities = calibration.softmax(logits)
+    decided = calibration.decided(probabilities, g.threshold)
+    return calibration.calibration(probabilities, y, condition, seed=seed, decided=decided)
+
+
 def _kills(g: Gathered) -> tuple[Kill, ...]:
-    by_role = {t.trial.role: t for t in g.tried if t.trial.role in ("kill", "kill_noise", "kill_pgd")}
-    attack = by_role.get("kill")
-    if attack is None or (not attack.usable and attack.reason is None):
+    """Dead-ReLU forcing at each of its budgets, beside noise and PGD at the same one."""
+    attacks = [t for t in g.tried if t.trial.role == "kill"]
+    return tuple(kill for attack in attacks for kill in _kill(g, attack))
+
+
+def _kill(g: Gathered, attack: Tried) -> tuple[Kill, ...]:
+    by_role = {t.trial.role: t for t in g.tried if t.trial.threat == attack.trial.threat} | {"kill": attack}
+    if not attack.usable and attack.reason is None:
         return ()
     threat, n = attack.trial.threat, len(attack.arrays.get("status", ()))
     if attack.reason is not None:
@@ -207,7 +228,7 @@ def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str,
         found = np.flatnonzero((tried.arrays["status"] == FOUND) & (g.clean_wrong[: len(tried.arrays["status"])] < 0.5))
         after = calibration.softmax(tried.arrays["logits"])
         for i in found[:2]:
-            label, now = int(before[i].argmax()), int(after[i].argmax())
+            label, now = (int(calibration.decided(p[i : i + 1], g.threshold)[0]) for p in (before, after))
             rows.append(
                 Example(
                     index=len(rows),

@@ -33,6 +33,17 @@ def softmax(logits: Array) -> Array:
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
+def decided(probabilities: Array, threshold: float | None) -> Array:
+    """The decided class (n,): the largest probability, or class 1 where it exceeds the threshold."""
+    return probabilities.argmax(1) if threshold is None else (probabilities[:, 1] > threshold).astype(np.int64)
+
+
+def confidence(logits: Array, threshold: float | None = None) -> Array:
+    """The probability of the decided class (n,)."""
+    p = softmax(logits)
+    return p[np.arange(len(p)), decided(p, threshold)]
+
+
 def calibration(
     probabilities: Array,
     y: Array,

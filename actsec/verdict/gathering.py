@@ -31,6 +31,7 @@ class Tried:
     numbers: tuple[dict[str, Any], ...]
     error: str | None
     missing: bool
+    stochastic: bool = False
 
     @property
     def threat(self) -> Threat:
@@ -49,9 +50,10 @@ class Tried:
     @cached_property
     def wrong(self) -> Array:
         """Share of judgements that were wrong (n,) on the example this attack left: 0 or 1 unless stochastic."""
+        if self.stochastic:
+            return np.asarray(self.arrays["wrong"])
         held = np.isin(self.arrays["status"], (ALREADY_WRONG, FOUND))
-        drawn = (self.arrays["wrong"] > 0) & (self.arrays["wrong"] < 1)
-        return np.where(held | drawn, self.arrays["wrong"], 0.0)
+        return np.where(held, self.arrays["wrong"], 0.0)
 
     def smallest(self, norm: str) -> Array:
         """Least size (n,) in ``norm`` of any misclassifying candidate of this attack; infinity for none."""
@@ -79,6 +81,11 @@ class Gathered:
     @property
     def stochastic(self) -> bool:
         return bool(self.fit and self.fit.numbers.get("stochastic"))
+
+    @property
+    def threshold(self) -> float | None:
+        """The variant's own decision threshold: a defense may have moved it."""
+        return self.fit.numbers.get("threshold") if self.fit else None
 
     def under(self, threat: Threat) -> tuple[Tried, ...]:
         """The usable trials at exactly this threat."""
@@ -122,8 +129,9 @@ def gather(plan: Plan, facts: Facts, store: Store) -> tuple[Gathered, ...]:
 def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Outcome | None]) -> Gathered:
     models = [found[job.id] for job in model_jobs(plan, facts, variant)]
     clean, probe = (found[single_job(kind, plan, facts, variant).id] for kind in ("clean", "probe"))
+    stochastic = bool(models[-1] and models[-1].numbers.get("stochastic"))
     tried = tuple(
-        _tried(trial, [found[job.id] for job in shards])
+        _tried(trial, [found[job.id] for job in shards], stochastic=stochastic)
         for trial in plan.attacks
         if (shards := trial_jobs(plan, facts, variant, trial))
     )
@@ -136,11 +144,11 @@ def _whole(outcome: Outcome | None) -> Outcome | None:
     return None if outcome is None or outcome.error else outcome
 
 
-def _tried(trial: Trial, shards: Sequence[Outcome | None]) -> Tried:
+def _tried(trial: Trial, shards: Sequence[Outcome | None], *, stochastic: bool) -> Tried:
     error = next((o.error for o in shards if o is not None and o.error), None)
     missing = any(o is None for o in shards) or not shards
     whole = [o for o in shards if o is not None and o.error is None]
     arrays: dict[str, Array] = {}
     if not missing and error is None and all(o.arrays for o in whole):
         arrays = {key: np.concatenate([o.arrays[key] for o in whole]) for key in whole[0].arrays}
-    return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing)
+    return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing, stochastic)

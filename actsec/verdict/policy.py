@@ -63,8 +63,14 @@ def _share(share: Share | None, threat: ThreatResult | None = None) -> Value | N
     return share.value, share.low, share.high, believable, why
 
 
-def _worst(classes: Sequence[ClassShare]) -> Share | None:
-    return min((c.share for c in classes if c.share.n), key=lambda share: share.value, default=None)
+def _worst(classes: Sequence[ClassShare], threat: ThreatResult | None = None) -> Value | None:
+    """The least of each: a class of few images may hold the interval down although its value does not."""
+    shares = [c.share for c in classes if c.share.n]
+    if not shares:
+        return None
+    least = min(shares, key=lambda share: share.value)
+    found = Share(least.k, least.n, least.value, min(s.low for s in shares), min(s.high for s in shares))
+    return _share(found, threat)
 
 
 def _ece(variant: Variant) -> Value | None:
@@ -77,9 +83,9 @@ def _ece(variant: Variant) -> Value | None:
 
 METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
     "clean_accuracy": lambda v, _: _share(v.clean.accuracy),
-    "worst_class_accuracy": lambda v, _: _share(_worst(v.clean.per_class)),
+    "worst_class_accuracy": lambda v, _: _worst(v.clean.per_class),
     "robust_accuracy": lambda _, t: None if t is None else _share(t.worst_case, t),
-    "worst_class_robust_accuracy": lambda _, t: None if t is None else _share(_worst(t.per_class), t),
+    "worst_class_robust_accuracy": lambda _, t: None if t is None else _worst(t.per_class, t),
     "ece": lambda v, _: _ece(v),
 }
 _OF_THREAT = {"robust_accuracy", "worst_class_robust_accuracy"}
@@ -221,7 +227,7 @@ def headline(
     lines.append(
         f"Worst case at {first.threat} ({first.echo}): {worst.k} of {worst.n} images are still classified correctly "
         f"({worst.value:.1%}, 95 % interval {worst.low:.1%} to {worst.high:.1%}); "
-        f"untouched accuracy is {before.value:.1%}."
+        f"untouched accuracy is {before.value:.1%} of {before.n}."
     )
     noise = next((a for a in first.attacks if a.baseline), None)
     if noise is not None and noise.n:

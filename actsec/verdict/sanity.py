@@ -39,7 +39,8 @@ def diagnose(evidence: Evidence, names: Sequence[str] | None = None) -> tuple[Fi
         except Exception as error:  # noqa: BLE001  # whatever a rule raises, the audit goes on and says so
             claim = f"The check crashed: {type(error).__name__}: {error}"
             advice = "Report this as a bug; until then count the check as not done."
-            findings.append(Finding(diagnostic.rule, diagnostic.title, "error", claim, {}, advice, "medium"))
+            voids = bool(getattr(diagnostic, "essential", False))
+            findings.append(Finding(diagnostic.rule, diagnostic.title, "error", claim, {}, advice, "medium", voids))
     return tuple(findings)
 
 

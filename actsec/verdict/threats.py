@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actsec import registry
-from actsec.plan import EXPERIMENTS, Plan, tested
+from actsec.plan import CHECKED, EXPERIMENTS, Plan, tested
 from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult
 from actsec.spec import parse
 from actsec.types import Evidence, Threat
 from actsec.verdict import statistics
-from actsec.verdict.calibration import softmax
+from actsec.verdict.calibration import confidence
 from actsec.verdict.gathering import FOUND, Gathered, Tried
 from actsec.verdict.sanity import diagnose, state
 
@@ -77,7 +78,7 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
     found = right & (arrays["status"] == FOUND)
     size, reason = _median_size(arrays["size"], right, found) if tried.threat.eps is None else (None, "")
     fooled = found & (tried.wrong > 0.5)
-    confidence = float(softmax(arrays["logits"][fooled]).max(1).mean()) if fooled.any() else None
+    confident = float(confidence(arrays["logits"][fooled], g.threshold).mean()) if fooled.any() else None
     success = statistics.share(int(np.sum(right & (after > 0.5))), int(right.sum())) if right.any() else NOTHING
     return AttackResult(
         attack=brief,
@@ -88,7 +89,7 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
         success=success,
         median_size=size,
         size_reason=reason,
-        confidence_when_fooled=confidence,
+        confidence_when_fooled=confident,
         forwards=float(arrays["forwards"].mean()),
         backwards=float(arrays["backwards"].mean()),
         refused=sum(int(numbers["refused"]) for numbers in tried.numbers),
@@ -119,25 +120,38 @@ def _curve(g: Gathered, threat: Threat, n: int) -> tuple[CurvePoint, ...]:
         return tuple(CurvePoint(float(e), statistics.share_of(least > e), None) for e in steps)
     grid = sorted({t.threat.eps for t in rows if t.threat.eps and t.trial.role != "unbounded"})
     points = [CurvePoint(0.0, mean_share(1 - g.clean_wrong[:n]), mean_share(1 - g.clean_wrong[:n]))]
+    noise = [t for t in rows if t.trial.role in NOISES]
     for eps in grid:
         at = Threat(threat.norm, eps)
-        noise = [t for t in rows if t.trial.role in NOISES]
-        here = [t for t in noise if t.threat == at]
-        noisy = mean_share(1 - g.wrong_under(at, n, noise)) if here else None
-        points.append(CurvePoint(float(eps), mean_share(1 - g.wrong_under(at, n)), noisy))
+        # A row that nothing attacked at this eps is not tested there.
+        attacked = _most(t for t in rows if t.threat == at and t not in noise)
+        noised = _most(t for t in noise if t.threat == at)
+        if attacked:
+            noisy = mean_share(1 - g.wrong_under(at, min(n, noised), noise)) if noised else None
+            points.append(CurvePoint(float(eps), mean_share(1 - g.wrong_under(at, min(n, attacked))), noisy))
     return tuple(points)
+
+
+def _most(trials: Iterable[Tried]) -> int:
+    return max((len(t.arrays["status"]) for t in trials), default=0)
 
 
 def _checks(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[Check, ...]:
     """The sanity panel of the headline threat. Other threats have none of their own and say so by its absence."""
     if n == 0 or threat != Threat("linf", plan.eps):
         return ()
-    roles = {t.trial.role: t for t in g.tried if t.usable and (t.threat == threat or t.trial.role == "unbounded")}
-    rows = min([len(t.arrays["status"]) for t in roles.values()], default=n)
+    roles: dict[str, Array] = {}
+    for t in g.tried:
+        if t.usable and t.trial.role in CHECKED and (t.threat == threat or t.trial.role == "unbounded"):
+            left = np.maximum(g.clean_wrong[: len(t.wrong)], t.wrong) < 0.5
+            known = roles.get(t.trial.role, left)
+            rows = min(len(left), len(known))
+            roles[t.trial.role] = left[:rows] & known[:rows]
+    rows = min([len(left) for left in roles.values()], default=n)
     evidence = Evidence(
         threat=threat,
         clean=g.clean_wrong[:rows] < 0.5,
-        correct={role: np.maximum(g.clean_wrong[:rows], t.wrong[:rows]) < 0.5 for role, t in roles.items()},
+        correct={role: left[:rows] for role, left in roles.items()},
         probe=g.probe.numbers["probe"] if g.probe else {},
         classes=len(g.clean.arrays["test_logits"][0]) if g.clean else 0,
         stochastic=g.stochastic,
