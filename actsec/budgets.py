@@ -245,6 +245,8 @@ def _with_checks(
     """The user's trials and the checks their numbers must pass; all of the budget's when none are named."""
     eps = plan.eps or 0.1
     if not trials:
+        if not plan.reference and budget.carlini_wagner == SHORT:
+            budget = dataclasses.replace(budget, carlini_wagner=OWN_SHORT)
         trials = default_trials(eps, samples, budget, images, variants(plan))
         return tuple(_filled(trial, plan, samples, budget, images) for trial in trials)
     # A check reads what was tried at the headline threat; only the unbounded attack lies elsewhere.
