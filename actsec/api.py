@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from actsec import health, losses, probe, registry, runner, scene, tasks
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
-from actsec.errors import BadOption, ThreatError
+from actsec.errors import BadOption, DataError, ThreatError
 from actsec.plan import from_table
 from actsec.referee import ALREADY_WRONG, FOUND, Verdicts, attack_target, cases_of
 from actsec.result import Result, Share
@@ -77,6 +77,7 @@ def attack(
     made, name = _attack(attack)
     under = _threat(made, name, eps, threat)
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
+    _check(target, xs, ys)
     rows = None if id is None else _tensor(id.view(np.int64) if isinstance(id, np.ndarray) else id, target.device)
     if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
@@ -110,6 +111,24 @@ def attack(
         verdicts,
         _sentence(_brief(made, name), under, len(status), before, still, verdicts),
     )
+
+
+def _check(target: Target, x: Tensor, y: Tensor) -> None:
+    """Refuse inputs outside the target's box, where no candidate would be admissible, and labels that do not fit."""
+    low, high = target.bounds
+    if len(x) != len(y) or not len(x):
+        raise DataError(f"{len(x)} inputs with {len(y)} labels", "Give one label for each input, and at least one.")
+    if not bool(((x >= low) & (x <= high)).all()):
+        least, most = float(x.min()), float(x.max())
+        raise DataError(
+            f"inputs lie in [{least:g}, {most:g}], outside the target's [{low:g}, {high:g}]",
+            "Scale them, or load the target with the bounds its inputs have.",
+        )
+    if not 0 <= int(y.min()) <= int(y.max()) < len(target.classes):
+        raise DataError(
+            f"labels run from {int(y.min())} to {int(y.max())}, the target has {len(target.classes)} classes",
+            "Labels count from 0.",
+        )
 
 
 def _brief(made: Attack[Any], name: str) -> str:
@@ -280,6 +299,8 @@ def _threat(made: Attack[Any], name: str, eps: float | None, threat: str | Threa
         if not minimal and eps is None:
             raise ThreatError(f"{name} needs an eps", "Give eps=8/255, or threat='l2:0.5'.")
         goal = getattr(made, "goal", "misclassify")
+        if isinstance(eps, str):
+            raise ThreatError(f"eps {eps!r} is a text", f"Give a number, or threat='{made.norms[0]}:{eps}'.")
         threat = Threat(made.norms[0], None if minimal else eps, goal)
     under = Threat.parse(threat) if isinstance(threat, str) else threat
     if under.norm not in made.norms:

@@ -37,13 +37,17 @@ def training_passes(defense: Any, rows: int, shape: tuple[int, ...]) -> int:
     return epochs * rows * (3 + crafted)
 
 
-def price(name: str, eps: float, rows: int, shape: tuple[int, ...]) -> int:
-    """Passes of fitting a defense with its default options, needed ones filled in."""
+def spelled(name: str, eps: float) -> Spec:
+    """A defense with the options it needs, as one would first try it."""
     spec = parse(name)
     options = vars_of(registry.find("defenses", spec.name))
     needed: dict[str, Value] = {"eps": eps, "std": eps, "to": parse("leaky_relu"), "finetune": 3}
-    filled = {option: needed[option] for option in needed if option in options}
-    return training_passes(registry.build("defenses", spec.having(**filled)), rows, shape)
+    return spec.having(**{option: needed[option] for option in needed if option in options})
+
+
+def price(name: str, eps: float, rows: int, shape: tuple[int, ...]) -> int:
+    """Passes of fitting a defense as ``spelled``."""
+    return training_passes(registry.build("defenses", spelled(name, eps)), rows, shape)
 
 
 def vars_of(plug_in: Any) -> dict[str, Any]:

@@ -280,7 +280,7 @@ def _prices(prepared: Prepared, result: Result, seconds_per_pass: float | None) 
     rows = len(train) if train is not None else 10_000
     untested = [advice.variant for advice in result.advice if advice.label == "not tested"]
     passes = {name: costs.price(name, plan.eps or 0.1, rows, prepared.facts.shape) for name in untested}
-    return {name: f"about {costs.words(n * seconds_per_pass)}{on}" for name, n in passes.items() if n}
+    return {name: f"at most about {costs.words(n * seconds_per_pass)}{on}" for name, n in passes.items() if n}
 
 
 def _by_kind(found: Iterable[dict[str, Any]]) -> dict[str, float]:

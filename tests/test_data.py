@@ -277,7 +277,7 @@ def test_factory_file_missing_or_broken(tmp_path):
         (IMAGES, np.eye(6), {}, "one-hot", "argmax"),
         (IMAGES, np.array(list("abcabc")), {}, "type <U1", "class numbers"),
         (np.where(IMAGES > 250, np.nan, 0.5), LABELS, {}, "nan or infinity", "mend them"),
-        (IMAGES.astype("f4"), LABELS, {}, "0-255 images", "scale=255"),
+        (IMAGES.astype("f4"), LABELS, {}, "0-255 images", "Divide x by 255"),
         (IMAGES / 127.5 - 1, LABELS, {}, r"spans \[-1, ", "--normalize"),
         (IMAGES / 255, LABELS, {"bounds": (0.2, 0.8)}, "outside", "bounds"),
         (IMAGES.astype("i8"), LABELS, {}, "type int64", "scale"),

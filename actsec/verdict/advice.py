@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec import registry
-from actsec.costs import price
+from actsec.costs import price, spelled
 from actsec.plan import Plan, headline_threats, tested
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
 from actsec.verdict import calibration, statistics
@@ -129,9 +129,8 @@ def _untried(known: set[str], plan: Plan, rows: int, shape: tuple[int, ...]) -> 
         mend = "" if rows or not passes else "give --train data.npz and "
         on = "" if rows else " for each 10,000 training images"
         cost = f"; it takes about {passes:,} passes of one image{on}" if passes else ""
-        lines.append(
-            Advice(name, "not tested", f"{name} was not tested.", f"To test it, {mend}add --defenses {name}{cost}.")
-        )
+        how = f"To test it, {mend}add --defenses '{spelled(name, plan.eps or 0.1)}'{cost}."
+        lines.append(Advice(name, "not tested", f"{name} was not tested.", how))
     return tuple(lines)
 
 

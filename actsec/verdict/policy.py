@@ -101,7 +101,10 @@ def check_gates(plan: Plan, threats: Sequence[Threat], variants: Sequence[str]) 
     for text in plan.gates:
         gate = Gate.parse(text)
         if gate.threat is not None and gate.threat not in map(str, threats):
-            raise PlanError(f"gate {text!r}: {gate.threat} is not tested", f"Tested: {', '.join(map(str, threats))}.")
+            raise PlanError(
+                f"gate {text!r}: {gate.threat} is not tested",
+                f"Tested: {', '.join(map(str, threats))}; --eps sets the first.",
+            )
         if gate.variant is not None and gate.variant not in variants:
             raise unknown("variant", gate.variant, variants)
 
