@@ -253,7 +253,7 @@ def _with_checks(
         return tuple(_filled(trial, plan, samples, budget, images) for trial in trials)
     # A check reads what was tried at the headline threat; only the unbounded attack lies elsewhere.
     roles = {t.role for t in trials if t.role in EXPERIMENTS or Threat.parse(t.threat) == Threat("linf", eps)}
-    most = max([samples, *(t.samples for t in trials if Threat.parse(t.threat) == Threat("linf", eps))])
+    most = max((t.samples for t in trials if Threat.parse(t.threat) == Threat("linf", eps)), default=samples)
     missing = [trial for trial in checks(eps, most, budget, images.width) if trial.role not in roles]
     if any(trial.role == "kill" for trial in trials) and "kill_noise" not in roles:
         kill = next(trial for trial in trials if trial.role == "kill")
