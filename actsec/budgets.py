@@ -251,6 +251,7 @@ def _with_checks(
             budget = dataclasses.replace(budget, carlini_wagner=OWN_SHORT)
         trials = default_trials(eps, samples, budget, images, variants(plan))
         return tuple(_filled(trial, plan, samples, budget, images) for trial in trials)
+    trials = tuple(_as_check(trial, checks(eps, trial.samples, budget, images.width)) for trial in trials)
     # A check reads what was tried at the headline threat; only the unbounded attack lies elsewhere.
     roles = {t.role for t in trials if t.role in EXPERIMENTS or Threat.parse(t.threat) == Threat("linf", eps)}
     most = max((t.samples for t in trials if Threat.parse(t.threat) == Threat("linf", eps)), default=samples)
@@ -270,6 +271,17 @@ def _with_checks(
                 f"Give it samples = {most}: images that a check never saw would count as robust.",
             )
     return every
+
+
+def _as_check(trial: Trial, known: tuple[Trial, ...]) -> Trial:
+    """A trial without a role of its own takes the role of the check it equals: it is not run under two names."""
+    same = (c for c in known if c.threat == trial.threat and _full(c) == _full(trial))
+    role = next((c.role for c in same), trial.role)
+    return dataclasses.replace(trial, role=role) if trial.role == "attack" else trial
+
+
+def _full(trial: Trial) -> Spec:
+    return registry.canonical("attacks", trial.attack)
 
 
 def _activations(plan: Plan) -> tuple[str, ...]:

@@ -6,7 +6,10 @@ Results go to stdout, progress and messages to stderr. Exit codes are those of t
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import signal
 import sys
+import threading
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +79,7 @@ def audit_command(
 
     Without arguments: small networks with four activations, trained on handwritten digits, offline.
     """
+    _import_core()
     from actsec import runner
     from actsec.screen import Screen
     from actsec.store import Store
@@ -98,6 +102,7 @@ def audit_command(
 @click.option("--quiet", is_flag=True, help="No progress.")
 def resume(run: str, executor: str, workers: int | None, quiet: bool) -> int:
     """Take up a run where it stopped: only jobs without an outcome run."""
+    _import_core()
     from actsec import runner
     from actsec.screen import Screen
     from actsec.store import Store
@@ -119,6 +124,20 @@ def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | N
         result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell)
     _show(read(store.root))
     return result.exit_code
+
+
+def _import_core() -> None:
+    """Import torch and what needs it. torch aborts the process when Ctrl-C reaches it there, so Ctrl-C waits."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        importlib.import_module("actsec.runner")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _show(report: Any) -> None:
@@ -144,6 +163,7 @@ def attack_command(attack: str, threat: str | None, save: str | None, **options:
     """Run one attack, such as 'pgd(steps=200)', and print what it achieved."""
     import numpy as np
 
+    _import_core()
     from actsec import runner, scene
     from actsec.api import attack as run_attack
 

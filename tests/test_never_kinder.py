@@ -126,3 +126,9 @@ def test_a_masked_model_is_believed_nowhere():
     held = _held_to_the_first((first, *threats[1:]))
     assert not any(t.believable for t in held)
     assert "ACT-M09" in held[1].why
+
+
+def test_an_attack_that_is_also_a_check_is_tried_once():
+    plan = resolve(Trial("fgsm"), Trial("pgd(steps=7)"))
+    assert [t.role for t in plan.attacks if t.attack == "fgsm"] == ["single_step"]
+    assert plan.attacks[1].role == "attack"
