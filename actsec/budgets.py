@@ -34,9 +34,9 @@ CURVE = (0.25, 0.5, 1.5, 2.0)
 
 
 SHORT = "carlini_wagner(steps=100, search_steps=6, lr=0.05, c=0.1)"
-"""For the small models trained in the run: on the digits CNN its median size is within 0.1 % of the default's."""
+"""For the small models trained in the run: on 20 images of a digits CNN its median is within 0.1 % of the default's."""
 OWN_SHORT = "carlini_wagner(steps=200)"
-"""For models of the user: on a ResNet-20 the steps of SHORT are too large, 0.22 where minimal_l2 finds 0.065."""
+"""For models of the user: on a ResNet-20 SHORT steps too far, median 0.22 (20 images); minimal_l2: 0.065 (60)."""
 
 
 @dataclass(frozen=True, slots=True)
