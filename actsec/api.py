@@ -25,8 +25,9 @@ from actsec import health, losses, probe, registry, runner, scene, tasks
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
 from actsec.errors import BadOption, DataError, ThreatError
+from actsec.ledger import ALREADY_WRONG, FOUND, Verdicts
 from actsec.plan import from_table
-from actsec.referee import ALREADY_WRONG, FOUND, Verdicts, attack_target, cases_of
+from actsec.referee import attack_target, cases_of
 from actsec.result import Result, Share
 from actsec.spec import Spec, parse, parse_chain
 from actsec.types import Attack, Defense, Fitted, Material, Split, Target, Threat

@@ -158,7 +158,7 @@ def place(cases: Cases, delta: Tensor) -> Tensor:
     moved = delta.reshape(rows.x.shape)
     if cases.norm != "l2":
         moved = project(moved, cases.norm, rows.eps)
-    placed = (rows.x + moved).clamp(cases.low, cases.high)
+    placed = boxed(rows, rows.x + moved)
     if cases.norm == "linf":
         over = (placed.double() - rows.x.double()).abs() > spread(rows.eps, placed) * (1 + SLACK)
         placed = torch.where(over, torch.nextafter(placed, rows.x), placed)
@@ -174,7 +174,8 @@ def _pulled(cases: Cases, delta: Tensor, placed: Tensor) -> Tensor:
     x, eps = cases.x.flatten(1).double(), cases.eps
     if cases.norm == "l2":
         v = delta.flatten(1).double()
-        room = torch.where(v > 0, cases.high - x, x - cases.low).clamp_min(0)
+        low, high = (e.flatten(1) if isinstance(e, Tensor) else e for e in (cases.low, cases.high))
+        room = torch.where(v > 0, high - x, x - low).clamp_min(0)
         exact = _clip_scaled(v, room, eps)
     else:
         exact = placed.flatten(1).double() - x
@@ -183,7 +184,7 @@ def _pulled(cases: Cases, delta: Tensor, placed: Tensor) -> Tensor:
     # Rounding towards x shortens every coordinate, so the exact size is never exceeded in any norm.
     too_far = (rounded.double() - x).abs() > exact.abs()
     rounded = torch.where(too_far, torch.nextafter(rounded, cases.x.flatten(1)), rounded)
-    return rounded.clamp(cases.low, cases.high).reshape(placed.shape)
+    return boxed(cases, rounded.reshape(placed.shape))
 
 
 def _clip_scaled(v: Tensor, room: Tensor, eps: Tensor) -> Tensor:
@@ -205,11 +206,39 @@ def _clip_scaled(v: Tensor, room: Tensor, eps: Tensor) -> Tensor:
         cut = more
 
 
+def boxed(cases: Cases, x: Tensor) -> Tensor:
+    """x (n, *shape), each coordinate brought into the box."""
+    if isinstance(cases.low, float) and isinstance(cases.high, float):
+        return x.clamp(cases.low, cases.high)
+    low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in (cases.low, cases.high))
+    return torch.minimum(torch.maximum(x, low), high)
+
+
 def inside(x: Tensor, cases: Cases, size_of_x: Tensor) -> Tensor:
-    """Whether candidates (n, k, *shape) of the given sizes (n, k) lie in the box and the ball; NaN never does."""
-    flat = x.flatten(2)
-    in_box = (flat >= cases.low).all(-1) & (flat <= cases.high).all(-1)
-    return in_box & (size_of_x <= cases.eps[:, None] * (1 + SLACK))
+    """Whether candidates (n, k, *shape) of the given sizes (n, k) lie in box and ball and keep the rules.
+
+    NaN never does.
+    """
+    low, high = (end[:, None] if isinstance(end, Tensor) else end for end in (cases.low, cases.high))
+    kept = ((x >= low) & (x <= high)).flatten(2).all(-1) & (size_of_x <= cases.eps[:, None] * (1 + SLACK))
+    if cases.rules is not None:
+        kept = kept & cases.rules.kept(x.flatten(0, 1)).reshape(kept.shape)
+    return kept
+
+
+def gridded(cases: Cases, x: Tensor, grid: int) -> Tensor:
+    """x (n, *shape) as it is when saved as whole numbers 0 to ``grid`` over the box, eps enforced again.
+
+    Every value goes to its nearest level; in a row that this takes out of the ball, to the next level towards the clean
+    input. The box must be two numbers: it is the range of the data.
+    """
+    low, high = float(cases.low), float(cases.high)
+    level = (x.double() - low) / (high - low) * grid
+    clean = (cases.x.double() - low) / (high - low) * grid
+    nearest, toward = level.round(), torch.where(level > clean, level.floor(), level.ceil())
+    saved = ((low + (high - low) * (nearest / grid)).to(x.dtype), (low + (high - low) * (toward / grid)).to(x.dtype))
+    fits = distance(saved[0], cases.x, cases.norm) <= cases.eps * (1 + SLACK)
+    return torch.where(spread(fits, x), *saved)
 
 
 def _project_l1(delta: Tensor, eps: Tensor) -> Tensor:

@@ -109,9 +109,9 @@ def _gradients(oracle: Oracle, cases: Cases, draws: Draws) -> dict[str, Any]:
     _, _, sharp = oracle.differentiate(cases.x, cases, Margin(), watches=False)
     finite = torch.isfinite(blunt.flatten(1)).all(1) & torch.isfinite(sharp.flatten(1)).all(1)
     norms = geometry.size(sharp[finite], geometry.dual(cases.norm))
-    width = cases.high - cases.low
+    width = float(cases.high) - float(cases.low)
     shift = (2 * draws.uniform(cases.id, 0, tuple(cases.x.shape[1:]), 1) - 1) * NEARBY * width
-    _, _, beside = oracle.differentiate((cases.x + shift).clamp(cases.low, cases.high), cases, Margin(), watches=False)
+    _, _, beside = oracle.differentiate(geometry.boxed(cases, cases.x + shift), cases, Margin(), watches=False)
     measured, predicted = _slopes(oracle, cases, sharp, draws, SLOPE_STEP * width)
     cosines = _cosine(measured, predicted)
     return {
@@ -143,7 +143,7 @@ def _instability(oracle: Oracle, cases: Cases, draws: Draws) -> float:
     changes = []
     for step in range(NEIGHBOURS):
         near = cases.x + geometry.random_start(cases, draws, step) / 2
-        there = margin(oracle.observe(near.clamp(cases.low, cases.high)).logits, cases).double()
+        there = margin(oracle.observe(geometry.boxed(cases, near)).logits, cases).double()
         changes.append(((there - here).abs() / here.abs().clamp_min(1e-12)).nan_to_num(1.0).clamp_max(1.0))
     return float(torch.stack(changes).mean())
 

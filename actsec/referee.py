@@ -16,104 +16,17 @@ from torch import Tensor
 
 from actsec import geometry, losses, rows
 from actsec.draws import Draws
+from actsec.ledger import ALREADY_WRONG, FOUND, NORMS_KEPT, REFUSED, Ledger, Verdicts, opened
 from actsec.oracle import Oracle, frozen
-from actsec.types import Ask, Attack, Cases, Goal, Loss, Norm, Reply, Target
+from actsec.types import Ask, Attack, Cases, Goal, Loss, Norm, Recipe, Reply, Target
 
-ALREADY_WRONG, FOUND, FAILED, REFUSED = 0, 1, 2, 3
-STATUS = ("already_wrong", "found", "failed", "refused")
 JUDGE_DRAWS = 20
 CANDIDATE_VALUES = 1 << 23
 """Values of all candidates in play at once: 32 MiB in float32, a few times that at work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """What an attack achieved, rows first in the order of the cases.
-
-    status (n,) int64 indexes STATUS; x (n, *shape) is the best admissible candidate (the smallest success when eps is
-    infinite, else the highest score), never a blank and only the clean input when nothing else was admissible; score,
-    size (n,) and logits (n, classes) belong to it; wrong (n,) is the share of fresh judgements of x that were wrong (0
-    or 1 unless the target is stochastic); smallest (n, norms) is the least size of any confirmed misclassifying
-    candidate, by NORMS_KEPT, infinity for none; forwards, backwards, found_at, rejected (n,) int64 count the attack's
-    queries, the question that first succeeded (-1: none) and inadmissible candidates; refused counts successes that a
-    judge took back.
-    """
-
-    status: Tensor
-    x: Tensor
-    score: Tensor
-    size: Tensor
-    wrong: Tensor
-    smallest: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    found_at: Tensor
-    rejected: Tensor
-    refused: int
-    logits: Tensor
-
-
-NORMS_KEPT: tuple[Norm, ...] = ("linf", "l2", "l0")
-
-
-@dataclass(slots=True)
-class _Ledger:
-    """Best so far of every row, on the cases' device."""
-
-    verdicts: Verdicts
-    success: Tensor
-    witness: Tensor
-    asked: Tensor
-    minimal: bool
-
-    def enter(self, index: Tensor, ask: Ask, reply: Reply, cases: Cases, repeats: int) -> None:
-        """Record one reply for the rows at ``index``."""
-        v, x, row = self.verdicts, ask.x, torch.arange(len(index), device=index.device)
-        queries = x.shape[1] * repeats
-        self.asked[index] += 1
-        v.forwards[index] += queries
-        if ask.loss is not None:
-            v.backwards[index] += queries if ask.wants is None else queries * ask.wants.to(torch.int64)
-        v.rejected[index] += (~reply.inside).sum(1)
-        # The clean input is no attempt, so that a failed attack returns the best one it made.
-        counts = reply.inside & (reply.size > 0) & ~reply.score.isnan()
-        works = reply.success & counts
-        value = torch.where(works, -reply.size.to(reply.score.dtype), reply.score) if self.minimal else reply.score
-        value = torch.where(counts & (works | ~works.any(1, keepdim=True)), value, torch.full_like(value, -torch.inf))
-        value, pick = value.max(1)
-        success, score, size = works[row, pick], reply.score[row, pick], reply.size[row, pick]
-        known = self.success[index]
-        nearer = size < v.size[index] if self.minimal else score > v.score[index]
-        better = torch.where(success, ~known | nearer, ~known & (value > v.score[index]))
-        chosen = index[better]
-        v.x[chosen] = x[row, pick][better]
-        v.score[chosen], v.size[chosen] = score[better], size[better]
-        v.logits[chosen] = reply.logits[row, pick][better]
-        first = index[success & ~known]
-        v.found_at[first] = self.asked[first]
-        self.success[chosen] |= success[better]
-        self._shrink(index, x, reply, cases)
-
-    def _shrink(self, index: Tensor, x: Tensor, reply: Reply, cases: Cases) -> None:
-        """Keep, in every norm, the smallest misclassifying candidate: it counts for every threat it satisfies."""
-        finite = torch.isfinite(reply.logits).all(-1)
-        wrong = (reply.logits.argmax(-1) != cases.y[:, None]) & reply.inside & finite
-        some = wrong.any(1)
-        if not bool(some.any()):
-            return
-        where, wrong, candidates, clean = index[some], wrong[some], x[some], cases.x[some]
-        row, many = torch.arange(len(where), device=index.device), clean.repeat_interleave(x.shape[1], 0)
-        for j, norm in enumerate(NORMS_KEPT):
-            sizes = reply.size[some] if norm == cases.norm else geometry.distance(candidates.flatten(0, 1), many, norm)
-            sizes = torch.where(wrong, sizes.reshape(wrong.shape), torch.inf)
-            least, pick = sizes.min(1)
-            closer = least < self.verdicts.smallest[where, j]
-            self.verdicts.smallest[where[closer], j] = least[closer]
-            self.witness[where[closer], j] = candidates[row, pick][closer]
-
-
 def drive(
-    attack: Attack[object],
+    attack: Attack[object] | Recipe,
     oracle: Oracle,
     goal: Goal,
     cases: Cases,
@@ -123,28 +36,59 @@ def drive(
     width: int = 256,
     judge: Oracle | None = None,
     queries: int | None = None,
+    grid: int | None = None,
     tell: Callable[[int, int], None] | None = None,
+    note: Callable[[Tensor, Ask, Reply], None] | None = None,
 ) -> Verdicts:
-    """Run an attack on all cases and return the confirmed verdicts.
+    """Run an attack, or the attacks of a recipe one after the other, on all cases; return the confirmed verdicts.
 
     settle ends a row at its first success (never for minimal-norm cases, stochastic targets or goals that do not
     settle); width is how many rows are in play at once and changes nothing in the result; judge, when the oracle asks a
-    stand-in, is the original, which confirms every improvement before it counts; queries bounds forwards per row.
-    Use inside ``frozen``.
+    stand-in, is the original, which confirms every improvement before it counts; queries bounds forwards per row; grid
+    is the number of steps between the ends of the box that whole-numbered data has: what was found is judged a second
+    time rounded to it; note sees every question, with the rows it is about, and its reply. Use inside ``frozen``.
     """
     minimal = bool(torch.isinf(cases.eps).all())
     settle = settle and goal.settles and not minimal and not oracle.target.stochastic
     # The clean pass is the judge's: a stand-in has no say in what was wrong from the beginning.
     logits, score, baseline = _look(judge or oracle, goal, cases.x, cases)
     measured = baseline if judge is None else _look(oracle, goal, cases.x, cases)[2]
-    ledger = _open(logits, score, cases, minimal)
+    ledger = opened(logits, score, cases, minimal)
     if goal.settles:
         ledger.verdicts.status[ledger.success] = ALREADY_WRONG
-        waiting = torch.nonzero(~ledger.success).flatten()
+    court = _Court(oracle, judge, goal, baseline, measured, ledger, width, queries, tell, note)
+    if isinstance(attack, Recipe):
+        for i, part in enumerate(attack.parts(cases, logits.shape[1])):
+            started = cases if i == 0 else replace(cases, start=ledger.verdicts.x)
+            _run(court, part, started, draws.named(str(i)), settle=settle)
     else:
-        waiting = torch.arange(len(cases), device=cases.x.device)
-    width = _width(attack, cases.rows(waiting[:1]), draws, width)
-    total, refused = len(waiting), 0
+        _run(court, attack, cases, draws, settle=settle)
+    return _close(court, cases, grid)
+
+
+@dataclass(slots=True)
+class _Court:
+    """What stays the same from question to question, and the count of successes that a judge took back."""
+
+    oracle: Oracle
+    judge: Oracle | None
+    goal: Goal
+    baseline: tuple[Tensor, ...]
+    measured: tuple[Tensor, ...]
+    ledger: Ledger
+    width: int
+    queries: int | None
+    tell: Callable[[int, int], None] | None
+    note: Callable[[Tensor, Ask, Reply], None] | None
+    refused: int = 0
+
+
+def _run(court: _Court, attack: Attack[object], cases: Cases, draws: Draws, *, settle: bool) -> None:
+    """One attack on the rows that nothing has broken yet; on all that may still improve when nothing settles."""
+    ledger, oracle = court.ledger, court.oracle
+    over = ledger.success if settle else ledger.verdicts.status == ALREADY_WRONG
+    waiting = torch.nonzero(~over).flatten()
+    width = _width(attack, cases.rows(waiting[:1]), draws, court.width)
     index, state = waiting[:0], None
     while len(index) or len(waiting):
         if len(waiting) and len(index) <= width // 2:
@@ -154,25 +98,42 @@ def drive(
             index = torch.cat([index, new])
         live = cases.rows(index)
         ask = attack.ask(state, live)
-        if queries is not None:
-            pays = ledger.verdicts.forwards[index] + ask.x.shape[1] * oracle.repeats <= queries
+        if live.rules is not None:
+            ask = replace(ask, x=_ruled(ask.x, live))
+        if court.queries is not None:
+            pays = ledger.verdicts.forwards[index] + ask.x.shape[1] * oracle.repeats <= court.queries
             if not bool(pays.all()):
                 state, index = rows.take(state, pays), index[pays]
                 continue
-        reply = answer(oracle, goal, ask, live, tuple(part[index] for part in measured))
-        if judge is not None:
-            reply, taken_back = confirm(judge, goal, ask, reply, live, tuple(part[index] for part in baseline))
-            refused += taken_back
-        ledger.enter(index, ask, reply, live, oracle.repeats)
+        reply = _heard(court, ask, live, index)
         state = attack.tell(state, reply, live, draws)
-        over = state.done  # type: ignore[attr-defined]  # every state has it, see types.State
+        done = state.done  # type: ignore[attr-defined]  # every state has it, see types.State
         if settle:
-            over = over | reply.success.any(1)
-        if bool(over.any()):
-            state, index = rows.take(state, ~over), index[~over]
-            if tell is not None:
-                tell(total - len(index) - len(waiting), total)
-    return _close(ledger, judge or oracle, goal, cases, baseline, refused)
+            done = done | reply.success.any(1)
+        if bool(done.any()):
+            state, index = rows.take(state, ~done), index[~done]
+            if court.tell is not None:
+                court.tell(len(cases) - len(index) - len(waiting), len(cases))
+
+
+def _heard(court: _Court, ask: Ask, live: Cases, index: Tensor) -> Reply:
+    """The reply to one question about the rows at ``index``, confirmed, and entered in the ledger."""
+    reply = answer(court.oracle, court.goal, ask, live, tuple(part[index] for part in court.measured))
+    if court.judge is not None:
+        clean = tuple(part[index] for part in court.baseline)
+        reply, taken_back = confirm(court.judge, court.goal, ask, reply, live, clean)
+        court.refused += taken_back
+    court.ledger.enter(index, ask, reply, live, court.oracle.repeats)
+    if court.note is not None:
+        court.note(index, ask, reply)
+    return reply
+
+
+def _ruled(x: Tensor, cases: Cases) -> Tensor:
+    """The candidates (n, k, *shape) that keep the cases' rules and lie nearest to those proposed."""
+    assert cases.rules is not None  # noqa: S101  # the caller looked
+    clean = cases.x[:, None].expand_as(x).flatten(0, 1)
+    return cases.rules.snap(x.flatten(0, 1), clean).reshape(x.shape)
 
 
 def _width(attack: Attack[object], first: Cases, draws: Draws, width: int) -> int:
@@ -265,7 +226,7 @@ def cases_of(
 
 
 def attack_target(
-    attack: Attack[object],
+    attack: Attack[object] | Recipe,
     target: Target,
     cases: Cases,
     goal: Goal | None = None,
@@ -277,7 +238,9 @@ def attack_target(
     width: int | None = None,
     repeats: int | None = None,
     queries: int | None = None,
+    grid: int | None = None,
     tell: Callable[[int, int], None] | None = None,
+    note: Callable[[Tensor, Ask, Reply], None] | None = None,
 ) -> Verdicts:
     """``drive`` on a frozen target: the model is bit-equal afterwards.
 
@@ -295,7 +258,9 @@ def attack_target(
             settle=settle,
             width=width or batch,
             queries=queries,
+            grid=grid,
             tell=tell,
+            note=note,
         )
 
 
@@ -317,39 +282,12 @@ def last_candidates(attack: Attack[object], target: Target, cases: Cases, draws:
                 return ask.x[:, -1]
 
 
-def _open(logits: Tensor, score: Tensor, cases: Cases, minimal: bool) -> _Ledger:
-    n, device = len(cases), cases.x.device
-    success = score > 0
-    count = torch.zeros(n, dtype=torch.int64, device=device)
-    wrong = logits.argmax(1) != cases.y
-    smallest = torch.full((n, len(NORMS_KEPT)), torch.inf, dtype=torch.float64, device=device)
-    smallest[wrong] = 0.0
-    verdicts = Verdicts(
-        status=torch.full((n,), FAILED, dtype=torch.int64, device=device),
-        x=cases.x.clone(),
-        # A failed attack returns its best attempt, so the untouched input must lose to the first candidate.
-        score=torch.where(success, score, torch.full_like(score, -torch.inf)),
-        size=torch.zeros(n, dtype=torch.float64, device=device),
-        wrong=torch.zeros(n, device=device),
-        smallest=smallest,
-        forwards=count.clone(),
-        backwards=count.clone(),
-        found_at=count - 1,
-        rejected=count.clone(),
-        refused=0,
-        logits=logits.clone(),
-    )
-    witness = cases.x[:, None].repeat(1, len(NORMS_KEPT), *(1,) * (cases.x.dim() - 1))
-    return _Ledger(verdicts, success.clone(), witness, count.clone(), minimal)
-
-
-def _close(
-    ledger: _Ledger, judge: Oracle, goal: Goal, cases: Cases, baseline: tuple[Tensor, ...], refused: int
-) -> Verdicts:
+def _close(court: _Court, cases: Cases, grid: int | None) -> Verdicts:
     """Judge every final candidate on a fresh forward of the original model and fill in the verdict.
 
     A claim that does not hold is refused; a candidate that only a stand-in thought harmless is found.
     """
+    ledger, judge, goal, baseline = court.ledger, court.judge or court.oracle, court.goal, court.baseline
     v = ledger.verdicts
     logits, score, _ = _look(judge, goal, v.x, cases, baseline)
     v.score.copy_(score)
@@ -374,4 +312,10 @@ def _close(
         sizes = geometry.distance(v.x[held], cases.x[held], norm)
         wrong = logits[held].argmax(1) != cases.y[held]
         v.smallest[held, j] = torch.where(wrong, torch.minimum(v.smallest[held, j], sizes), v.smallest[held, j])
-    return replace(v, refused=refused + int(taken_back.sum()))
+    on_grid = torch.full_like(v.status, -1)
+    found = torch.nonzero(held).flatten()
+    if grid is not None and len(found):
+        rounded = geometry.gridded(cases.rows(found), v.x[found], grid)
+        saved = _look(judge, goal, rounded, cases.rows(found), tuple(part[found] for part in baseline))[1]
+        on_grid[found] = (saved > 0).to(on_grid.dtype)
+    return replace(v, refused=court.refused + int(taken_back.sum()), on_grid=on_grid, trace=ledger.trace())

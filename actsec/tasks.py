@@ -28,8 +28,9 @@ from actsec import health, losses, models, probe, registry, scene, training
 from actsec.activations import find
 from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError, ThreatError
+from actsec.ledger import NORMS_KEPT, Verdicts
 from actsec.oracle import Oracle, frozen
-from actsec.referee import NORMS_KEPT, Verdicts, attack_target, cases_of, last_candidates
+from actsec.referee import attack_target, cases_of, last_candidates
 from actsec.scene import Scene
 from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store

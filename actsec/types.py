@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from actsec.errors import BadOption, ThreatError
 from actsec.spec import Spec, Value, parse_value, show
@@ -174,12 +174,25 @@ def read_head(output: Any, field_name: str | None = None) -> Tensor:
     return found
 
 
+class Rules(Protocol):
+    """What an input must be beside inside its box: whole numbers, one-hot groups. One for all rows."""
+
+    def snap(self, x: Tensor, clean: Tensor) -> Tensor:
+        """The nearest input (m, *shape) that keeps the rules on the way from x back to clean, both (m, *shape)."""
+
+    def kept(self, x: Tensor) -> Tensor:
+        """Whether inputs (m, *shape) keep every rule (m,)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cases:
     """What is attacked, one independent adversary a row.
 
     id (n,) int64 keys the random numbers; x (n, *shape) and y (n,) are the clean examples; target (n,) is the class to
-    reach or -1; eps (n,) in input units, infinity for none; low and high are the box; norm is shared by all rows.
+    reach or -1; eps (n,) in input units, infinity for none; norm is shared by all rows. low and high are the box: two
+    numbers, or tensors (n, *shape) where it differs (low = high = x is a coordinate that may not change). rules, where
+    there are any, hold for every candidate: the referee asks the nearest input that keeps them. start (n, *shape), in a
+    recipe, is the best attempt of the attacks before this one.
     """
 
     id: Tensor
@@ -188,39 +201,34 @@ class Cases:
     target: Tensor
     eps: Tensor
     norm: Norm
-    low: float = 0.0
-    high: float = 1.0
+    low: float | Tensor = 0.0
+    high: float | Tensor = 1.0
+    rules: Rules | None = None
+    start: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.id.shape[0])
 
     def rows(self, index: Tensor) -> Cases:
         """The cases at ``index`` (an int64 index or a bool mask)."""
-        return Cases(
-            self.id[index],
-            self.x[index],
-            self.y[index],
-            self.target[index],
-            self.eps[index],
-            self.norm,
-            self.low,
-            self.high,
-        )
+        return self._each(lambda value: value[index])
 
     def repeated(self, k: int) -> Cases:
         """Every row k times in a row: (n, ...) to (n * k, ...), as candidates (n, k, ...) flatten."""
-        if k == 1:
-            return self
-        x = self.x.repeat_interleave(k, 0)
+        return self if k == 1 else self._each(lambda value: value.repeat_interleave(k, 0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Cases:
         return Cases(
-            self.id.repeat_interleave(k),
-            x,
-            self.y.repeat_interleave(k),
-            self.target.repeat_interleave(k),
-            self.eps.repeat_interleave(k),
+            change(self.id),
+            change(self.x),
+            change(self.y),
+            change(self.target),
+            change(self.eps),
             self.norm,
-            self.low,
-            self.high,
+            self.low if isinstance(self.low, float) else change(self.low),
+            self.high if isinstance(self.high, float) else change(self.high),
+            self.rules,
+            None if self.start is None else change(self.start),
         )
 
 
@@ -319,6 +327,21 @@ class Attack(Protocol[S]):
 
     def tell(self, state: S, reply: Reply, cases: Cases, draws: Draws) -> S:
         """The state after the referee's reply to the last question."""
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """Attacks one after the other, each on the rows that those before it left: a dataclass of options, no loop.
+
+    norms, knowledge and roles are those of an attack.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]]
+    knowledge: ClassVar[Knowledge]
+    roles: ClassVar[tuple[str, ...]]
+
+    def parts(self, cases: Cases, classes: int) -> tuple[Attack[Any], ...]:
+        """The attacks, cheap to dear, for cases of this norm and a model of so many classes."""
 
 
 @dataclass(frozen=True, slots=True)

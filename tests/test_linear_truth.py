@@ -7,7 +7,8 @@ import torch
 from attack_models import linear, optimum
 
 from actsec import registry
-from actsec.referee import FOUND, attack_target, cases_of
+from actsec.ledger import FOUND
+from actsec.referee import attack_target, cases_of
 
 
 def truth(norm):

@@ -9,7 +9,8 @@ from torch import nn
 
 from actsec import geometry
 from actsec.attacks import OnePixel
-from actsec.referee import ALREADY_WRONG, FOUND, attack_target, cases_of
+from actsec.ledger import ALREADY_WRONG, FOUND
+from actsec.referee import attack_target, cases_of
 from actsec.types import Target
 
 

@@ -11,9 +11,10 @@ from torch import nn
 from actsec import rows
 from actsec.attacks import FGSM, PGD, MinimalL2, Noise, OnePixel, Square
 from actsec.draws import Draws
+from actsec.ledger import ALREADY_WRONG, FAILED, FOUND, NORMS_KEPT
 from actsec.losses import Hardest, Kill, Misclassify
 from actsec.oracle import Oracle, frozen
-from actsec.referee import ALREADY_WRONG, FAILED, FOUND, NORMS_KEPT, attack_target, cases_of, drive
+from actsec.referee import attack_target, cases_of, drive
 from actsec.types import Ask, Target
 
 
@@ -52,6 +53,8 @@ def strip(verdicts):
 def assert_same(first, second):
     for name, value in strip(first).items():
         other = getattr(second, name)
+        if name == "trace":
+            value, other = value.nan_to_num(-1e9), other.nan_to_num(-1e9)
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.geometry import finite_rows, spread
+from actsec.geometry import boxed, finite_rows, spread
 from actsec.losses import Margin, graded
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
@@ -156,7 +156,7 @@ class CarliniWagner:
 
 
 def _forward(w: Tensor, cases: Cases) -> Tensor:
-    return (cases.low + (cases.high - cases.low) * (torch.tanh(w) + 1) / 2).clamp(cases.low, cases.high)
+    return boxed(cases, cases.low + (cases.high - cases.low) * (torch.tanh(w) + 1) / 2)
 
 
 def _inverse(cases: Cases) -> Tensor:

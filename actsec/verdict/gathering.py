@@ -150,5 +150,9 @@ def _tried(trial: Trial, shards: Sequence[Outcome | None], *, stochastic: bool) 
     whole = [o for o in shards if o is not None and o.error is None]
     arrays: dict[str, Array] = {}
     if not missing and error is None and all(o.arrays for o in whole):
-        arrays = {key: np.concatenate([o.arrays[key] for o in whole]) for key in whole[0].arrays}
+        # A trace follows a few rows of each shard; those of the first are shown.
+        arrays = {
+            key: first if key == "trace" else np.concatenate([o.arrays[key] for o in whole])
+            for key, first in whole[0].arrays.items()
+        }
     return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing, stochastic)
