@@ -213,6 +213,7 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
         seed=plan.seed,
         name=f"{spec}@{threat}",
         repeats=REPEATS[plan.budget] if target.stochastic else 1,
+        grid=None if threat.goal == "kill" else test.grid,
     )
     numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
     left = _as_arrays(verdicts)
