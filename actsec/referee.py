@@ -89,21 +89,22 @@ def _run(court: _Court, attack: Attack[object], cases: Cases, draws: Draws, *, s
     over = ledger.success if settle else ledger.verdicts.status == ALREADY_WRONG
     waiting = torch.nonzero(~over).flatten()
     width = _width(attack, cases.rows(waiting[:1]), draws, court.width)
-    index, state = waiting[:0], None
+    index, state, live = waiting[:0], None, None
     while len(index) or len(waiting):
         if len(waiting) and len(index) <= width // 2:
             new, waiting = waiting[: width - len(index)], waiting[width - len(index) :]
-            fresh = attack.start(cases.rows(new), draws)
+            fresh = attack.start(geometry.tightened(cases.rows(new)), draws)
             state = fresh if state is None or not len(index) else rows.join(state, fresh)
-            index = torch.cat([index, new])
-        live = cases.rows(index)
+            index, live = torch.cat([index, new]), None
+        if live is None:
+            live = geometry.tightened(cases.rows(index))
         ask = attack.ask(state, live)
         if live.rules is not None:
             ask = replace(ask, x=_ruled(ask.x, live))
         if court.queries is not None:
             pays = ledger.verdicts.forwards[index] + ask.x.shape[1] * oracle.repeats <= court.queries
             if not bool(pays.all()):
-                state, index = rows.take(state, pays), index[pays]
+                state, index, live = rows.take(state, pays), index[pays], None
                 continue
         reply = _heard(court, ask, live, index)
         state = attack.tell(state, reply, live, draws)
@@ -111,7 +112,7 @@ def _run(court: _Court, attack: Attack[object], cases: Cases, draws: Draws, *, s
         if settle:
             done = done | reply.success.any(1)
         if bool(done.any()):
-            state, index = rows.take(state, ~done), index[~done]
+            state, index, live = rows.take(state, ~done), index[~done], None
             if court.tell is not None:
                 court.tell(len(cases) - len(index) - len(waiting), len(cases))
 
@@ -160,35 +161,52 @@ def _look(
 def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[Tensor, ...]) -> Reply:
     """What the referee tells the attack about its candidates."""
     n, k = ask.x.shape[:2]
-    flat, row = ask.x.flatten(0, 1), torch.arange(n, device=ask.x.device).repeat_interleave(k)
-    graded = torch.full_like(row, ask.loss is not None, dtype=torch.bool)
-    if ask.wants is not None:
-        graded = ask.wants[row]
-    order, parts = [], []
-    for loss, index in ((ask.loss, graded.nonzero().flatten()), (None, (~graded).nonzero().flatten())):
-        for piece in torch.split(index, oracle.rows()) if len(index) else ():
-            order.append(piece)
-            parts.append(_query(oracle, goal, flat[piece], loss, cases.rows(row[piece]), baseline, row[piece]))
-    back = torch.cat(order).argsort()
-    logits, score, loss_value, gradient = (torch.cat(column)[back] for column in zip(*parts, strict=True))
-    size = geometry.distance(flat, cases.x[row], cases.norm).reshape(n, k)
+    flat, many = ask.x.flatten(0, 1), cases.repeated(k)
+    bases = tuple(part.repeat_interleave(k, 0) for part in baseline) if k > 1 else baseline
+    graded = ask.wants if ask.loss is not None else None
+    if graded is None or bool(graded.all()):
+        logits, score, value, gradient = _queried(oracle, goal, flat, ask.loss, many, bases)
+    else:
+        # Rows that need no gradient get none: first they, then the others, then back in order.
+        asks = graded.repeat_interleave(k)
+        order, parts = [], []
+        for loss, index in ((None, (~asks).nonzero().flatten()), (ask.loss, asks.nonzero().flatten())):
+            if len(index):
+                order.append(index)
+                own = tuple(part[index] for part in bases)
+                parts.append(_queried(oracle, goal, flat[index], loss, many.rows(index), own))
+        back = torch.cat(order).argsort()
+        logits, score, value, gradient = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+    size = geometry.distance(flat, many.x, cases.norm).reshape(n, k)
     inside = geometry.inside(ask.x, cases, size)
     score = score.reshape(n, k)
     reply = Reply(logits.reshape(n, k, -1), score, (score > 0) & inside, size, inside)
     if ask.loss is None:
         return reply
-    return replace(reply, loss=loss_value.reshape(n, k), gradient=gradient.reshape(ask.x.shape))
+    return replace(reply, loss=value.reshape(n, k), gradient=gradient.reshape(ask.x.shape))
 
 
-def _query(
-    oracle: Oracle, goal: Goal, x: Tensor, loss: Loss | None, cases: Cases, baseline: tuple[Tensor, ...], row: Tensor
+def _queried(
+    oracle: Oracle, goal: Goal, x: Tensor, loss: Loss | None, cases: Cases, baseline: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits, score, loss and gradient of at most one call's candidates; the last two are zeros without a loss."""
-    if loss is None:
-        seen, value, gradient = oracle.observe(x, goal.watches), x.new_zeros(len(x)), torch.zeros_like(x)
-    else:
-        seen, value, gradient = oracle.differentiate(x, cases, loss, goal.watches)
-    return seen.logits, goal.score(seen, tuple(part[row] for part in baseline), cases), value, gradient
+    """Logits, score, loss and gradient of candidates (m, *shape); the last two are zeros without a loss.
+
+    Sites live for one call of the model only, so the goal scores call by call.
+    """
+    parts = []
+    for start in range(0, len(x), oracle.rows()):
+        piece = slice(start, start + oracle.rows())
+        own, part = cases.rows(piece), x[piece]
+        if loss is None:
+            seen, value, gradient = oracle.observe(part, goal.watches), part.new_zeros(len(part)), torch.zeros_like(part)
+        else:
+            seen, value, gradient = oracle.differentiate(part, own, loss, goal.watches)
+        score = goal.score(seen, tuple(base[piece] for base in baseline), own)
+        parts.append((seen.logits, score, value, gradient))
+    if len(parts) == 1:
+        return parts[0]
+    logits, scores, values, gradients = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logits, scores, values, gradients
 
 
 def confirm(
@@ -269,7 +287,7 @@ def last_candidates(attack: Attack[object], target: Target, cases: Cases, draws:
 
     No verdict, no ledger, no early stop: every row, right or wrong, is followed to its last question.
     """
-    goal = losses.Hardest()
+    goal, cases = losses.Hardest(), geometry.tightened(cases)
     with frozen(target.model):
         oracle = Oracle(target, batch)
         state = attack.start(cases, draws)
@@ -303,9 +321,11 @@ def _close(court: _Court, cases: Cases, grid: int | None) -> Verdicts:
         v.wrong.copy_((decisions != cases.y).float().mean(0))
     else:
         v.wrong.copy_((logits.argmax(1) != cases.y).float())
+    # Without a stand-in the witnesses were judged by this very model; they are asked again when its word is in doubt.
+    doubted = court.judge is not None or bool(taken_back.any()) or judge.target.stochastic
     for j, norm in enumerate(NORMS_KEPT):
         claimed = torch.nonzero(torch.isfinite(v.smallest[:, j]) & (v.smallest[:, j] > 0)).flatten()
-        if len(claimed):
+        if len(claimed) and doubted:
             again = judge.observe(ledger.witness[claimed, j]).logits
             wrong = (again.argmax(1) != cases.y[claimed]) & torch.isfinite(again).all(1)
             v.smallest[claimed[~wrong], j] = torch.inf

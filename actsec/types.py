@@ -192,7 +192,7 @@ class Cases:
     reach or -1; eps (n,) in input units, infinity for none; norm is shared by all rows. low and high are the box: two
     numbers, or tensors (n, *shape) where it differs (low = high = x is a coordinate that may not change). rules, where
     there are any, hold for every candidate: the referee asks the nearest input that keeps them. start (n, *shape), in a
-    recipe, is the best attempt of the attacks before this one.
+    recipe, is the best attempt of the attacks before this one. tight says that the box already lies in the ball (linf).
     """
 
     id: Tensor
@@ -205,12 +205,13 @@ class Cases:
     high: float | Tensor = 1.0
     rules: Rules | None = None
     start: Tensor | None = None
+    tight: bool = False
 
     def __len__(self) -> int:
         return int(self.id.shape[0])
 
-    def rows(self, index: Tensor) -> Cases:
-        """The cases at ``index`` (an int64 index or a bool mask)."""
+    def rows(self, index: Tensor | slice) -> Cases:
+        """The cases at ``index`` (an int64 index or a bool mask; views of a slice)."""
         return self._each(lambda value: value[index])
 
     def repeated(self, k: int) -> Cases:
@@ -229,6 +230,7 @@ class Cases:
             self.high if isinstance(self.high, float) else change(self.high),
             self.rules,
             None if self.start is None else change(self.start),
+            self.tight,
         )
 
 
@@ -277,11 +279,14 @@ class Ask:
     """What an attack wants to know: candidates x (n, k, *shape), and the loss whose gradient it needs, or None.
 
     wants (n,) bool names the rows whose loss and gradient are needed, None for all; others get zeros, no backward.
+    target (n, k) int64 is the class that the loss of each candidate moves towards, -1 for none, in place of the case's
+    own; what success is stays the case's.
     """
 
     x: Tensor
     loss: Loss | None = None
     wants: Tensor | None = None
+    target: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
