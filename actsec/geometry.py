@@ -7,12 +7,14 @@ row is computed as if it were alone, so that a result does not depend on the bat
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import ThreatError
-from actsec.types import SLACK, Cases, Norm
+from actsec.types import SLACK, Cases, Norm, Rules
 
 
 def size(delta: Tensor, norm: Norm, lead: int = 1) -> Tensor:
@@ -24,13 +26,21 @@ def size(delta: Tensor, norm: Norm, lead: int = 1) -> Tensor:
         return changed.flatten(lead).sum(-1).double() if changed.dim() > lead else changed.double()
     flat = delta.flatten(lead).double() if delta.dim() > lead else delta.unsqueeze(-1).double()
     if norm == "linf":
-        return flat.abs().amax(-1)
+        # The largest magnitude, in one pass. Exact whatever the order, and NaN stays NaN.
+        least, most = torch.aminmax(flat, dim=-1)
+        return torch.maximum(most, -least)
     return row_sum(flat.square()).sqrt() if norm == "l2" else row_sum(flat.abs())
 
 
-def distance(x: Tensor, clean: Tensor, norm: Norm) -> Tensor:
-    """The exact norm (n,) float64 of x - clean, both (n, *shape) float32: a float32 difference would round."""
-    return size(x.double() - clean.double(), norm) if norm != "l0" else size(x != clean, norm)
+def distance(x: Tensor, clean: Tensor, norm: Norm, rules: Rules | None = None) -> Tensor:
+    """The exact norm (n,) float64 of x - clean, both (n, *shape) float32: a float32 difference would round.
+
+    Under rules l0 counts features as they do: a one-hot group is one.
+    """
+    if norm == "l0":
+        return size(x != clean, norm) if rules is None else rules.changed(x, clean)
+    # Promoted on the fly: one float64 copy, and the difference written into it.
+    return size(x.double().sub_(clean), norm)
 
 
 def row_sum(values: Tensor) -> Tensor:
@@ -93,7 +103,10 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
 
 def finite_rows(gradient: Tensor) -> Tensor:
     """The gradient with rows that hold a NaN or an infinity set to zero: they point nowhere."""
-    good = torch.isfinite(gradient).flatten(1).all(1)
+    least, most = torch.aminmax(gradient.flatten(1), dim=1)
+    good = torch.isfinite(least) & torch.isfinite(most)
+    if bool(good.all()):
+        return gradient
     return torch.where(spread(good, gradient), gradient, torch.zeros_like(gradient))
 
 
@@ -156,17 +169,36 @@ def place(cases: Cases, delta: Tensor) -> Tensor:
     """
     rows = cases.repeated(delta.shape[1]) if delta.dim() == cases.x.dim() + 1 else cases
     moved = delta.reshape(rows.x.shape)
+    if cases.norm == "linf":
+        return boxed(tightened(rows), rows.x + moved).reshape(delta.shape)
     if cases.norm != "l2":
         moved = project(moved, cases.norm, rows.eps)
     placed = boxed(rows, rows.x + moved)
-    if cases.norm == "linf":
-        over = (placed.double() - rows.x.double()).abs() > spread(rows.eps, placed) * (1 + SLACK)
-        placed = torch.where(over, torch.nextafter(placed, rows.x), placed)
-    elif cases.norm != "l0":
+    if cases.norm != "l0":
         over = distance(placed, rows.x, cases.norm) > rows.eps * (1 + SLACK)
         if bool(over.any()):
             placed = placed.index_copy(0, over.nonzero().flatten(), _pulled(rows.rows(over), moved[over], placed[over]))
     return placed.reshape(delta.shape)
+
+
+def nearest(cases: Cases, x: Tensor) -> Tensor:
+    """The admissible input nearest to x (n, *shape)."""
+    return boxed(cases, x) if cases.tight else place(cases, x - cases.x)
+
+
+def tightened(cases: Cases) -> Cases:
+    """The cases with the box cut to the ball: an L-inf ball is a box. Other norms and endless budgets stay as they are.
+
+    Each end is x +- eps in float32; where that rounds beyond SLACK, the next number towards x.
+    """
+    if cases.tight or cases.norm != "linf" or not bool(torch.isfinite(cases.eps).all()):
+        return cases
+    x, reach = cases.x.double(), spread(cases.eps, cases.x)
+    ends = []
+    for near in (cases.x - reach.to(cases.x.dtype), cases.x + reach.to(cases.x.dtype)):
+        over = (near.double() - x).abs() > reach * (1 + SLACK)
+        ends.append(boxed(cases, torch.where(over, torch.nextafter(near, cases.x), near)))
+    return replace(cases, low=ends[0], high=ends[1], tight=True)
 
 
 def _pulled(cases: Cases, delta: Tensor, placed: Tensor) -> Tensor:
@@ -219,8 +251,13 @@ def inside(x: Tensor, cases: Cases, size_of_x: Tensor) -> Tensor:
 
     NaN never does.
     """
-    low, high = (end[:, None] if isinstance(end, Tensor) else end for end in (cases.low, cases.high))
-    kept = ((x >= low) & (x <= high)).flatten(2).all(-1) & (size_of_x <= cases.eps[:, None] * (1 + SLACK))
+    if isinstance(cases.low, float) and isinstance(cases.high, float):
+        least, most = torch.aminmax(x.flatten(2), dim=-1)
+        boxed_in = (least >= cases.low) & (most <= cases.high)
+    else:
+        low, high = (end[:, None] if isinstance(end, Tensor) else end for end in (cases.low, cases.high))
+        boxed_in = ((x >= low) & (x <= high)).flatten(2).all(-1)
+    kept = boxed_in & (size_of_x <= cases.eps[:, None] * (1 + SLACK))
     if cases.rules is not None:
         kept = kept & cases.rules.kept(x.flatten(0, 1)).reshape(kept.shape)
     return kept

@@ -50,6 +50,7 @@ class Verdicts:
     trace: Tensor
 
 
+_ROUGH = 1e-4
 NORMS_KEPT: tuple[Norm, ...] = ("linf", "l2", "l0")
 
 
@@ -66,7 +67,7 @@ class Ledger:
 
     def enter(self, index: Tensor, ask: Ask, reply: Reply, cases: Cases, repeats: int) -> None:
         """Record one reply for the rows at ``index``."""
-        v, x, row = self.verdicts, ask.x, torch.arange(len(index), device=index.device)
+        v, x = self.verdicts, ask.x
         queries = x.shape[1] * repeats
         self.asked[index] += 1
         v.forwards[index] += queries
@@ -79,14 +80,15 @@ class Ledger:
         value = torch.where(works, -reply.size.to(reply.score.dtype), reply.score) if self.minimal else reply.score
         value = torch.where(counts & (works | ~works.any(1, keepdim=True)), value, torch.full_like(value, -torch.inf))
         value, pick = value.max(1)
-        success, score, size = works[row, pick], reply.score[row, pick], reply.size[row, pick]
+        success, score, size = (_picked(column, pick) for column in (works, reply.score, reply.size))
         known = self.success[index]
         nearer = size < v.size[index] if self.minimal else score > v.score[index]
         better = torch.where(success, ~known | nearer, ~known & (value > v.score[index]))
-        chosen = index[better]
-        v.x[chosen] = x[row, pick][better]
-        v.score[chosen], v.size[chosen] = score[better], size[better]
-        v.logits[chosen] = reply.logits[row, pick][better]
+        at, pick = better.nonzero().flatten(), pick[better]
+        chosen = index[at]
+        v.x[chosen] = x[at, pick]
+        v.score[chosen], v.size[chosen] = score[at], size[at]
+        v.logits[chosen] = reply.logits[at, pick]
         first = index[success & ~known]
         v.found_at[first] = self.asked[first]
         self.success[chosen] |= success[better]
@@ -116,18 +118,35 @@ class Ledger:
         """Keep, in every norm, the smallest misclassifying candidate: it counts for every threat it satisfies."""
         finite = torch.isfinite(reply.logits).all(-1)
         wrong = (reply.logits.argmax(-1) != cases.y[:, None]) & reply.inside & finite
-        some = wrong.any(1)
-        if not bool(some.any()):
+        if not bool(wrong.any()):
             return
-        where, wrong, candidates, clean = index[some], wrong[some], x[some], cases.x[some]
-        row, many = torch.arange(len(where), device=index.device), clean.repeat_interleave(x.shape[1], 0)
+        at, candidate = wrong.nonzero(as_tuple=True)
+        x, clean, where = x[at, candidate], cases.x[at], index[at]
+        rough = x - clean
         for j, norm in enumerate(NORMS_KEPT):
-            sizes = reply.size[some] if norm == cases.norm else geometry.distance(candidates.flatten(0, 1), many, norm)
-            sizes = torch.where(wrong, sizes.reshape(wrong.shape), torch.inf)
-            least, pick = sizes.min(1)
-            closer = least < self.verdicts.smallest[where, j]
-            self.verdicts.smallest[where[closer], j] = least[closer]
-            self.witness[where[closer], j] = candidates[row, pick][closer]
+            known = self.verdicts.smallest[where, j]
+            if norm == cases.norm:
+                sizes = reply.size[at, candidate]
+            elif norm == "l0" and cases.rules is not None:
+                sizes = cases.rules.changed(x, clean)
+            else:
+                # Exact sizes only where a float32 one says that they may matter.
+                sizes = _roughly(rough, norm)
+                close = (sizes * (1 - _ROUGH) < known).nonzero().flatten()
+                sizes[close] = geometry.distance(x[close], clean[close], norm)
+            closer = sizes < known
+            if bool(closer.any()):
+                self._keep(j, where[closer], sizes[closer], x[closer])
+
+    def _keep(self, j: int, where: Tensor, sizes: Tensor, x: Tensor) -> None:
+        """The smallest of the candidates x (m, *shape) for the rows at ``where`` (m,), which may repeat, in norm j."""
+        order = sizes.argsort(descending=True, stable=True)
+        rank = torch.arange(len(order), device=order.device)
+        last = torch.full_like(self.asked, -1).scatter_reduce(0, where[order], rank, "amax")
+        rows = (last >= 0).nonzero().flatten()
+        best = order[last[rows]]
+        self.verdicts.smallest[rows, j] = sizes[best]
+        self.witness[rows, j] = x[best]
 
 
 def opened(logits: Tensor, score: Tensor, cases: Cases, minimal: bool) -> Ledger:
@@ -157,3 +176,15 @@ def opened(logits: Tensor, score: Tensor, cases: Cases, minimal: bool) -> Ledger
     )
     witness = cases.x[:, None].repeat(1, len(NORMS_KEPT), *(1,) * (cases.x.dim() - 1))
     return Ledger(verdicts, success.clone(), witness, count.clone(), minimal)
+
+
+def _roughly(delta: Tensor, norm: Norm) -> Tensor:
+    """The size (m,) of float32 differences, within a share of _ROUGH; l0 is exact."""
+    if norm == "l0":
+        return geometry.size(delta, norm)
+    return torch.linalg.vector_norm(delta.flatten(1), torch.inf if norm == "linf" else 2, dim=1).double()
+
+
+def _picked(table: Tensor, pick: Tensor) -> Tensor:
+    """Of each row (n, k) the value at its pick (n,)."""
+    return table.gather(1, pick[:, None]).squeeze(1)

@@ -97,9 +97,9 @@ class Oracle:
         """Observed, the loss (m,) and its gradient (m, *shape) in x. One forward and one backward a row."""
         seen, losses, gradients, start = [], [], [], 0
         for piece in torch.split(x, self.rows()):
-            rows = cases.rows(torch.arange(start, start + len(piece), device=x.device))
+            rows = cases.rows(slice(start, start + len(piece)))
             start += len(piece)
-            leaf = piece.detach().clone().requires_grad_(True)
+            leaf = piece.detach().requires_grad_(True)
             with torch.enable_grad():
                 observed = self._forward(leaf, watches or loss.watches)
                 value = loss(observed, rows)

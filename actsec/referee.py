@@ -133,8 +133,7 @@ def _heard(court: _Court, ask: Ask, live: Cases, index: Tensor) -> Reply:
 def _ruled(x: Tensor, cases: Cases) -> Tensor:
     """The candidates (n, k, *shape) that keep the cases' rules and lie nearest to those proposed."""
     assert cases.rules is not None  # noqa: S101  # the caller looked
-    clean = cases.x[:, None].expand_as(x).flatten(0, 1)
-    return cases.rules.snap(x.flatten(0, 1), clean).reshape(x.shape)
+    return cases.rules.snap(x.flatten(0, 1), cases.repeated(x.shape[1])).reshape(x.shape)
 
 
 def _width(attack: Attack[object], first: Cases, draws: Draws, width: int) -> int:
@@ -163,9 +162,11 @@ def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[T
     n, k = ask.x.shape[:2]
     flat, many = ask.x.flatten(0, 1), cases.repeated(k)
     bases = tuple(part.repeat_interleave(k, 0) for part in baseline) if k > 1 else baseline
+    # The loss may aim at a class of the attack's choice; success stays what the goal says.
+    aim = many.target if ask.target is None else ask.target.flatten()
     graded = ask.wants if ask.loss is not None else None
     if graded is None or bool(graded.all()):
-        logits, score, value, gradient = _queried(oracle, goal, flat, ask.loss, many, bases)
+        logits, score, value, gradient = _queried(oracle, goal, flat, ask.loss, many, aim, bases)
     else:
         # Rows that need no gradient get none: first they, then the others, then back in order.
         asks = graded.repeat_interleave(k)
@@ -174,10 +175,10 @@ def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[T
             if len(index):
                 order.append(index)
                 own = tuple(part[index] for part in bases)
-                parts.append(_queried(oracle, goal, flat[index], loss, many.rows(index), own))
+                parts.append(_queried(oracle, goal, flat[index], loss, many.rows(index), aim[index], own))
         back = torch.cat(order).argsort()
         logits, score, value, gradient = (torch.cat(column)[back] for column in zip(*parts, strict=True))
-    size = geometry.distance(flat, many.x, cases.norm).reshape(n, k)
+    size = geometry.distance(flat, many.x, cases.norm, cases.rules).reshape(n, k)
     inside = geometry.inside(ask.x, cases, size)
     score = score.reshape(n, k)
     reply = Reply(logits.reshape(n, k, -1), score, (score > 0) & inside, size, inside)
@@ -187,20 +188,26 @@ def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[T
 
 
 def _queried(
-    oracle: Oracle, goal: Goal, x: Tensor, loss: Loss | None, cases: Cases, baseline: tuple[Tensor, ...]
+    oracle: Oracle, goal: Goal, x: Tensor, loss: Loss | None, cases: Cases, aim: Tensor, baseline: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Logits, score, loss and gradient of candidates (m, *shape); the last two are zeros without a loss.
 
-    Sites live for one call of the model only, so the goal scores call by call.
+    aim (m,) is the class that the loss moves towards, -1 for away from y. Sites live for one call of the model only, so
+    the goal scores call by call.
     """
     parts = []
     for start in range(0, len(x), oracle.rows()):
         piece = slice(start, start + oracle.rows())
         own, part = cases.rows(piece), x[piece]
         if loss is None:
-            seen, value, gradient = oracle.observe(part, goal.watches), part.new_zeros(len(part)), torch.zeros_like(part)
+            seen, value, gradient = (
+                oracle.observe(part, goal.watches),
+                part.new_zeros(len(part)),
+                torch.zeros_like(part),
+            )
         else:
-            seen, value, gradient = oracle.differentiate(part, own, loss, goal.watches)
+            aimed = replace(own, target=aim[piece])
+            seen, value, gradient = oracle.differentiate(part, aimed, loss, goal.watches)
         score = goal.score(seen, tuple(base[piece] for base in baseline), own)
         parts.append((seen.logits, score, value, gradient))
     if len(parts) == 1:
@@ -329,7 +336,7 @@ def _close(court: _Court, cases: Cases, grid: int | None) -> Verdicts:
             again = judge.observe(ledger.witness[claimed, j]).logits
             wrong = (again.argmax(1) != cases.y[claimed]) & torch.isfinite(again).all(1)
             v.smallest[claimed[~wrong], j] = torch.inf
-        sizes = geometry.distance(v.x[held], cases.x[held], norm)
+        sizes = geometry.distance(v.x[held], cases.x[held], norm, cases.rules)
         wrong = logits[held].argmax(1) != cases.y[held]
         v.smallest[held, j] = torch.where(wrong, torch.minimum(v.smallest[held, j], sizes), v.smallest[held, j])
     on_grid = torch.full_like(v.status, -1)

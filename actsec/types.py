@@ -79,6 +79,9 @@ class Normalization:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    label: ClassVar[str] = ""
+    """What it is called where its numbers would say little."""
+
     def __call__(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.dim() - 2)
         return (x - x.new_tensor(self.mean).view(shape)) / x.new_tensor(self.std).view(shape)
@@ -177,11 +180,14 @@ def read_head(output: Any, field_name: str | None = None) -> Tensor:
 class Rules(Protocol):
     """What an input must be beside inside its box: whole numbers, one-hot groups. One for all rows."""
 
-    def snap(self, x: Tensor, clean: Tensor) -> Tensor:
-        """The nearest input (m, *shape) that keeps the rules on the way from x back to clean, both (m, *shape)."""
+    def snap(self, x: Tensor, cases: Cases) -> Tensor:
+        """The nearest inputs (m, *shape) that keep the rules on the way from x (m, *shape) back to cases.x."""
 
     def kept(self, x: Tensor) -> Tensor:
         """Whether inputs (m, *shape) keep every rule (m,)."""
+
+    def changed(self, x: Tensor, clean: Tensor) -> Tensor:
+        """How many features differ between inputs (m, *shape), float64 (m,): the l0 size under these rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +323,8 @@ class State(Protocol):
 class Attack(Protocol[S]):
     """A frozen dataclass of options with three pure functions. It proposes; the referee disposes.
 
-    roles are what diagnostics may ask of it: single_step, iterative, margin, gradient_free, noise, minimal.
+    roles are what diagnostics may ask of it: single_step, iterative, margin, gradient_free, noise, minimal, transfer.
+    A minimal attack takes no eps and the others need one; any_eps says that it works with and without.
     """
 
     norms: ClassVar[tuple[Norm, ...]]
@@ -347,6 +354,30 @@ class Recipe(Protocol):
 
     def parts(self, cases: Cases, classes: int) -> tuple[Attack[Any], ...]:
         """The attacks, cheap to dear, for cases of this norm and a model of so many classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Candidates x (n, k, *shape), and the forwards and backwards (n,) int64 that making them took."""
+
+    x: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """An attack that needs the whole model and so cannot ask and tell: its candidates are judged afterwards.
+
+    norms, knowledge and roles are those of an attack.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]]
+    knowledge: ClassVar[Knowledge]
+    roles: ClassVar[tuple[str, ...]]
+
+    def propose(self, target: Target, cases: Cases, draws: Draws) -> Proposal:
+        """Candidates for every row; the target is bit-equal afterwards. Random numbers come from draws' seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +466,8 @@ class Evidence:
     probe: Mapping[str, Any]
     classes: int
     stochastic: bool
+    confined: bool = False
+    """Whether rules keep an adversary without a budget from turning every input into every other."""
 
 
 class Diagnostic(Protocol):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.geometry import bounded, free, place, random_start, spread, steepest
+from actsec.geometry import bounded, free, nearest, place, random_start, spread, steepest
 from actsec.losses import CrossEntropy, Margin, graded
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
@@ -71,7 +71,7 @@ class PGD:
             gradient = free(gradient, state.x, cases)
         direction = steepest(gradient, cases.norm)
         length = cases.eps * 2.5 / self.steps if self.step_size is None else torch.full_like(cases.eps, self.step_size)
-        x = place(cases, state.x + direction * spread(length, direction).to(direction.dtype) - cases.x)
+        x = nearest(cases, state.x + direction * spread(length, direction).to(direction.dtype))
         step = state.step + 1
         again = step % (self.steps + 1) == 0
         if self.restarts > 1 and bool(again.any()):
