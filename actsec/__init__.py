@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actsec.api import Attacked, Run, attack, audit, defend, diagnose, fitted
+    from actsec.curves import Curve, curve
     from actsec.errors import ActsecError
     from actsec.spec import Spec
     from actsec.target import load
@@ -25,12 +26,14 @@ __version__ = "0.1.0"
 _HOME = {
     "ActsecError": "errors",
     "Attacked": "api",
+    "Curve": "curves",
     "Run": "api",
     "Spec": "spec",
     "Target": "types",
     "Threat": "types",
     "attack": "api",
     "audit": "api",
+    "curve": "curves",
     "defend": "api",
     "diagnose": "api",
     "fitted": "api",
@@ -40,6 +43,7 @@ _HOME = {
 __all__ = [
     "ActsecError",
     "Attacked",
+    "Curve",
     "Run",
     "Spec",
     "Target",
@@ -47,6 +51,7 @@ __all__ = [
     "__version__",
     "attack",
     "audit",
+    "curve",
     "defend",
     "diagnose",
     "fitted",

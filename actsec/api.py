@@ -11,7 +11,7 @@ Images are numpy arrays or tensors (n, *shape) in input units, labels (n,) whole
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from actsec.plan import from_table
 from actsec.referee import attack_target, cases_of
 from actsec.result import Result, Share
 from actsec.spec import Spec, parse, parse_chain
-from actsec.types import Attack, Defense, Fitted, Material, Split, Target, Threat
+from actsec.types import Ask, Attack, Defense, Fitted, Material, Reply, Split, Target, Threat
 from actsec.verdict import statistics
 
 Array = NDArray[Any]
@@ -67,13 +67,15 @@ def attack(
     target_class: int | Images | None = None,
     seed: int = 0,
     id: Images | None = None,
+    note: Callable[[Tensor, Ask, Reply], None] | None = None,
 ) -> Attacked:
     """Run one attack on examples x (n, *shape) in input units and labels y (n,).
 
     attack is a spec such as ``pgd(steps=200)`` or an attack object; threat such as ``linf:8/255`` or ``l2`` overrides
-    eps, whose norm is the attack's first; target_class, one for all or one a row, asks for that very class. Every
-    success is judged by the target's own rule on a fresh float32 forward; the model is bit-equal afterwards. Raises
-    ThreatError when the attack cannot run under the threat.
+    eps, whose norm is the attack's first; target_class, one for all or one a row, asks for that very class; note sees
+    every question, with the rows it is about, and its reply. Every success is judged by the target's own rule on a
+    fresh float32 forward; the model is bit-equal afterwards. Raises ThreatError when the attack cannot run under the
+    threat.
     """
     made, name = _attack(attack)
     under = _threat(made, name, eps, threat)
@@ -87,6 +89,7 @@ def attack(
     if target_class is not None:
         wanted = target_class if isinstance(target_class, int) else _tensor(target_class, target.device, torch.int64)
         cases = dataclasses.replace(cases, target=torch.zeros_like(ys) + wanted)
+    flat = tasks.Flat(cases, note)
     verdicts = attack_target(
         made,
         target,
@@ -95,6 +98,7 @@ def attack(
         seed=seed,
         name=f"{name}@{under}",  # as an audit does, so that the same attack draws the same numbers
         repeats=repeats,
+        note=flat,
     )
     status = verdicts.status.cpu().numpy()
     before = int(np.sum(status != ALREADY_WRONG))
@@ -110,7 +114,7 @@ def attack(
         before,
         still,
         verdicts,
-        _sentence(_brief(made, name), under, len(status), before, still, verdicts),
+        _sentence(_brief(made, name), under, len(status), before, still, verdicts) + flat.said("; "),
     )
 
 
@@ -296,7 +300,7 @@ def _attack(attack: str | Spec | Attack[Any]) -> tuple[Attack[Any], str]:
 
 def _threat(made: Attack[Any], name: str, eps: float | None, threat: str | Threat | None) -> Threat:
     if threat is None:
-        minimal = "minimal" in made.roles
+        minimal = "minimal" in made.roles or bool(getattr(made, "sizes", ()))
         if not minimal and eps is None:
             raise ThreatError(f"{name} needs an eps", "Give eps=8/255, or threat='l2:0.5'.")
         goal = getattr(made, "goal", "misclassify")

@@ -211,7 +211,7 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
     if not trial.threat:
         if getattr(attack, "goal", "misclassify") == "kill":
             threat = f"linf:{show(plan.eps)}:kill"
-        elif "minimal" in roles:
+        elif "minimal" in roles or getattr(attack, "sizes", ()):
             threat = attack.norms[0]
         elif "linf" in attack.norms:
             threat = f"linf:{show(plan.eps)}"
@@ -223,7 +223,7 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
         raise ThreatError(
             f"{name} works in {', '.join(attack.norms)}, not in {threat_read.norm}", "Give it a threat of its own norm."
         )
-    if ("minimal" in roles) != (threat_read.eps is None):
+    if ("minimal" in roles) != (threat_read.eps is None) and "any_eps" not in roles:
         raise ThreatError(
             f"{name} at {trial.threat}: "
             + ("it looks for the smallest change and takes no eps" if "minimal" in roles else "it needs an eps"),
@@ -235,7 +235,7 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
     size = trial.samples or samples
     if trial.samples == 0 and ("minimal" in roles or name == "one_pixel"):
         size = min(samples, budget.minimal if "minimal" in roles else budget.pixels)
-    guessed = "minimal" if "minimal" in roles else "noise" if "noise" in roles else "attack"
+    guessed = "minimal" if threat_read.eps is None else "noise" if "noise" in roles else "attack"
     guessed = "kill" if threat_read.goal == "kill" and guessed == "attack" else guessed
     role = trial.role or guessed
     return dataclasses.replace(trial, attack=str(parse(trial.attack)), samples=min(size, rows), role=role)

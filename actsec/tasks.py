@@ -35,7 +35,7 @@ from actsec.scene import Scene
 from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.target import fingerprint
-from actsec.types import Job, Material, Outcome, Target, Threat
+from actsec.types import Ask, Cases, Job, Material, Outcome, Reply, Target, Threat
 
 REPEATS = {"quick": 5, "standard": 20, "thorough": 50}
 """Draws averaged for each question to a stochastic target."""
@@ -206,6 +206,8 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     if threat.goal == "kill" and (reason := health.kill_profile(target, x[:2], x[:2]).reason):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
     verdicts = attack_target(
+    cases = constrained(cases_of(target, x, y, threat.norm, threat.eps, rows), test.table)
+    flat = Flat(cases)
         attack,
         target,
         cases_of(target, x, y, threat.norm, threat.eps, rows),
@@ -215,8 +217,10 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
         repeats=REPEATS[plan.budget] if target.stochastic else 1,
         grid=None if threat.goal == "kill" else test.grid,
     )
+        note=flat,
     numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
     left = _as_arrays(verdicts)
+    numbers |= {"flat": flat.rows}
     if target.threshold is not None:
         # The referee's logits are shifted so that the largest decides; what is stored is what the model says.
         left["logits"][:, 1] += math.log(target.threshold / (1 - target.threshold))
@@ -231,6 +235,27 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 
 def _as_arrays(verdicts: Verdicts) -> dict[str, Any]:
+class Flat:
+    """Counts the rows whose cross-entropy was flat at the input, so that the attack climbed the margin instead.
+
+    Listens to the questions of an attack whose loss can tell (``flat``), and passes them on to ``note``.
+    """
+
+    def __init__(self, cases: Cases, note: Callable[[Tensor, Ask, Reply], None] | None = None) -> None:
+        self.cases, self.note, self.rows = cases, note, 0
+
+    def __call__(self, index: Tensor, ask: Ask, reply: Reply) -> None:
+        if (flat := getattr(ask.loss, "flat", None)) is not None:
+            asked = slice(None) if ask.wants is None else ask.wants
+            self.rows += int(flat(reply.logits[:, 0][asked], self.cases.rows(index[asked])).sum())
+        if self.note is not None:
+            self.note(index, ask, reply)
+
+    def said(self, before: str = "") -> str:
+        """The count in words, after ``before``; empty when there is none."""
+        return f"{before}{self.rows} climbed the margin, their cross-entropy being flat" if self.rows else ""
+
+
     fields = {f.name: getattr(verdicts, f.name) for f in dataclasses.fields(verdicts) if f.name != "refused"}
     return {name: tensor.detach().cpu().numpy() for name, tensor in fields.items()}
 

@@ -96,6 +96,7 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
         rejected=int(arrays["rejected"].sum()),
         baseline=role in NOISES,
         counts=True,
+        flat=sum(int(numbers.get("flat", 0)) for numbers in tried.numbers),
     )
 
 

@@ -204,3 +204,5 @@ def _remarks(attack: AttackResult) -> Content:
     if attack.rejected:
         parts.append(f"{words.plural(attack.rejected, 'candidate')} outside the threat, rejected")
     return joined(parts, "; ") if parts else ""
+    if attack.flat:
+        parts.append(f"cross-entropy flat in {words.plural(attack.flat, 'example')}, which climbed the margin")
