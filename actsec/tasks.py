@@ -205,22 +205,22 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
     if threat.goal == "kill" and (reason := health.kill_profile(target, x[:2], x[:2]).reason):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
-    verdicts = attack_target(
-    cases = constrained(cases_of(target, x, y, threat.norm, threat.eps, rows), test.table)
+    cases = cases_of(target, x, y, threat.norm, threat.eps, rows)
     flat = Flat(cases)
+    verdicts = attack_target(
         attack,
         target,
-        cases_of(target, x, y, threat.norm, threat.eps, rows),
+        cases,
         losses.goal_of(threat, attack),
         seed=plan.seed,
         name=f"{spec}@{threat}",
         repeats=REPEATS[plan.budget] if target.stochastic else 1,
         grid=None if threat.goal == "kill" else test.grid,
-    )
         note=flat,
+    )
     numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
-    left = _as_arrays(verdicts)
     numbers |= {"flat": flat.rows}
+    left = _as_arrays(verdicts)
     if target.threshold is not None:
         # The referee's logits are shifted so that the largest decides; what is stored is what the model says.
         left["logits"][:, 1] += math.log(target.threshold / (1 - target.threshold))
@@ -234,7 +234,6 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     return Outcome(job.id, numbers, left)
 
 
-def _as_arrays(verdicts: Verdicts) -> dict[str, Any]:
 class Flat:
     """Counts the rows whose cross-entropy was flat at the input, so that the attack climbed the margin instead.
 
@@ -256,6 +255,7 @@ class Flat:
         return f"{before}{self.rows} climbed the margin, their cross-entropy being flat" if self.rows else ""
 
 
+def _as_arrays(verdicts: Verdicts) -> dict[str, Any]:
     fields = {f.name: getattr(verdicts, f.name) for f in dataclasses.fields(verdicts) if f.name != "refused"}
     return {name: tensor.detach().cpu().numpy() for name, tensor in fields.items()}
 
