@@ -94,10 +94,10 @@ class AttackResult:
     baseline: bool
     counts: bool
     error: str | None = None
-
-
     flat: int = 0
     """Examples whose cross-entropy was flat in float32, so that the attack climbed the margin instead."""
+
+
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
     """Robust accuracy at one eps, over every candidate of every attack that fits inside it."""
