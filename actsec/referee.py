@@ -89,15 +89,17 @@ def _run(court: _Court, attack: Attack[object], cases: Cases, draws: Draws, *, s
     over = ledger.success if settle else ledger.verdicts.status == ALREADY_WRONG
     waiting = torch.nonzero(~over).flatten()
     width = _width(attack, cases.rows(waiting[:1]), draws, court.width)
+    # Who looks for the smallest change comes from outside the ball: it is told the box as it is.
+    cut = (lambda part: part) if "minimal" in attack.roles else geometry.tightened
     index, state, live = waiting[:0], None, None
     while len(index) or len(waiting):
         if len(waiting) and len(index) <= width // 2:
             new, waiting = waiting[: width - len(index)], waiting[width - len(index) :]
-            fresh = attack.start(geometry.tightened(cases.rows(new)), draws)
+            fresh = attack.start(cut(cases.rows(new)), draws)
             state = fresh if state is None or not len(index) else rows.join(state, fresh)
             index, live = torch.cat([index, new]), None
         if live is None:
-            live = geometry.tightened(cases.rows(index))
+            live = cut(cases.rows(index))
         ask = attack.ask(state, live)
         if live.rules is not None:
             ask = replace(ask, x=_ruled(ask.x, live))
@@ -178,7 +180,7 @@ def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[T
                 parts.append(_queried(oracle, goal, flat[index], loss, many.rows(index), aim[index], own))
         back = torch.cat(order).argsort()
         logits, score, value, gradient = (torch.cat(column)[back] for column in zip(*parts, strict=True))
-    size = geometry.distance(flat, many.x, cases.norm, cases.rules).reshape(n, k)
+    size = geometry.reached(flat, many).reshape(n, k)
     inside = geometry.inside(ask.x, cases, size)
     score = score.reshape(n, k)
     reply = Reply(logits.reshape(n, k, -1), score, (score > 0) & inside, size, inside)
