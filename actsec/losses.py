@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsec.errors import ActsecError, ThreatError
-from actsec.types import Cases, Goal, Observed, Reply, Threat
+from actsec.types import Cases, Goal, Loss, Observed, Reply, Threat
 
+_DLR_CLASSES = 3
+_TINY = 1e-12
 KILLABLE = ("relu", "relu6")
 """Activations whose unit is dead at z <= 0: its output is zero and so is its gradient."""
 
@@ -23,6 +25,22 @@ KILLABLE = ("relu", "relu6")
 def wanted(cases: Cases) -> Tensor:
     """The class each row is about: its target where it has one, else its label (m,)."""
     return torch.where(cases.target >= 0, cases.target, cases.y)
+
+
+def by_name(name: str) -> Loss:
+    """The loss of an attack's option: ``cross_entropy``, ``dlr`` or ``margin``."""
+    known: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "dlr": DLR(), "margin": Margin()}
+    return known[name]
+
+
+def likely(logits: Tensor, cases: Cases, count: int) -> Tensor:
+    """The classes to aim at (n, count), from logits (n, classes): the likeliest other than y first.
+
+    They begin again where there are fewer, and a row that has a target of its own has only that.
+    """
+    ranked = logits.scatter(1, cases.y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    order = torch.arange(count, device=logits.device) % (logits.shape[1] - 1)
+    return torch.where(cases.target[:, None] >= 0, cases.target[:, None], ranked[:, order])
 
 
 def graded(reply: Reply) -> tuple[Tensor, Tensor]:
@@ -66,6 +84,28 @@ class Margin:
 
     def __call__(self, observed: Observed, cases: Cases) -> Tensor:
         return margin(observed.logits, cases)
+
+
+@dataclass(frozen=True, slots=True)
+class DLR:
+    """The difference of logits ratio: the margin over a spread of the logits, so that their scale does not matter.
+
+    Untargeted: margin / (z_(1) - z_(3)), z_(i) the i-th largest logit. Targeted: margin / (z_(1) - (z_(3) + z_(4)) / 2).
+    (Croce & Hein 2020, eqs. 6 and 7; while the label leads, the targeted margin is their z_t - z_y.) With fewer than 3
+    classes, or 4 for targeted rows, the spread does not exist and the loss is the margin.
+    """
+
+    watches: ClassVar[bool] = False
+
+    def __call__(self, observed: Observed, cases: Cases) -> Tensor:
+        gap, top = margin(observed.logits, cases), observed.logits.sort(dim=1, descending=True).values
+        spread = torch.ones_like(gap)
+        if top.shape[1] >= _DLR_CLASSES:
+            spread = torch.where(cases.target < 0, top[:, 0] - top[:, 2] + _TINY, spread)
+        if top.shape[1] > _DLR_CLASSES:
+            aimed = top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY
+            spread = torch.where(cases.target >= 0, aimed, spread)
+        return gap / spread
 
 
 @dataclass(frozen=True, slots=True)
