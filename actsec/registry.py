@@ -23,6 +23,8 @@ from actsec.errors import ActsecError, unknown
 from actsec.spec import Spec
 
 Kind = Literal["attacks", "defenses", "diagnostics", "sections", "formats"]
+ART = "art/"
+"""``art/Name`` is an attack of the Adversarial Robustness Toolbox. They are not listed: there are dozens."""
 
 _ROOMS: dict[str, tuple[str, str]] = {
     "attacks": ("actsec.attacks", "ask"),
@@ -46,6 +48,8 @@ def find(kind: Kind, name: str) -> Any:
     """The class or function called ``name``. Raises UnknownName with the nearest known name."""
     if name in _entries(kind):
         return _entries(kind)[name].load()
+    if kind == "attacks" and name.startswith(ART):
+        return _art().find(name)
     if name not in names(kind):
         raise unknown(kind[:-1], name, names(kind))
     room, mark = _ROOMS[kind]
@@ -55,6 +59,8 @@ def find(kind: Kind, name: str) -> Any:
 def build(kind: Kind, spec: Spec | str) -> Any:
     """The plug-in of a spec or its text: ``build("attacks", "pgd(steps=200)")``."""
     wanted = notation.parse(spec) if isinstance(spec, str) else spec
+    if kind == "attacks" and wanted.name.startswith(ART):
+        return _art().build(wanted)
     return notation.build(find(kind, wanted.name), wanted, kind[:-1])
 
 
@@ -72,12 +78,19 @@ def brief(kind: Kind, spec: Spec) -> Spec:
 
 def page(kind: Kind, name: str) -> str:
     """The doc page of a plug-in: its module's docstring, read without importing what the plug-in imports."""
+    if kind == "attacks" and name.startswith(ART):
+        return str(_art().page(name))
     if name not in names(kind):
         raise unknown(kind[:-1], name, names(kind))
     entry = _entries(kind).get(name)
     found = importlib.util.find_spec(entry.module if entry else f"{_ROOMS[kind][0]}.{name}")
     source = found.loader.get_source(found.name) if found and isinstance(found.loader, InspectLoader) else None
     return (ast.get_docstring(ast.parse(source or "")) or "").strip()
+
+
+def _art() -> ModuleType:
+    """Where the attacks of ART get their names: importing it takes seconds."""
+    return importlib.import_module("actsec.art_names")
 
 
 def _entries(kind: Kind) -> dict[str, EntryPoint]:
