@@ -22,7 +22,7 @@ from actsec import plan as plans
 from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
 from actsec.plan import Plan, Trial
 
-_MANY = {"activations", "attacks", "defenses", "gates"}
+_MANY = {"activations", "attacks", "defenses", "gates", "features"}
 _LISTED = ("attacks", "defenses", "activations", "diagnostics", "models", "data")
 
 
@@ -40,7 +40,7 @@ def _plan_options(without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]
                 option = click.option(flag, is_flag=True, default=None, help=help_text)
             else:
                 # Texts, read by the plan's own rules: 8/255 is a number there.
-                name = {"gates": "--gate"}.get(field.name, flag)
+                name = {"gates": "--gate", "features": "--feature"}.get(field.name, flag)
                 option = click.option(name, field.name, multiple=field.name in _MANY, help=help_text)
             command = option(command)
         return command

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from actsec import models, registry
 from actsec.errors import BadOption, PlanError, SpecError, unknown
+from actsec.features import FeatureRule
 from actsec.spec import Spec, parse, parse_chain, parse_value
 from actsec.training.recipe import Recipe
 from actsec.types import Job, Threat, chain_text
@@ -53,7 +54,7 @@ class Plan:
 
     model: Annotated[str, "file.py:factory, package.module:factory, torchvision:NAME, reference:NAME"] = "reference:cnn"
     weights: Annotated[str | None, "safetensors file or weights-only state dict"] = None
-    data: Annotated[str, "test data: digits, a .npz file, an image folder or file.py:factory"] = "digits"
+    data: Annotated[str, "test data: digits, wine, a .npz or .csv file, an image folder or file.py:factory"] = "digits"
     train: Annotated[str | None, "training data, for defenses that train"] = None
     calibration: Annotated[str | None, "calibration data; taken from the test data where not given"] = None
     activations: Annotated[tuple[str, ...], "build the reference model with each of these"] = ()
@@ -76,6 +77,11 @@ class Plan:
     threads: Annotated[int, "threads of every worker: part of the plan, since it moves the last bit"] = 1
     shard: Annotated[int, "images in one job"] = 250
     gates: Annotated[tuple[str, ...], "conditions such as robust_accuracy@linf:0.1>=0.3"] = ()
+    label_column: Annotated[str | None, "tables: the column of labels, or several of 0 and 1 (a,b,c)"] = None
+    label: Annotated[str | None, "tables: which of several label columns is audited"] = None
+    positive: Annotated[str | None, "report the miss rate of this class, clean and attacked"] = None
+    raw_units: Annotated[bool, "tables: the model takes the columns' own units, not standardised ones"] = False
+    features: Annotated[tuple[FeatureRule, ...], "tables: rules such as 'AGE(step=1, min=0, direction=up)'"] = ()
 
     def having(self, **changes: Any) -> Plan:
         """A copy with these fields replaced."""
@@ -89,7 +95,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the plan's names stand for: content hashes. model is the fingerprint of the loaded target, or the recipe."""
+    """What the plan's names stand for: content hashes. model is the fingerprint of the loaded target, or the recipe.
+
+    confined says that a table's rules keep rows from being turned into any other.
+    """
 
     model: str
     test: str
@@ -100,6 +109,9 @@ class Facts:
     grid: int | None = None
     rows: int = 0
     versions: str = ""
+    contents: tuple[tuple[str, str], ...] = ()
+    """Attacks that name a run or another model, and the same text with a content hash in the place of each name."""
+    confined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +147,10 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
     for variant in variants(plan):
         prepared = model_jobs(plan, facts, variant)
         single = [single_job(kind, plan, facts, variant) for kind in ("clean", "probe")]
-        tried = [job for trial in plan.attacks for job in trial_jobs(plan, facts, variant, trial)]
-        for job in (*prepared, *single, *tried):
+        trials = [trial for trial in plan.attacks if not trial.variants or variant.name in trial.variants]
+        sources = [job for trial in trials for job in source_jobs(plan, facts, trial)]
+        tried = [job for trial in trials for job in trial_jobs(plan, facts, variant, trial)]
+        for job in (*prepared, *single, *sources, *tried):
             made.setdefault(job.id, job)
     return tuple(made.values())
 
@@ -177,11 +191,17 @@ def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> 
     """The jobs of one trial on one variant, a shard of rows each; none when the trial is not for this variant."""
     if trial.variants and variant.name not in trial.variants:
         return ()
+    return _attack_jobs("attack", plan, facts, variant, trial)
+
+
+def _attack_jobs(
+    kind: Literal["attack", "craft"], plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial
+) -> tuple[Job, ...]:
     model = model_jobs(plan, facts, variant)[-1].id
     recipe = {
         "model": model,
         "data": facts.test,
-        "attack": str(registry.canonical("attacks", trial.attack)),
+        "attack": by_content(trial.attack, facts),
         "threat": str(Threat.parse(trial.threat)),
         "seed": plan.seed,
         "budget": plan.budget,
@@ -189,8 +209,36 @@ def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> 
     if plan.bounds is not None:
         recipe |= {"bounds": list(box(plan.bounds))}
     label = f"{trial.attack} at {trial.threat} on {variant.name}"
-    shards = ([start, min(start + plan.shard, trial.samples)] for start in range(0, trial.samples, plan.shard))
-    return tuple(_job("attack", {**recipe, "rows": rows}, (model,), label, variant.name) for rows in shards)
+    sources = source_jobs(plan, facts, trial)
+    made = []
+    for start in range(0, trial.samples, plan.shard):
+        rows = [start, min(start + plan.shard, trial.samples)]
+        from_here = tuple(job.id for job in sources if job.recipe["rows"][0] == start)
+        told = {"sources": list(from_here)} if from_here else {}
+        made.append(_job(kind, {**recipe, "rows": rows, **told}, (model, *from_here), label, variant.name))
+    return tuple(made)
+
+
+def source_jobs(plan: Plan, facts: Facts, trial: Trial) -> tuple[Job, ...]:
+    """The jobs on the first model whose examples a ``transfer`` from it proposes; none for other attacks.
+
+    Those of the plan's own trials at the same threat, or one that runs the attack it names.
+    """
+    attack = registry.build("attacks", trial.attack)
+    if "transfer" not in attack.roles or attack.source != "base":
+        return ()
+    base = variants(plan)[0]
+    if attack.attack is not None:
+        return _attack_jobs("craft", plan, facts, base, dataclasses.replace(trial, attack=str(attack.attack), variants=()))
+    at = Threat.parse(trial.threat)
+    same = (t for t in plan.attacks if Threat.parse(t.threat) == at and t.role not in {*EXPERIMENTS, "noise", "transfer"})
+    return tuple(job for t in same for job in trial_jobs(plan, facts, base, t))
+
+
+def by_content(attack: str, facts: Facts) -> str:
+    """The attack with every option written out, and what it names outside the plan by its content."""
+    text = str(registry.canonical("attacks", attack))
+    return dict(facts.contents).get(text, text)
 
 
 def _job(kind: str, recipe: dict[str, Any], needs: tuple[str, ...], label: str, variant: str) -> Job:
@@ -218,9 +266,13 @@ def plan_id(plan: Plan, facts: Facts) -> str:
     content = {
         "jobs": [job.id for job in jobs(plan, facts)],
         "variants": [variant.name for variant in variants(plan)],
-        "attacks": [dataclasses.astuple(trial) for trial in plan.attacks],
+        "attacks": [
+            dataclasses.astuple(t) if not facts.contents else (by_content(t.attack, facts), *dataclasses.astuple(t)[1:])
+            for t in plan.attacks
+        ],
         "eps": plan.eps,
         "gates": plan.gates,
+        "positive": plan.positive,
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
@@ -247,7 +299,10 @@ def from_table(table: Mapping[str, Any]) -> Plan:
     for key, value in table.items():
         if key not in hints:
             raise unknown("plan key", key, hints)
-        values[key] = _trials(value) if key == "attacks" else _plan_value(key, hints[key], value)
+        if key == "features":
+            values[key] = _features(value)
+        else:
+            values[key] = _trials(value) if key == "attacks" else _plan_value(key, hints[key], value)
     return Plan(**values)
 
 
@@ -260,6 +315,8 @@ def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
             value = tuple(part for text in value for part in split_list(text))  # noqa: PLW2901  # the texts, one by one
         if key == "attacks":
             changes[key] = _trials(list(value))
+        elif key == "features":
+            changes[key] = tuple(FeatureRule.parse(text) for text in value)
         elif key == "defenses" and value == ("none",):
             changes[key] = ()
         elif isinstance(value, tuple) or value is True or "str" in str(hints[key]):
@@ -312,12 +369,15 @@ def write(plan: Plan) -> str:
     lines = []
     for spec_field in dataclasses.fields(plan):
         value = getattr(plan, spec_field.name)
-        if spec_field.name != "attacks" and value is not None:
+        if spec_field.name not in ("attacks", "features") and value is not None:
             lines.append(f"{spec_field.name} = {_toml(value)}")
     for trial in plan.attacks:
         lines += ["", "[[attacks]]"]
         given = {key: value for key, value in dataclasses.asdict(trial).items() if value not in ("", 0, ())}
         lines += [f"{key} = {_toml(value)}" for key, value in given.items()]
+    for rule in plan.features:
+        lines += ["", f"[features.{_toml(rule.name)}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in rule.options.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -326,6 +386,14 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     # A JSON text is a TOML text but for DEL, which TOML wants escaped.
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _features(value: Any) -> tuple[FeatureRule, ...]:
+    if isinstance(value, Mapping):
+        return tuple(FeatureRule.read(name, table) for name, table in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(rule if isinstance(rule, FeatureRule) else FeatureRule.parse(str(rule)) for rule in value)
+    raise PlanError(f"features = {value!r}", "Write a table for each: [features.AGE] and step = 1 below it.")
 
 
 def _trials(value: Any) -> tuple[Trial, ...]:

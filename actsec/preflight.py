@@ -32,6 +32,7 @@ MOST, LEAST = 256, 32
 BETTER, LEVEL = 0.10, 0.01
 """Another reading is clearly better: more than 10 points, and exact McNemar's p below 0.01."""
 _CHUNK = 32
+RAW = "raw units"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +301,7 @@ def _readings(
         error: ActsecError = ModelError(
             f"clean accuracy is {correct.mean():.1%} with normalisation {own} and {other.mean():.1%} with {name}: "
             "the model was trained with the latter",
-            f"Give --normalize {name}; or --expect-accuracy {correct.mean():.2f} if that is what the model reaches.",
+            f"{_option(name, own)}; or --expect-accuracy {correct.mean():.2f} if that is what the model reaches.",
         )
         readings.append(_Reading(other, error))
     for shift, word in ((-1, "high"), (1, "low")):
@@ -312,6 +313,13 @@ def _readings(
         )
         readings.append(_Reading(other, error))
     return readings
+
+
+def _option(name: str, own: str) -> str:
+    """How the command line asks for another normalisation."""
+    if RAW in (name, own):
+        return "Give --raw-units" if name == RAW else "Leave --raw-units out"
+    return f"Give --normalize {name}"
 
 
 def _stop_if_better(correct: NDArray[np.bool_], readings: list[_Reading]) -> None:

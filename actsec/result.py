@@ -39,6 +39,8 @@ class Clean:
     balanced: float
     per_class: tuple[ClassShare, ...]
     worst_class: str
+    missed: Share | None = None
+    """The miss rate: the share of the plan's positive class that is called something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class ThreatResult:
     state: Literal["clean", "randomised", "masked", "unchecked"]
     believable: bool
     why: str
+    missed: Share | None = None
+    """The miss rate at the worst case: the share of the positive class that is called something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +284,19 @@ class GateResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table that an attack changed, in the column's own units; change is in training deviations.
+
+    A one-hot group is one cell, from a category to another, and its change is 0.
+    """
+
+    feature: str
+    before: str
+    after: str
+    change: float
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One attacked input; its images are rows ``index`` of examples.npz (arrays original, attacked)."""
 
@@ -293,6 +310,7 @@ class Example:
     after: str
     after_confidence: float
     size: float
+    cells: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +324,20 @@ class SplitInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table, and what the adversary may do to it, in its own units; std is the training table's."""
+
+    name: str
+    group: str | None
+    low: float
+    high: float
+    std: float
+    step: float | None
+    immutable: bool
+    direction: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Data:
     """The data the audit used."""
 
@@ -316,6 +348,7 @@ class Data:
     grid: int | None
     splits: tuple[SplitInfo, ...]
     notes: tuple[str, ...]
+    columns: tuple[Column, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from actsec import budgets, costs, scene
+from actsec import budgets, costs, scene, tables
 from actsec.errors import DataError, Interrupted, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
 from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
@@ -86,6 +86,8 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         notes += checked
         given = dataclasses.replace(loaded.given, target=base if loaded.given.target else None)
         loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes), given=given)
+    if plan.positive is not None and plan.positive not in loaded.test.classes:
+        raise unknown("class (--positive)", plan.positive, loaded.test.classes)
     return Prepared(loaded, scene.facts(loaded, base), notes)
 
 
@@ -98,7 +100,13 @@ def resolved(loaded: Scene) -> Scene:
         raise PlanError(f"{plan.model} is trained in the run, but there is no training data", "Give --train data.npz.")
     filled = budgets.resolve(
         plan,
-        budgets.Images(tuple(splits.test.x.shape[1:]), splits.test.grid, len(splits.test), splits.test.bounds),
+        budgets.Images(
+            tuple(splits.test.x.shape[1:]),
+            splits.test.grid,
+            len(splits.test),
+            splits.test.bounds,
+            table=splits.test.table is not None,
+        ),
         trains=splits.train is not None,
         calibrates=splits.calibration is not None,
     )
@@ -110,7 +118,9 @@ def look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
     from actsec.preflight import preflight
 
     base = scene.base_target(loaded, variants(loaded.plan)[0])
-    found = preflight(base, loaded.test.x, loaded.test.y, expect_accuracy=loaded.plan.expect_accuracy)
+    others = None if loaded.test.table is None else tables.other_units(base, loaded.test.table)
+    expected = loaded.plan.expect_accuracy
+    found = preflight(base, loaded.test.x, loaded.test.y, expect_accuracy=expected, other_normalizations=others)
     return found.target, found.notes
 
 
@@ -199,7 +209,7 @@ def estimate(prepared: Prepared, job: Job) -> float:
 
     data = prepared.scene.splits
     trained = len(data.train) if data.train is not None else 0
-    if job.kind != "attack":
+    if job.kind not in ("attack", "craft"):
         return {
             "base": 60.0 * trained if prepared.plan.reference else 100.0,
             "defend": 120.0 * trained + 1000.0,
@@ -227,6 +237,7 @@ def make_executor(kind: str, workers: int | None, prepared: Prepared, root: Path
 
 def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -> Result:
     """Assemble the result and write report.json, examples.npz and report.html. A partial run gives a partial report."""
+    from actsec.features import echo_eps as said
     from actsec.reports.load import Report, write
     from actsec.target import echo_eps
     from actsec.verdict.assembling import assemble
@@ -234,7 +245,10 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
     base = scene.base_target(prepared.scene, variants(prepared.plan)[0])
 
     def echo(threat: Threat) -> str:
-        return "the smallest change that works" if threat.eps is None else echo_eps(threat.eps, base, threat.norm)
+        if threat.eps is None:
+            return "the smallest change that works"
+        table = prepared.scene.test.table
+        return echo_eps(threat.eps, base, threat.norm) if table is None else said(threat.eps, table, threat.norm)
 
     result, images = assemble(prepared.scene, prepared.facts, store, complete=complete, echo=echo)
     environment = {**_environment(store), "workers_lost": lost}

@@ -18,17 +18,19 @@ import torch
 import actsec
 from actsec import data, models, registry
 from actsec import target as targets
-from actsec.data import Dataset, Splits
-from actsec.errors import BadOption, DataError, ModelError, StoreError, UsageError
+from actsec.data import Dataset, Splits, tables
+from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
 from actsec.plan import Facts, Plan, VariantPlan, box, variants
 from actsec.spec import Spec
 from actsec.store import Store
+from actsec.tables import one_label, raw_units
 from actsec.types import Job, Split, Target
 
 CALIBRATION_SHARE = 0.2
 CALIBRATION_MOST = 1000
 CLEAN_MOST = 10_000
 """Clean accuracy and calibration are measured on at most this many test images."""
+MLP = "reference:mlp"
 OBJECT = "object:"
 """How a plan names a model or data that was given as a Python object: nothing can load it again."""
 
@@ -65,10 +67,13 @@ class Scene:
 def load(plan: Plan, given: Given | None = None) -> Scene:
     """Read the data a plan names, test data in sampling order. Raises DataError and what the loaders raise."""
     given = given or Given()
+    plan, told = _for_tables(plan)
     named = {"train": plan.train, "calibration": plan.calibration}
     if plan.data.startswith(OBJECT) and given.splits is None:
         raise _not_here("data")
-    first = given.splits or data.load(plan.data, seed=plan.seed, resize=plan.resize, bounds=_box(plan))
+    if tabled := given.splits is None and tables.is_table(plan.data):
+        named = {}
+    first = given.splits or (_tables(plan) if tabled else _images(plan))
     splits = first if isinstance(first, Splits) else Splits(first)
     if plan.bounds is not None and (splits.test.grid is not None or splits.test.bounds != _box(plan)):
         raise DataError(
@@ -77,7 +82,7 @@ def load(plan: Plan, given: Given | None = None) -> Scene:
         )
     loaded = {key: _one(source, plan, splits.test.classes) for key, source in named.items() if source is not None}
     train, calibration = loaded.get("train", splits.train), loaded.get("calibration", splits.calibration)
-    test, notes = splits.test, []
+    test, notes = splits.test, [*told]
     if calibration is None and len(test) >= 50:
         share = min(CALIBRATION_SHARE, CALIBRATION_MOST / len(test))
         test, calibration = data.split(test, (1 - share, share), plan.seed)
@@ -95,6 +100,39 @@ def load(plan: Plan, given: Given | None = None) -> Scene:
     else:
         sampled = data.sample(test, min(len(test), CLEAN_MOST), seed=plan.seed)
     return Scene(plan, Splits(sampled, train, calibration), tuple(notes), given)
+
+
+def _images(plan: Plan) -> Dataset | Splits:
+    for name in ("label_column", "label", "raw_units", "features"):
+        if getattr(plan, name) and not plan.data.startswith(OBJECT):
+            raise PlanError(f"{name} is for tables, and {plan.data} is none", f"Leave {name} out, or give a .csv file.")
+    return data.load(plan.data, seed=plan.seed, resize=plan.resize, bounds=_box(plan))
+
+
+def _tables(plan: Plan) -> Splits:
+    for name, mend in (("bounds", "give min and max of a column: --feature 'AGE(min=0, max=120)'"), ("resize", "")):
+        if getattr(plan, name) is not None:
+            raise PlanError(f"{name} is for images, and {plan.data} is a table", f"Leave it out{mend and '; ' + mend}.")
+    return tables.load(
+        plan.data,
+        train=plan.train,
+        calibration=plan.calibration,
+        label_column=plan.label_column,
+        label=plan.label,
+        rules=plan.features,
+        seed=plan.seed,
+    )
+
+
+def _for_tables(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+    """The plan with the reference model that takes rows where it names none, and the note that says so.
+
+    The note stands in the result, which a resumed run repeats: it rests on the model alone.
+    """
+    if tables.is_table(plan.data) and plan.model == Plan().model:
+        plan = plan.having(model=MLP)
+    mlp = tables.is_table(plan.data) and plan.model == MLP
+    return plan, (f"{Plan().model} takes images: the rows of a table go to {MLP}",) if mlp else ()
 
 
 def _box(plan: Plan) -> tuple[float, float] | None:
@@ -135,7 +173,48 @@ def facts(scene: Scene, base: Target | None) -> Facts:
         grid=splits.test.grid,
         rows=len(splits.test),
         versions=f"actsec {actsec.__version__}, torch {torch.__version__}",
+        contents=contents(scene),
+        confined=splits.test.table is not None and splits.test.table.confined,
     )
+
+
+def contents(scene: Scene) -> tuple[tuple[str, str], ...]:
+    """Facts.contents: of each attack that replays a run or crafts on a model of its own. Raises StoreError, ModelError."""
+    found: dict[str, str] = {}
+    for trial in scene.plan.attacks:
+        attack, full = registry.build("attacks", trial.attack), registry.canonical("attacks", trial.attack)
+        if "by_content" in dir(attack):
+            found[str(full)] = str(full.having(**attack.content()))
+        elif (source := surrogate(scene, attack)) is not None:
+            found[str(full)] = str(full.having(source=targets.fingerprint(source), weights=None, normalize=None))
+    return tuple(sorted(found.items()))
+
+
+def located(scene: Scene, attack: str) -> str:
+    """The attack of a job's recipe with the names that the plan has for what stands there by content."""
+    if not any(mark in attack for mark in ("run=", "source=")):
+        return attack
+    return next((named for named, content in contents(scene) if content == attack), attack)
+
+
+def surrogate(scene: Scene, attack: object) -> Target | None:
+    """The model that ``transfer`` names as its source; None for the base, and for other attacks."""
+    source = getattr(attack, "source", "base")
+    if source == "base":
+        return None
+    plan, test = scene.plan, scene.test
+    found = targets.load(
+        source,
+        weights=getattr(attack, "weights", None),
+        classes=test.classes,
+        input_shape=tuple(test.x.shape[1:]),
+        bounds=test.bounds,
+        normalize=getattr(attack, "normalize", None),
+        trust=plan.trust_model,
+        device=plan.device,
+        seed=plan.seed,
+    )
+    return found.having(name=source)
 
 
 def base_target(scene: Scene, variant: VariantPlan) -> Target:
@@ -158,20 +237,25 @@ def base_target(scene: Scene, variant: VariantPlan) -> Target:
             f"--threshold {plan.threshold:g} is for two classes, the data has {len(classes)}", "Leave it out."
         )
     counted = classes == tuple(map(str, range(len(classes))))
+    several = test.table is not None and len(test.table.labels) > 1
+    if plan.raw_units and plan.normalize is not None:
+        raise PlanError(f"raw_units and normalize = {plan.normalize}", "Give one of them.")
     target = targets.load(
         plan.model,
         weights=plan.weights,
         classes=None if counted else classes,
         input_shape=shape,
         bounds=test.bounds,
-        normalize=plan.normalize,
-        threshold=plan.threshold,
+        normalize=raw_units(test.table) if plan.raw_units and test.table else plan.normalize,
+        threshold=None if several else plan.threshold,
         output=plan.output,
         random_weights=plan.random_weights,
         trust=plan.trust_model,
         device=plan.device,
         seed=plan.seed,
     )
+    if several:
+        return one_label(target, test.table, plan.threshold)
     # One logit reads as two classes: with labels of more it is a regression, which settle says.
     return targets.settle(target, None, classes) if len(target.classes) == 2 < len(classes) else target
 

@@ -5,6 +5,7 @@ defend   fit a chain of defenses on it: leaves weights
 clean    logits on the test and calibration data
 probe    direct measurements of the model: gradients, repeatability, activation health
 attack   one attack under one threat on some rows: leaves a verdict and an example per row
+craft    the same on a surrogate, followed past its first success: leaves an example per row for transfer
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actsec import health, losses, models, probe, registry, scene, training
+from actsec import health, losses, models, probe, registry, scene, surrogates, training
 from actsec.activations import find
 from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError, ThreatError
@@ -34,6 +35,7 @@ from actsec.referee import attack_target, cases_of, last_candidates
 from actsec.scene import Scene
 from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
+from actsec.tables import constrained
 from actsec.target import fingerprint
 from actsec.types import Ask, Cases, Job, Material, Outcome, Reply, Target, Threat
 
@@ -193,7 +195,7 @@ def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
-    spec, threat = parse(str(job.recipe["attack"])), Threat.parse(str(job.recipe["threat"]))
+    spec, threat = parse(scene.located(loaded, str(job.recipe["attack"]))), Threat.parse(str(job.recipe["threat"]))
     attack = registry.build("attacks", spec)
     if threat.norm not in attack.norms:
         raise ThreatError(
@@ -205,10 +207,11 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
     if threat.goal == "kill" and (reason := health.kill_profile(target, x[:2], x[:2]).reason):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
-    cases = cases_of(target, x, y, threat.norm, threat.eps, rows)
+    cases = constrained(cases_of(target, x, y, threat.norm, threat.eps, rows), test.table)
     flat = Flat(cases)
+    stored = [outcome.arrays for need in job.needs[1:] if (outcome := store.get(need)) is not None]
     verdicts = attack_target(
-        attack,
+        surrogates.ready(attack, cases, scene.surrogate(loaded, attack), stored, plan.seed),
         target,
         cases,
         losses.goal_of(threat, attack),
@@ -220,7 +223,7 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     )
     numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
     numbers |= {"flat": flat.rows}
-    left = _as_arrays(verdicts)
+    left = {**_as_arrays(verdicts), "id": test.ids[first:last]}
     if target.threshold is not None:
         # The referee's logits are shifted so that the largest decides; what is stored is what the model says.
         left["logits"][:, 1] += math.log(target.threshold / (1 - target.threshold))
@@ -232,6 +235,18 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
         numbers["kill"] = {"sites": profile.sites}
         left |= {"net": profile.net, "killed_of_active": profile.killed_of_active}
     return Outcome(job.id, numbers, left)
+
+
+def _craft(job: Job, loaded: Scene, store: Store) -> Outcome:
+    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
+    threat, test = Threat.parse(str(job.recipe["threat"])), loaded.test
+    first, last = (int(row) for row in job.recipe["rows"])
+    arrays = (test.x, test.y, test.ids.view(np.int64))
+    x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
+    cases = cases_of(target, x, y, threat.norm, threat.eps, rows)
+    verdicts = surrogates.craft(parse(str(job.recipe["attack"])), target, cases, plan.seed)
+    passes = {name: getattr(verdicts, name).cpu().numpy() for name in ("x", "status", "forwards", "backwards")}
+    return Outcome(job.id, {"rows": len(x)}, {**passes, "id": test.ids[first:last]})
 
 
 class Flat:
@@ -266,4 +281,5 @@ _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "clean": _clean,
     "probe": _probe,
     "attack": _attack,
+    "craft": _craft,
 }

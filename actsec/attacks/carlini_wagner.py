@@ -160,4 +160,9 @@ def _forward(w: Tensor, cases: Cases) -> Tensor:
 
 
 def _inverse(cases: Cases) -> Tensor:
-    return torch.atanh((2 * (cases.x - cases.low) / (cases.high - cases.low) - 1) * _INWARDS)
+    room = cases.high - cases.low
+    place = 2 * (cases.x - cases.low) / room - 1
+    if isinstance(room, Tensor):
+        # A coordinate without room stays wherever w is.
+        place = torch.where(room > 0, place, torch.zeros_like(place))
+    return torch.atanh(place * _INWARDS)

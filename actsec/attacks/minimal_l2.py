@@ -107,7 +107,8 @@ class MinimalL2:
         sphere = torch.where(first, reply.size + ahead, state.radius * factor)
         ball = torch.where(reply.success, torch.minimum(state.radius, state.size), state.radius) * factor
         ball = torch.where(torch.isinf(state.size), reply.size + ahead, ball)
-        widest = math.sqrt(flat[0].numel()) * (cases.high - cases.low)
+        room = cases.high - cases.low
+        widest = math.sqrt(flat[0].numel()) * room if isinstance(room, float) else size_of(room, "l2")
         limit = cases.eps.clamp_max(widest)[:, None]
         radius = torch.minimum(torch.stack([sphere[:, 0], ball[:, 1]], 1), limit)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from actsec.data import tables
 from actsec.data.archives import read_npz
+from actsec.data.bundled import BUNDLED, find
 from actsec.data.factories import from_factory
 from actsec.data.folders import from_folder
 from actsec.data.recognise import LIMIT, Layout, from_arrays
@@ -18,6 +19,8 @@ from actsec.errors import BadOption, DataError, Unsafe, unknown
 
 SOURCES = {
     "digits": "scikit-learn's 1797 handwritten digits, 8x8 pixels, 17 grey levels; needs no network",
+    "iris, wine, breast_cancer": "scikit-learn's tables, standardised; needs no network",
+    "FILE.csv": "a table with a header line; --label-column names the labels, --train the training table",
     "FILE.npz": "arrays x (n, ...) and y (n,), optionally classes (names)",
     "FOLDER": "FOLDER/class/*.png or *.jpg, one folder a class",
     "FILE.py:FUNCTION(option=value)": "a torch Dataset or any sequence of (x, y) that FUNCTION returns",
@@ -51,6 +54,8 @@ def load(
         raise BadOption(f"resize={resize!r} is for image folders, {source!r} is none", "Leave resize out.")
     if source == "digits":
         return digits(seed)
+    if tables.is_table(source):
+        return tables.load(source, seed=seed)
     path, mark, call = source.partition(".py:")
     if mark:
         return from_factory(
@@ -89,23 +94,15 @@ def load(
 
 def digits(seed: int = 0) -> Splits:
     """scikit-learn's digits, x/16 of shape (n, 1, 8, 8), stratified: 988 train, 270 calibration, 539 test examples."""
-    table = np.loadtxt(_bundled("digits.csv.gz"), delimiter=",", dtype=np.uint8)
+    table = np.loadtxt(find("digits.csv.gz"), delimiter=",", dtype=np.uint8)
     whole = from_arrays(table[:, :64].reshape(-1, 1, 8, 8), table[:, 64].astype(np.int64), name="digits", scale=16)
     train, calibration, test = split(whole, _DIGITS, seed)
     return Splits(test, train, calibration)
 
 
-def _bundled(name: str) -> Path:
-    """A data file of scikit-learn, found without importing it: that takes seconds and 90 MB in every worker."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None or found.origin is None:
-        raise DataError("scikit-learn is not installed, and the digits are its data", "pip install scikit-learn")
-    return Path(found.origin).parent / "datasets" / "data" / name
-
-
 def _missing(source: str, place: Path) -> Exception:
     if place.parent == Path() and not place.suffix:
-        error = unknown("data", source, SOURCES)
+        error = unknown("data", source, {*SOURCES, *BUNDLED})
         return DataError(f"there is no file, folder or data set {source!r}", error.mend)
     around = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
     near = difflib.get_close_matches(place.name, around, n=1)

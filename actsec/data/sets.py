@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actsec.errors import BadOption, DataError
+from actsec.features import Table
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -23,7 +24,8 @@ class Dataset:
 
     ``x`` (n, ...) float32 inside ``bounds``; ``y`` (n,) int64 in 0..len(classes)-1; ``grid`` the number of levels minus
     one when the source held integers (255 for 8-bit images, 16 for the digits), else None; ``ids`` (n,) uint64, a hash
-    of each row of ``x`` alone, so that the same input in two places has the same id whatever its label.
+    of each row of ``x`` alone, so that the same input in two places has the same id whatever its label; ``table`` the
+    columns where the examples are rows of one, in training standard deviations.
     Built by ``from_arrays`` or ``load``, which check all of this.
     """
 
@@ -35,6 +37,7 @@ class Dataset:
     grid: int | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
     notes: tuple[str, ...] = ()
+    table: Table | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -79,11 +82,13 @@ def row_ids(x: Floats) -> Ids:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """sha256 (hex) over shapes, dtypes and bytes of ``x`` and ``y``; equal on every machine."""
+    """sha256 (hex) over shapes, dtypes and bytes of ``x`` and ``y``, and a table's rules; equal on every machine."""
     digest = hashlib.sha256()
     for array, dtype in ((dataset.x, "<f4"), (dataset.y, "<i8")):
         digest.update(f"{array.shape} {dtype};".encode())
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    if dataset.table is not None:
+        digest.update(repr(dataset.table).encode())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 red, voids   more than 1 % of all rows are correct after it (the lower end of the 95 % interval is above the limit):
              the gradients do not lead to inputs that are known to exist (Athalye et al. 2018, section 3.1)
 warn         more than 1 % of so few rows that it may be chance
+not applicable   more than 1 %, where the rules of a table keep rows from being turned into any other
 ok           otherwise
 """
 
@@ -36,6 +37,10 @@ class UnboundedFails:
         k, n = int(left.sum()), len(left)
         claim = f"With the whole box as budget {k} of {n} inputs ({percent(k / n)}) are still correct."
         numbers = {"value": k / n, "limit": self.limit, "n": n, "k": k}
+        if evidence.confined and k / n > self.limit:
+            claim += " Columns that may not change freely leave no input that is known to exist."
+            yield finding(self, "not_applicable", claim, numbers)
+            return
         advice = "The gradients mislead the attack; believe the gradient-free number."
         if lower_bound(k, n) > self.limit:
             yield finding(self, "red", claim, numbers, advice, severity="high", voids=True)

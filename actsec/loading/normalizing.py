@@ -34,6 +34,8 @@ def show_normalization(value: Normalization | None) -> str:
     """The shortest text that ``normalization`` reads back to the same value."""
     if value is None:
         return "none"
+    if value.label:
+        return value.label
     for name, known in NAMED.items():
         if value == known:
             return name

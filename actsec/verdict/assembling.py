@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import actsec
 from actsec import data, registry
+from actsec.data.tables import cells as changed_cells
 from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
 from actsec.result import (
     SCHEMA,
     Calibration,
+    Cell,
     Clean,
+    Column,
     Data,
     Example,
     Kill,
@@ -64,7 +67,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         plan_id=plan_id(plan, facts),
         command="actsec audit plan.toml",
         status="complete" if complete else "partial",
-        headline=headline(plan, made, gates, complete=complete),
+        headline=headline(plan, made, gates, complete=complete, table=scene.test.table is not None),
         heading=heading(made),
         model=_model(plan, facts, gathered[0], scene),
         data=_data(scene, facts),
@@ -89,7 +92,7 @@ def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: 
     numbers = g.fit.numbers if g.fit else {}
     defenses = [registry.build("defenses", spec) for spec in g.variant.chain]
     faced = [t for t in headline_threats(plan) if g.clean and tested(plan, g.variant.name, t)]
-    threats = _held_to_the_first(tuple(threat_result(g, plan, t, y, classes, echo(t)) for t in faced))
+    threats = _held_to_the_first(tuple(missed(threat_result(g, plan, t, y, classes, echo(t)), plan.positive) for t in faced))
     weights = g.fit.arrays.get("weights") if g.fit else None
     return Variant(
         id=g.variant.name,
@@ -104,13 +107,22 @@ def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: 
         fingerprint="" if weights is None else hashlib.sha256(weights.tobytes()).hexdigest(),
         fit={key: numbers[key] for key in ("fit", "training", "architecture") if key in numbers},
         notes=(*numbers.get("notes", ()), *g.errors),
-        clean=_clean(g, y, classes),
+        clean=missed(_clean(g, y, classes), plan.positive),
         calibration=_calibrations(g, plan, y),
         threats=threats,
         sites=tuple(SiteHealth(**site) for site in g.probe.numbers["sites"]) if g.probe else (),
         unresolved=tuple(g.probe.numbers["unresolved"]) if g.probe else (),
         kills=_kills(g),
     )
+
+
+Measured = TypeVar("Measured", Clean, ThreatResult)
+
+
+def missed(measured: Measured, positive: str | None) -> Measured:
+    """The same with the miss rate of the positive class: its examples that are called something else."""
+    found = next((c.share for c in measured.per_class if c.name == positive), None)
+    return measured if found is None else dataclasses.replace(measured, missed=statistics.share(found.n - found.k, found.n))
 
 
 def _held_to_the_first(threats: tuple[ThreatResult, ...]) -> tuple[ThreatResult, ...]:
@@ -241,12 +253,19 @@ def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str,
                     after=scene.test.classes[now],
                     after_confidence=float(after[i, now]),
                     size=float(tried.arrays["size"][i]),
+                    cells=_cells(scene, i, tried.arrays["x"][i]),
                 )
             )
             images.append((scene.test.x[i], tried.arrays["x"][i]))
     if not images:
         return (), {}
     return tuple(rows), {"original": np.stack([a for a, _ in images]), "attacked": np.stack([b for _, b in images])}
+
+
+def _cells(scene: Scene, row: int, attacked: Array) -> tuple[Cell, ...]:
+    """What an attack changed in a row of a table; nothing of an image."""
+    table = scene.test.table
+    return () if table is None else tuple(Cell(*cell) for cell in changed_cells(table, scene.test.x[row], attacked))
 
 
 def _model(plan: Plan, facts: Facts, g: Gathered, scene: Scene) -> dict[str, Any]:
@@ -285,6 +304,11 @@ def _data(scene: Scene, facts: Facts) -> Data:
             if split is not None
         ),
         notes=test.notes,
+        columns=tuple(
+            Column(f.name, f.group, f.low, f.high, f.std, f.step, f.immutable, f.direction) for f in test.table.features
+        )
+        if test.table
+        else (),
     )
 
 

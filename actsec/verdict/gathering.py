@@ -72,6 +72,7 @@ class Gathered:
     fit: Outcome | None
     tried: tuple[Tried, ...]
     errors: tuple[str, ...]
+    confined: bool = False
 
     @cached_property
     def clean_wrong(self) -> Array:
@@ -137,7 +138,8 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
     )
     errors = [o.error for o in (*models, clean, probe) if o is not None and o.error]
     errors += [t.error for t in tried if t.error]
-    return Gathered(variant, _whole(clean), _whole(probe), _whole(models[-1]), tried, tuple(dict.fromkeys(errors)))
+    whole = (_whole(clean), _whole(probe), _whole(models[-1]))
+    return Gathered(variant, *whole, tried, tuple(dict.fromkeys(errors)), facts.confined)
 
 
 def _whole(outcome: Outcome | None) -> Outcome | None:

@@ -86,9 +86,11 @@ METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
     "worst_class_accuracy": lambda v, _: _worst(v.clean.per_class),
     "robust_accuracy": lambda _, t: None if t is None else _share(t.worst_case, t),
     "worst_class_robust_accuracy": lambda _, t: None if t is None else _worst(t.per_class, t),
+    "miss_rate": lambda v, _: _share(v.clean.missed),
+    "robust_miss_rate": lambda _, t: None if t is None else _share(t.missed, t),
     "ece": lambda v, _: _ece(v),
 }
-_OF_THREAT = {"robust_accuracy", "worst_class_robust_accuracy"}
+_OF_THREAT = {"robust_accuracy", "worst_class_robust_accuracy", "robust_miss_rate"}
 
 
 def gate_results(plan: Plan, made: tuple[Variant, ...]) -> tuple[GateResult, ...]:
@@ -100,6 +102,8 @@ def check_gates(plan: Plan, threats: Sequence[Threat], variants: Sequence[str]) 
     """Refuse a gate on a threat or variant the plan does not test, before any work is done."""
     for text in plan.gates:
         gate = Gate.parse(text)
+        if gate.metric.endswith("miss_rate") and plan.positive is None:
+            raise PlanError(f"gate {text!r}: which class is missed?", "Give --positive CLASS.")
         if gate.threat is not None and gate.threat not in map(str, threats):
             raise PlanError(
                 f"gate {text!r}: {gate.threat} is not tested",
@@ -120,8 +124,9 @@ def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
     passed = low >= gate.limit if gate.at_least else high <= gate.limit
     failed = high < gate.limit if gate.at_least else low > gate.limit
     interval = f"95 % interval {low:.3f} to {high:.3f}"
-    # A masked number is too good: it may fail "at least" and nothing else.
-    if failed and (believable or gate.at_least):
+    # A masked number is too good: an accuracy may fail "at least", a miss rate "at most", and nothing else.
+    flattered = gate.at_least != (gate.metric == "robust_miss_rate")
+    if failed and (believable or flattered):
         outcome, reason = "failed", interval
     elif passed and believable:
         outcome, reason = "passed", interval
@@ -217,9 +222,13 @@ def heading(made: tuple[Variant, ...]) -> str:
 
 
 def headline(
-    plan: Plan, made: tuple[Variant, ...], gates: tuple[GateResult, ...], *, complete: bool
+    plan: Plan, made: tuple[Variant, ...], gates: tuple[GateResult, ...], *, complete: bool, table: bool = False
 ) -> tuple[str, ...]:
-    """The verdict in plain sentences: how easily it is fooled, whether to believe that, confidence, gates."""
+    """The verdict in plain sentences: how easily it is fooled, whether to believe that, confidence, gates.
+
+    table says that the examples are rows and features, not images and pixels.
+    """
+    many, one = ("rows", "feature") if table else ("images", "pixel")
     audited = next(v for v in made if v.audited)
     lines = [] if complete else ["This run is not finished: every number below is partial."]
     if not audited.threats or audited.threats[0].worst_case.n == 0:
@@ -228,7 +237,7 @@ def headline(
     worst = first.worst_case
     before = audited.clean.accuracy
     lines.append(
-        f"Worst case at {first.threat} ({first.echo}): {worst.k} of {worst.n} images are still classified correctly "
+        f"Worst case at {first.threat} ({first.echo}): {worst.k} of {worst.n} {many} are still classified correctly "
         f"({worst.value:.1%}, 95 % interval {worst.low:.1%} to {worst.high:.1%}); "
         f"untouched accuracy is {before.value:.1%} of {before.n}."
     )
@@ -245,7 +254,14 @@ def headline(
             f"{sum(c.status == 'ok' for c in done)} clean, {missing} not done. "
             "It is an upper bound, not a certificate."
         )
-    lines += _more(audited)
+    if first.missed is not None and audited.clean.missed is not None:
+        clean, attacked = audited.clean.missed, first.missed
+        lines.append(
+            f"Miss rate of {plan.positive}: {clean.value:.1%} untouched ({clean.k} of {clean.n}), at least "
+            f"{attacked.value:.1%} attacked ({attacked.k} of {attacked.n}, 95 % interval {attacked.low:.1%} to "
+            f"{attacked.high:.1%})."
+        )
+    lines += _more(audited, many, one)
     if not gates:
         lines.append("No gate was set: exit code 0 means finished, not safe.")
     else:
@@ -253,17 +269,17 @@ def headline(
     return tuple(lines)
 
 
-def _more(audited: Variant) -> list[str]:
+def _more(audited: Variant, many: str, one: str) -> list[str]:
     lines = []
     for threat in audited.threats[1:]:
         sizes = [a for a in threat.attacks if a.median_size is not None]
         if threat.eps is None and sizes:
             least = min(a.median_size or 0.0 for a in sizes)
-            lines.append(f"Half of the images are fooled by a change of {threat.norm} size {least:.3g} or less.")
+            lines.append(f"Half of the {many} are fooled by a change of {threat.norm} size {least:.3g} or less.")
         elif threat.norm == "l0":
             lines.append(
-                f"Changing {int(threat.eps or 1)} pixel fools {threat.worst_case.n - threat.worst_case.k} of "
-                f"{threat.worst_case.n} images (untouched errors included)."
+                f"Changing {int(threat.eps or 1)} {one} fools {threat.worst_case.n - threat.worst_case.k} of "
+                f"{threat.worst_case.n} {many} (untouched errors included)."
             )
     clean = next((c for c in audited.calibration if c.condition == "clean"), None)
     attacked = next((c for c in audited.calibration if c.condition != "clean"), None)

@@ -156,6 +156,7 @@ def _checks(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[Check, ...
         probe=g.probe.numbers["probe"] if g.probe else {},
         classes=len(g.clean.arrays["test_logits"][0]) if g.clean else 0,
         stochastic=g.stochastic,
+        confined=g.confined,
     )
     return tuple(
         Check(f.rule, f.title, f.status, f.claim, dict(f.numbers), f.advice, f.voids) for f in diagnose(evidence)

@@ -21,6 +21,7 @@ from actsec.reports.blocks import (
 )
 from actsec.reports.figures import images
 from actsec.reports.load import Report
+from actsec.reports.sections._cells import changed_cells
 from actsec.result import Example, Result
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def section(report: Report) -> Iterator[Block]:
     """Pictures where the inputs are pictures, a table where they are not."""
     result, stored = report.result, report.examples
     yield Heading("Examples")
+    if result.data.columns:
+        yield from changed_cells(result)
+        return
     if not result.examples:
         yield Paragraph("None kept.")
         return

@@ -24,6 +24,7 @@ from actsec.reports.blocks import (
 )
 from actsec.reports.figures.curves import Line, curves
 from actsec.reports.load import Report
+from actsec.reports.sections._cells import miss_rates
 from actsec.result import AttackResult, Result, ThreatResult, Variant
 
 _ALONE = "still correct after this attack alone (upper bound)"
@@ -45,6 +46,7 @@ def section(report: Report) -> Iterator[Block]:
     )
     if result.heading:
         yield Note("How to read the comparison:", f"{result.heading}.")
+    yield from miss_rates(result)
     for name in names:
         yield from _threat(result, name)
 
@@ -203,6 +205,8 @@ def _remarks(attack: AttackResult) -> Content:
         parts.append(f"{words.plural(attack.refused, 'success', 'successes')} refused by the original model")
     if attack.rejected:
         parts.append(f"{words.plural(attack.rejected, 'candidate')} outside the threat, rejected")
+    if attack.flat:
+        parts.append(f"cross-entropy flat in {words.plural(attack.flat, 'example')}, which climbed the margin")
     return joined(parts, "; ") if parts else ""
     if attack.flat:
         parts.append(f"cross-entropy flat in {words.plural(attack.flat, 'example')}, which climbed the margin")
