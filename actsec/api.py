@@ -25,11 +25,13 @@ from actsec import health, losses, probe, registry, runner, scene, tasks
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
 from actsec.errors import BadOption, DataError, ThreatError
+from actsec.features import Table
 from actsec.ledger import ALREADY_WRONG, FOUND, Verdicts
 from actsec.plan import from_table
 from actsec.referee import attack_target, cases_of
 from actsec.result import Result, Share
 from actsec.spec import Spec, parse, parse_chain
+from actsec.tables import constrained
 from actsec.types import Ask, Attack, Defense, Fitted, Material, Reply, Split, Target, Threat
 from actsec.verdict import statistics
 
@@ -67,6 +69,7 @@ def attack(
     target_class: int | Images | None = None,
     seed: int = 0,
     id: Images | None = None,
+    table: Table | None = None,
     note: Callable[[Tensor, Ask, Reply], None] | None = None,
 ) -> Attacked:
     """Run one attack on examples x (n, *shape) in input units and labels y (n,).
@@ -76,6 +79,8 @@ def attack(
     every question, with the rows it is about, and its reply. Every success is judged by the target's own rule on a
     fresh float32 forward; the model is bit-equal afterwards. Raises ThreatError when the attack cannot run under the
     threat.
+
+    table, the ``table`` of a data set whose rows x are, says what may change in each: bounds, steps, groups.
     """
     made, name = _attack(attack)
     under = _threat(made, name, eps, threat)
@@ -85,7 +90,7 @@ def attack(
     if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
     repeats = tasks.REPEATS["standard"] if target.stochastic else 1
-    cases = cases_of(target, xs, ys, under.norm, under.eps, rows)
+    cases = constrained(cases_of(target, xs, ys, under.norm, under.eps, rows), table)
     if target_class is not None:
         wanted = target_class if isinstance(target_class, int) else _tensor(target_class, target.device, torch.int64)
         cases = dataclasses.replace(cases, target=torch.zeros_like(ys) + wanted)

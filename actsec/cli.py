@@ -172,7 +172,7 @@ def attack_command(attack: str, threat: str | None, save: str | None, **options:
     trial, test = loaded.plan.attacks[0], loaded.test
     target = _target(loaded)
     x, y, rows = test.x[: trial.samples], test.y[: trial.samples], test.ids[: trial.samples]
-    outcome = run_attack(target, x, y, attack, threat=trial.threat, seed=plan.seed, id=rows)
+    outcome = run_attack(target, x, y, attack, threat=trial.threat, seed=plan.seed, id=rows, table=test.table)
     if save:
         path = Path(save if save.endswith(".npz") else f"{save}.npz")
         try:
