@@ -6,6 +6,7 @@ so a threshold is already in them, and work from two classes on.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -180,8 +181,39 @@ class Kill:
         return rise / units
 
 
-def goal_of(threat: Threat, attack: object) -> Goal:
+@dataclass(frozen=True, slots=True)
+class Confident:
+    """Success: a wrong class (or the row's target) is the decision, with a probability of at least ``probability``.
+
+    threshold is the target's own, which decision logits hold already and probabilities do not.
+    """
+
+    probability: float
+    threshold: float | None = None
+
+    name: ClassVar[str] = "confident"
+    watches: ClassVar[bool] = False
+    settles: ClassVar[bool] = True
+
+    def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
+        """The lesser of the margin and the log odds of the class in question less those of ``probability`` (m,)."""
+        shift = 0.0 if self.threshold is None else math.log(self.threshold / (1 - self.threshold))
+        own = observed.logits + observed.logits.new_tensor([0.0, shift]) if shift else observed.logits
+        best = own.scatter(1, cases.y[:, None], -torch.inf).argmax(1)
+        label = torch.where(cases.target >= 0, cases.target, best)[:, None]
+        odds = own.gather(1, label).squeeze(1) - own.scatter(1, label, -torch.inf).logsumexp(1)
+        least = math.log(self.probability) - math.log1p(-self.probability)
+        score = torch.minimum(margin(observed.logits, cases), odds - least)
+        return torch.where(torch.isfinite(observed.logits).all(1), score, torch.full_like(score, -torch.inf))
+
+    def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
+        return ()
+
+
+def goal_of(threat: Threat, attack: object, threshold: float | None = None) -> Goal:
     """What success is under a threat. An attack that aims at a confidence (Carlini-Wagner's kappa) is held to it."""
+    if threat.confidence is not None:
+        return Confident(threat.confidence, threshold)
     return Kill() if threat.goal == "kill" else Misclassify(float(getattr(attack, "confidence", 0.0)))
 
 

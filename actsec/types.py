@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-from actsec.errors import BadOption, ThreatError
+from actsec.errors import BadOption, SpecError, ThreatError
 from actsec.spec import Spec, Value, parse_value, show
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ S = TypeVar("S")
 class Threat:
     """Everything the adversary may do. Printed and parsed as ``linf:8/255``, ``l2``, ``l0:1``, ``linf:0.1:kill``.
 
-    eps is in input units (pixels for l0); None asks for the smallest change that works. goal is ``misclassify`` or
-    ``kill``; knowledge is what the adversary sees; queries bounds the forwards per example.
+    eps is in input units (pixels for l0); None asks for the smallest change that works. goal is ``misclassify``,
+    ``class=3`` (that very class), ``least_likely`` (the class least likely untouched), ``confident=0.99`` (any wrong
+    class, with at least that probability) or ``kill``; knowledge is what the adversary sees; queries bounds the
+    forwards per example.
     """
 
     norm: Norm
@@ -50,6 +52,20 @@ class Threat:
             raise ThreatError(f"unknown norm {self.norm!r}", f"Known: {', '.join(NORMS)}.")
         if self.eps is not None and not (self.eps > 0 and math.isfinite(self.eps)):
             raise ThreatError(f"eps {self.eps} is not a positive number", "Give eps in input units, such as 8/255.")
+        if _goal(self.goal) != self.goal:
+            raise ThreatError(f"the goal {self.goal!r} is not written {_goal(self.goal)!r}", "Use Threat.parse.")
+
+    @property
+    def target(self) -> int | None:
+        """The class that every row is to be called, where the goal names one."""
+        kind, _, value = self.goal.partition("=")
+        return int(value) if kind == "class" else None
+
+    @property
+    def confidence(self) -> float | None:
+        """The probability that a wrong class must have, where the goal names one."""
+        kind, _, value = self.goal.partition("=")
+        return float(value) if kind == "confident" else None
 
     def __str__(self) -> str:
         eps = int(self.eps) if self.eps is not None and self.eps == int(self.eps) else self.eps
@@ -66,10 +82,32 @@ class Threat:
         if rest and (rest[0][:1].isdigit() or rest[0][:1] == "."):
             value = parse_value(rest.pop(0))
             eps = float(value) if isinstance(value, (int, float)) else None
-        goal = rest.pop(0) if rest else "misclassify"
-        if rest or goal not in ("misclassify", "kill"):
+        goal = _goal(rest.pop(0)) if rest else "misclassify"
+        if rest:
             raise ThreatError(f"cannot read the threat {text!r}", "Write norm:eps, such as linf:8/255, l2:0.5 or l0:1.")
         return Threat(norm, eps, goal)  # type: ignore[arg-type]  # __post_init__ refuses an unknown norm by name
+
+
+def _goal(text: str) -> str:
+    """A goal as it is always written. Raises ThreatError."""
+    kind, sign, value = text.partition("=")
+    if text in ("misclassify", "kill", "least_likely"):
+        return text
+    if kind == "class" and value.isascii() and value.isdigit():
+        return f"class={int(value)}"
+    if kind == "confident" and sign:
+        try:
+            probability = parse_value(value)
+        except SpecError:
+            probability = None
+        if isinstance(probability, float) and 0.5 <= probability < 1:
+            return f"confident={probability!r}"
+        raise ThreatError(f"confident={value} is not a probability from 0.5 to 1", "Write confident=0.99.")
+    raise ThreatError(
+        f"cannot read the goal {text!r} of a threat",
+        "Write norm:eps:goal, such as linf:8/255, l2:0.5 or l0:1; "
+        "goals are class=3, least_likely, confident=0.99 and kill.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
