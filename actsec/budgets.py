@@ -104,7 +104,7 @@ class Images:
     @property
     def width(self) -> float:
         """The L-inf size that nothing exceeds."""
-        return self.bounds[1] - self.bounds[0]
+        return _tidy(self.bounds[1] - self.bounds[0])
 
 
 def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Plan:

@@ -66,7 +66,8 @@ class FeatureRule:
     def options(self) -> dict[str, Value]:
         """What is not left at its default, by name."""
         named = ("min", "max", "step", "immutable", "direction", "group")
-        return {name: getattr(self, name) for name in named if getattr(self, name) not in (None, False)}
+        values = {name: getattr(self, name) for name in named}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def _built(name: str, options: Sequence[tuple[str, Value]]) -> FeatureRule:

@@ -43,8 +43,9 @@ class Screen:
 
         plan, test = prepared.plan, prepared.scene.test
         models = variants(plan)
+        many = "images" if test.table is None else "rows"
         self.console.print(
-            f"[bold]actsec audit[/] {escape(plan.model)} on {escape(test.name)}: {len(test)} test images "
+            f"[bold]actsec audit[/] {escape(plan.model)} on {escape(test.name)}: {len(test)} test {many} "
             f"{'x'.join(map(str, prepared.facts.shape))}, {len(prepared.facts.classes)} classes, "
             f"eps {show(plan.eps)} in [{test.bounds[0]:g}, {test.bounds[1]:g}], budget {plan.budget}, seed {plan.seed}",
             soft_wrap=True,
@@ -53,7 +54,7 @@ class Screen:
             self.console.print(f"  note: {escape(note)}", soft_wrap=True)
         self.console.print(f"  models: {escape(', '.join(v.name for v in models))}", soft_wrap=True)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=True, header_style="dim")
-        for name in ("attack", "threat", "images", "for"):
+        for name in ("attack", "threat", many, "for"):
             table.add_column(name)
         for trial in plan.attacks:
             table.add_row(escape(trial.attack), trial.threat, str(trial.samples), trial.role.replace("_", " "))

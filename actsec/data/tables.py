@@ -185,7 +185,7 @@ def _encode(
             continue
         categories = sorted(set(parts[by].columns[name]))
         _check_text(parts, by, name, categories, given.get(name))
-        notes.append(f"{name}: text, one-hot encoded as {len(categories)} columns ({', '.join(categories[:4])}...)")
+        notes.append(f"{name}: text, one-hot encoded as {len(categories)} columns: {_few(categories)}")
         for category in categories:
             cells = {part: np.array([c == category for c in sheet.columns[name]]) for part, sheet in parts.items()}
             encoded.append(({part: cell.astype(np.float64) for part, cell in cells.items()}, name, name, category))
@@ -239,7 +239,8 @@ def _features(
             constant.append(name)
             std = 1.0
         written = tuple(cell for sheet in parts.values() for cell in sheet.columns[name]) if group is None else ()
-        if group is None and not rule.step and not still and bool((every == np.rint(every)).all()):
+        free = group is None and not (rule.step or rule.immutable or still)
+        if free and bool((every == np.rint(every)).all()):
             whole.append(name)
         features.append(
             Feature(
