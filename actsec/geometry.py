@@ -26,9 +26,8 @@ def size(delta: Tensor, norm: Norm, lead: int = 1) -> Tensor:
         return changed.flatten(lead).sum(-1).double() if changed.dim() > lead else changed.double()
     flat = delta.flatten(lead).double() if delta.dim() > lead else delta.unsqueeze(-1).double()
     if norm == "linf":
-        # The largest magnitude, in one pass. Exact whatever the order, and NaN stays NaN.
-        least, most = torch.aminmax(flat, dim=-1)
-        return torch.maximum(most, -least)
+        # Exact whatever the order; NaN stays NaN.
+        return torch.maximum(flat.amax(-1), -flat.amin(-1))
     return row_sum(flat.square()).sqrt() if norm == "l2" else row_sum(flat.abs())
 
 
@@ -41,6 +40,16 @@ def distance(x: Tensor, clean: Tensor, norm: Norm, rules: Rules | None = None) -
         return size(x != clean, norm) if rules is None else rules.changed(x, clean)
     # Promoted on the fly: one float64 copy, and the difference written into it.
     return size(x.double().sub_(clean), norm)
+
+
+def reached(x: Tensor, cases: Cases) -> Tensor:
+    """The size (n,) float64 of candidates (n, *shape) in the cases' norm.
+
+    Exact; where the box already says what lies in an L-inf ball, to one rounding of float32, at a third of the cost.
+    """
+    if not cases.tight:
+        return distance(x, cases.x, cases.norm, cases.rules)
+    return (x - cases.x).abs_().flatten(1).amax(1).double()
 
 
 def row_sum(values: Tensor) -> Tensor:
@@ -103,10 +112,10 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
 
 def finite_rows(gradient: Tensor) -> Tensor:
     """The gradient with rows that hold a NaN or an infinity set to zero: they point nowhere."""
-    least, most = torch.aminmax(gradient.flatten(1), dim=1)
-    good = torch.isfinite(least) & torch.isfinite(most)
-    if bool(good.all()):
+    # One reading: a sum of numbers is not finite when one of them is not.
+    if bool(torch.isfinite(gradient.sum())):
         return gradient
+    good = torch.isfinite(gradient).flatten(1).all(1)
     return torch.where(spread(good, gradient), gradient, torch.zeros_like(gradient))
 
 
@@ -251,12 +260,10 @@ def inside(x: Tensor, cases: Cases, size_of_x: Tensor) -> Tensor:
 
     NaN never does.
     """
-    if isinstance(cases.low, float) and isinstance(cases.high, float):
-        least, most = torch.aminmax(x.flatten(2), dim=-1)
-        boxed_in = (least >= cases.low) & (most <= cases.high)
-    else:
-        low, high = (end[:, None] if isinstance(end, Tensor) else end for end in (cases.low, cases.high))
-        boxed_in = ((x >= low) & (x <= high)).flatten(2).all(-1)
+    low, high = (end[:, None] if isinstance(end, Tensor) else end for end in (cases.low, cases.high))
+    # How far the worst coordinate is out. A maximum of floats carries NaN along, and takes a third of all()'s time.
+    out = torch.maximum(low - x, x - high).flatten(2)
+    boxed_in = out.amax(-1) <= 0 if out.shape[-1] else torch.ones_like(size_of_x, dtype=torch.bool)
     kept = boxed_in & (size_of_x <= cases.eps[:, None] * (1 + SLACK))
     if cases.rules is not None:
         kept = kept & cases.rules.kept(x.flatten(0, 1)).reshape(kept.shape)

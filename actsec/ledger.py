@@ -86,7 +86,7 @@ class Ledger:
         better = torch.where(success, ~known | nearer, ~known & (value > v.score[index]))
         at, pick = better.nonzero().flatten(), pick[better]
         chosen = index[at]
-        v.x[chosen] = x[at, pick]
+        v.x.index_copy_(0, chosen, x[:, 0] if x.shape[1] == 1 and len(at) == len(x) else x[at, pick])
         v.score[chosen], v.size[chosen] = score[at], size[at]
         v.logits[chosen] = reply.logits[at, pick]
         first = index[success & ~known]
@@ -182,7 +182,8 @@ def _roughly(delta: Tensor, norm: Norm) -> Tensor:
     """The size (m,) of float32 differences, within a share of _ROUGH; l0 is exact."""
     if norm == "l0":
         return geometry.size(delta, norm)
-    return torch.linalg.vector_norm(delta.flatten(1), torch.inf if norm == "linf" else 2, dim=1).double()
+    flat = delta.flatten(1)
+    return (flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, 2, dim=1)).double()
 
 
 def _picked(table: Tensor, pick: Tensor) -> Tensor:

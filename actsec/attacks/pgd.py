@@ -71,7 +71,7 @@ class PGD:
             gradient = free(gradient, state.x, cases)
         direction = steepest(gradient, cases.norm)
         length = cases.eps * 2.5 / self.steps if self.step_size is None else torch.full_like(cases.eps, self.step_size)
-        x = nearest(cases, state.x + direction * spread(length, direction).to(direction.dtype))
+        x = nearest(cases, torch.addcmul(state.x, direction, spread(length, direction).to(direction.dtype)))
         step = state.step + 1
         again = step % (self.steps + 1) == 0
         if self.restarts > 1 and bool(again.any()):
