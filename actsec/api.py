@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actsec import health, losses, probe, registry, runner, scene, tasks
+from actsec import health, losses, probe, registry, runner, scene, surrogates, tasks
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
+from actsec.data.sets import row_ids
 from actsec.errors import BadOption, DataError, ThreatError
 from actsec.features import Table
 from actsec.ledger import ALREADY_WRONG, FOUND, Verdicts
@@ -70,15 +71,16 @@ def attack(
     seed: int = 0,
     id: Images | None = None,
     table: Table | None = None,
+    source: Target | None = None,
     note: Callable[[Tensor, Ask, Reply], None] | None = None,
 ) -> Attacked:
     """Run one attack on examples x (n, *shape) in input units and labels y (n,).
 
     attack is a spec such as ``pgd(steps=200)`` or an attack object; threat such as ``linf:8/255`` or ``l2`` overrides
-    eps, whose norm is the attack's first; target_class, one for all or one a row, asks for that very class; note sees
-    every question, with the rows it is about, and its reply. Every success is judged by the target's own rule on a
-    fresh float32 forward; the model is bit-equal afterwards. Raises ThreatError when the attack cannot run under the
-    threat.
+    eps, whose norm is the attack's first; target_class, one for all or one a row, asks for that very class; source is
+    the surrogate that ``transfer`` crafts on; note sees every question, with the rows it is about, and its reply. Every
+    success is judged by the target's own rule on a fresh float32 forward; the model is bit-equal afterwards. Raises
+    ThreatError when the attack cannot run under the threat.
 
     table, the ``table`` of a data set whose rows x are, says what may change in each: bounds, steps, groups.
     """
@@ -86,7 +88,9 @@ def attack(
     under = _threat(made, name, eps, threat)
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     _check(target, xs, ys)
-    rows = None if id is None else _tensor(id.view(np.int64) if isinstance(id, np.ndarray) else id, target.device)
+    given = row_ids(xs.cpu().numpy()) if id is None and "by_content" in dir(made) else id
+    given = given.view(np.int64) if isinstance(given, np.ndarray) else given
+    rows = None if given is None else _tensor(given, xs.device)
     if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
     repeats = tasks.REPEATS["standard"] if target.stochastic else 1
@@ -95,8 +99,9 @@ def attack(
         wanted = target_class if isinstance(target_class, int) else _tensor(target_class, target.device, torch.int64)
         cases = dataclasses.replace(cases, target=torch.zeros_like(ys) + wanted)
     flat = tasks.Flat(cases, note)
+    surrogate = _surrogate(made, target) if source is None else source
     verdicts = attack_target(
-        made,
+        surrogates.ready(made, cases, surrogate, (), seed),
         target,
         cases,
         losses.goal_of(under, made),
@@ -120,6 +125,21 @@ def attack(
         still,
         verdicts,
         _sentence(_brief(made, name), under, len(status), before, still, verdicts) + flat.said("; "),
+    )
+
+
+def _surrogate(made: Any, target: Target) -> Target | None:
+    """The model that ``transfer`` names as its source, loaded to take the target's inputs; None for other attacks."""
+    if getattr(made, "source", "base") == "base":
+        return None
+    return targets.load(
+        made.source,
+        weights=made.weights,
+        normalize=made.normalize,
+        classes=target.classes,
+        input_shape=target.shape,
+        bounds=target.bounds,
+        device=target.device,
     )
 
 

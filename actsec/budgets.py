@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from actsec import registry
 from actsec.activations import activation
@@ -155,6 +156,7 @@ def default_trials(
     A model that draws at inference has no curve and no smallest change: whether an input fools it is itself random.
     """
     bases = tuple(model.name for model in models if not model.chain)
+    others = tuple(model.name for model in models[1:])
     fixed = tuple(model.name for model in models if not _randomises(model))
     fixed = () if len(fixed) == len(models) else fixed
     at, kill = f"linf:{show(eps)}", f"linf:{show(eps)}:kill"
@@ -163,6 +165,8 @@ def default_trials(
     return (
         *checks(eps, samples, budget, images.width),
         Trial("fgsm(loss=margin)", at, samples, "attack"),
+        # What stops at its first success on the base fools a third as many of the others.
+        *(Trial(f"transfer(attack=pgd(steps={budget.steps}))", at, samples, "transfer", others) for _ in others[:1]),
         *(
             Trial(f"pgd(steps={budget.steps // 2}, loss=margin)", f"linf:{show(e)}", samples, "curve", fixed)
             for e in curve
@@ -224,7 +228,7 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
     if not trial.threat:
         if getattr(attack, "goal", "misclassify") == "kill":
             threat = f"linf:{show(plan.eps)}:kill"
-        elif "minimal" in roles or getattr(attack, "sizes", ()):
+        elif "minimal" in roles or getattr(attack, "sizes", None):
             threat = attack.norms[0]
         elif "linf" in attack.norms:
             threat = f"linf:{show(plan.eps)}"
@@ -250,8 +254,24 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
         size = min(samples, budget.minimal if "minimal" in roles else budget.pixels)
     guessed = "minimal" if threat_read.eps is None else "noise" if "noise" in roles else "attack"
     guessed = "kill" if threat_read.goal == "kill" and guessed == "attack" else guessed
+    if "transfer" in roles:
+        guessed, trial = "transfer", _from_base(trial, attack, plan)
     role = trial.role or guessed
     return dataclasses.replace(trial, attack=str(parse(trial.attack)), samples=min(size, rows), role=role)
+
+
+def _from_base(trial: Trial, attack: Any, plan: Plan) -> Trial:
+    """Examples of the first model are for every other one, not for itself."""
+    if attack.source != "base":
+        return trial
+    first, *others = (model.name for model in variants(plan))
+    chosen = tuple(name for name in trial.variants if name != first) if trial.variants else tuple(others)
+    if not chosen:
+        raise PlanError(
+            f"{trial.attack} is to propose to {first} what was found on it",
+            "Name another model, transfer(source='nets.py:twin', weights=...), or add a defense.",
+        )
+    return dataclasses.replace(trial, variants=chosen)
 
 
 def _with_checks(

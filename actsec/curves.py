@@ -18,6 +18,7 @@ from torch import Tensor
 
 from actsec import api, registry
 from actsec.errors import BadOption
+from actsec.ledger import ALREADY_WRONG
 from actsec.result import Share
 from actsec.spec import Spec, show
 from actsec.types import SLACK, Ask, Attack, Norm, Reply, Target, Threat
@@ -59,7 +60,7 @@ def curve(
     sizes = tuple(float(value) for value in eps)
     if not sizes or not all(0 < value < float("inf") for value in sizes):
         raise BadOption(f"eps={list(eps)}", "Give at least one number above 0, in input units.")
-    made = registry.build("attacks", attack) if isinstance(attack, (str, Spec)) else attack
+    made: Any = registry.build("attacks", attack) if isinstance(attack, (str, Spec)) else attack
     norms: tuple[Norm, ...] = made.norms
     chosen = norms[0] if norm is None else norm
     options = {field.name for field in dataclasses.fields(made)}
@@ -67,7 +68,7 @@ def curve(
         wrong, success = _at_once(target, x, y, dataclasses.replace(made, sizes=sizes), sizes, chosen, seed)
     else:
         runs = [api.attack(target, x, y, made, threat=Threat(chosen, value), seed=seed) for value in sizes]
-        wrong = runs[0].verdicts.status.cpu().numpy() == api.ALREADY_WRONG
+        wrong = _wrong(runs[0])
         success = np.stack([run.success for run in runs])
     found = np.where(success, np.array(sizes)[:, None], np.inf).min(0)
     still = tuple(statistics.share_of(~row & ~wrong) for row in success)
@@ -89,4 +90,10 @@ def _at_once(
             success[:, index.cpu().numpy()] = works.cpu().numpy().T
 
     outcome = api.attack(target, x, y, made, threat=Threat(norm), seed=seed, note=tabulate)
-    return outcome.verdicts.status.cpu().numpy() == api.ALREADY_WRONG, success
+    return _wrong(outcome), success
+
+
+def _wrong(outcome: api.Attacked) -> api.Array:
+    """Rows (n,) that were wrong untouched."""
+    wrong: api.Array = np.asarray(outcome.verdicts.status.cpu().numpy() == ALREADY_WRONG)
+    return wrong

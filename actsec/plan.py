@@ -229,9 +229,10 @@ def source_jobs(plan: Plan, facts: Facts, trial: Trial) -> tuple[Job, ...]:
         return ()
     base = variants(plan)[0]
     if attack.attack is not None:
-        return _attack_jobs("craft", plan, facts, base, dataclasses.replace(trial, attack=str(attack.attack), variants=()))
-    at = Threat.parse(trial.threat)
-    same = (t for t in plan.attacks if Threat.parse(t.threat) == at and t.role not in {*EXPERIMENTS, "noise", "transfer"})
+        crafted = dataclasses.replace(trial, attack=str(attack.attack), variants=())
+        return _attack_jobs("craft", plan, facts, base, crafted)
+    at, others = Threat.parse(trial.threat), {*EXPERIMENTS, "noise", "transfer"}
+    same = (t for t in plan.attacks if Threat.parse(t.threat) == at and t.role not in others)
     return tuple(job for t in same for job in trial_jobs(plan, facts, base, t))
 
 

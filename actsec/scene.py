@@ -179,7 +179,7 @@ def facts(scene: Scene, base: Target | None) -> Facts:
 
 
 def contents(scene: Scene) -> tuple[tuple[str, str], ...]:
-    """Facts.contents: of each attack that replays a run or crafts on a model of its own. Raises StoreError, ModelError."""
+    """Facts.contents: of attacks that replay a run or craft on a model of their own. Raises StoreError, ModelError."""
     found: dict[str, str] = {}
     for trial in scene.plan.attacks:
         attack, full = registry.build("attacks", trial.attack), registry.canonical("attacks", trial.attack)

@@ -419,30 +419,6 @@ class Proposer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
-    """Candidates x (n, k, *shape), and the forwards and backwards (n,) int64 that making them took."""
-
-    x: Tensor
-    forwards: Tensor
-    backwards: Tensor
-
-
-@runtime_checkable
-class Proposer(Protocol):
-    """An attack that needs the whole model and so cannot ask and tell: its candidates are judged afterwards.
-
-    norms, knowledge and roles are those of an attack.
-    """
-
-    norms: ClassVar[tuple[Norm, ...]]
-    knowledge: ClassVar[Knowledge]
-    roles: ClassVar[tuple[str, ...]]
-
-    def propose(self, target: Target, cases: Cases, draws: Draws) -> Proposal:
-        """Candidates for every row; the target is bit-equal afterwards. Random numbers come from draws' seed."""
-
-
-@dataclass(frozen=True, slots=True)
 class Split:
     """Tensors a defense may learn from: x (n, *shape) in input units, y (n,)."""
 

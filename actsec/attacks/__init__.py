@@ -17,6 +17,10 @@ _CLASSES = {
     "DeadReLU": "dead_relu",
     "Noise": "noise",
     "Square": "square",
+    "Replay": "replay",
+    "Transfer": "transfer",
+    "AutoAttack": "autoattack",
+    "Cascade": "cascade",
 }
 __all__ = list(_CLASSES)
 

@@ -124,7 +124,7 @@ class FGSM:
 
     def _sizes(self, state: FGSMState, cases: Cases) -> Tensor:
         """The sizes (n, k) asked next, float64; 0 is the input itself. Fewer than k are filled up with their last."""
-        parts = [(at, self._at(int(at), state, cases)) for at in state.step.unique()]
+        parts = [(at, self._at(int(at), state, cases)) for at in torch.unique(state.step)]
         most = max(sizes.shape[1] for _, sizes in parts)
         filled = state.low.new_zeros(len(cases), most)
         for at, sizes in parts:
