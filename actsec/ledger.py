@@ -29,8 +29,9 @@ class Verdicts:
     or 1 unless the target is stochastic); smallest (n, norms) is the least size of any confirmed misclassifying
     candidate, by NORMS_KEPT, infinity for none; forwards, backwards, found_at, rejected (n,) int64 count the attack's
     queries, the question that first succeeded (-1: none) and inadmissible candidates; refused counts successes that a
-    judge took back; on_grid (n,) int64 is 1 where what was found still succeeds as rounded to the data's own grid, 0
-    where not, -1 where it was not asked; trace (rows, questions, 3) follows the first TRACED rows: loss (NaN without
+    judge took back; non_finite (n,) int64 counts candidates whose logits were not all finite; on_grid (n,) int64 is 1
+    where what was found still succeeds as rounded to the data's own grid, 0 where not, -1 where it was not asked; trace
+    (rows, questions, 3) follows the first TRACED rows: loss (NaN without
     one), best score and best size after each question, NaN after a row's last.
     """
 
@@ -46,6 +47,7 @@ class Verdicts:
     rejected: Tensor
     refused: int
     logits: Tensor
+    non_finite: Tensor
     on_grid: Tensor
     trace: Tensor
 
@@ -74,6 +76,7 @@ class Ledger:
         if ask.loss is not None:
             v.backwards[index] += queries if ask.wants is None else queries * ask.wants.to(torch.int64)
         v.rejected[index] += (~reply.inside).sum(1)
+        v.non_finite[index] += (~torch.isfinite(reply.logits)).any(-1).sum(1)
         # The clean input is no attempt, so that a failed attack returns the best one it made.
         counts = reply.inside & (reply.size > 0) & ~reply.score.isnan()
         works = reply.success & counts
@@ -171,6 +174,7 @@ def opened(logits: Tensor, score: Tensor, cases: Cases, minimal: bool) -> Ledger
         rejected=count.clone(),
         refused=0,
         logits=logits.clone(),
+        non_finite=count.clone(),
         on_grid=count - 1,
         trace=torch.empty(0, 0, 3),
     )

@@ -9,15 +9,55 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from actsec.errors import ModelError
 from actsec.types import Cases, Loss, Observed, SiteValues, Target
 
 PAD = 32
+BATCH = 256
+"""The most rows of one call where memory allows: more of them are not faster."""
+MEMORY = 2048
+"""MiB that the activations of one call may take unless a plan says otherwise."""
+T = TypeVar("T")
+
+
+def rows_within(target: Target, x: Tensor, memory: int = MEMORY) -> int:
+    """How many rows of x (n, *shape) one call may hold so that what a backward keeps of them stays in ``memory`` MiB.
+
+    Between PAD and BATCH, a multiple of PAD. From what autograd saves on two rows and on four, which is the same on
+    every run: 6 forwards. Buffers that come and go are allowed for by counting each kept tensor twice.
+    """
+    kept = []
+    with frozen(target.model):
+        for rows in (2, 4):
+            saved: dict[tuple[int, int], int] = {}
+
+            def keep(tensor: Tensor, saved: dict[tuple[int, int], int] = saved) -> Tensor:
+                storage = tensor.untyped_storage()
+                saved[storage.data_ptr(), storage.nbytes()] = storage.nbytes()
+                return tensor
+
+            sample = x[:1].expand(rows, *x.shape[1:]).clone().requires_grad_(True)
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                target.logits(sample)
+            kept.append(sum(saved.values()) + sample.nbytes)
+    each = max(1, (kept[1] - kept[0]) // 2)
+    fitting = int(memory * (1 << 20) / (2 * each))
+    return max(PAD, min(BATCH, fitting // PAD * PAD))
+
+
+def _out_of_memory(problem: Exception) -> bool:
+    """Whether an exception says that memory ran out: torch has a type for it on accelerators only."""
+    said = str(problem).lower()
+    return isinstance(problem, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in said for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
 
 
 @contextlib.contextmanager
@@ -81,7 +121,7 @@ class Oracle:
     """
 
     target: Target
-    batch: int = 256
+    batch: int = BATCH
     repeats: int = 1
     seed: int = 0
     name: str = ""
@@ -91,14 +131,13 @@ class Oracle:
         """Decision logits (m, classes) of x (m, *shape), and the activation sites when watched. One forward a row."""
         # Not inference_mode: a model that keeps a tensor it made here must still be trainable afterwards.
         with torch.no_grad():
-            return _join([self._forward(piece, watches) for piece in torch.split(x, self.rows())])
+            return _join(self._in_calls(x, lambda piece, _: self._forward(piece, watches)))
 
     def differentiate(self, x: Tensor, cases: Cases, loss: Loss, watches: bool) -> tuple[Observed, Tensor, Tensor]:
         """Observed, the loss (m,) and its gradient (m, *shape) in x. One forward and one backward a row."""
-        seen, losses, gradients, start = [], [], [], 0
-        for piece in torch.split(x, self.rows()):
+
+        def climbed(piece: Tensor, start: int) -> tuple[Observed, Tensor, Tensor]:
             rows = cases.rows(slice(start, start + len(piece)))
-            start += len(piece)
             leaf = piece.detach().requires_grad_(True)
             with torch.enable_grad():
                 observed = self._forward(leaf, watches or loss.watches)
@@ -106,22 +145,54 @@ class Oracle:
                 gradient: Tensor | None = None
                 if value.requires_grad:
                     (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
-            gradients.append(torch.zeros_like(leaf) if gradient is None else gradient.detach())
-            losses.append(value.detach())
             kept = observed.sites if watches else ()
-            seen.append(
-                Observed(observed.logits.detach(), tuple(SiteValues(s.name, s.kind, s.pre.detach()) for s in kept))
-            )
-        return _join(seen), torch.cat(losses), torch.cat(gradients)
+            seen = Observed(observed.logits.detach(), tuple(SiteValues(s.name, s.kind, s.pre.detach()) for s in kept))
+            return seen, value.detach(), torch.zeros_like(leaf) if gradient is None else gradient.detach()
+
+        seen, losses, gradients = zip(*self._in_calls(x, climbed), strict=True)
+        return _join(list(seen)), torch.cat(losses), torch.cat(gradients)
 
     def decisions(self, x: Tensor) -> Tensor:
         """Decision logits of each single draw: (repeats, m, classes). The judge's view of a stochastic target."""
-        pieces = []
-        for piece in torch.split(x, self.rows()):
+
+        def decided(piece: Tensor, _: int) -> Tensor:
             with torch.no_grad():
-                pieces.append(self._ask(piece.repeat_interleave(self.repeats, 0), False).logits)
-        logits = torch.cat(pieces)
+                return self._ask(piece.repeat_interleave(self.repeats, 0), False).logits
+
+        logits = torch.cat(self._in_calls(x, decided))
         return logits.reshape(len(x), self.repeats, -1).transpose(0, 1)
+
+    def _in_calls(self, x: Tensor, call: Callable[[Tensor, int], T]) -> list[T]:
+        """What ``call(rows, number of the first)`` gives for consecutive rows of x, at most ``rows()`` of them each.
+
+        Where memory runs out, batch is halved and stays so. Raises ModelError when one row's worth does not fit.
+        """
+        answers: list[T] = []
+        start = 0
+        while start < len(x):
+            piece, seen = x[start : start + self.rows()], self.calls
+            try:
+                answers.append(call(piece, start))
+            except (RuntimeError, MemoryError) as problem:
+                if not _out_of_memory(problem):
+                    raise
+                self._shrink(len(piece))
+                # The call did not happen: a stochastic target draws the numbers of this one again.
+                self.calls = seen
+                continue
+            start += len(piece)
+        return answers
+
+    def _shrink(self, rows: int) -> None:
+        padded = rows * self.repeats + -(rows * self.repeats) % PAD
+        if padded <= PAD:
+            raise ModelError(
+                f"{self.target.name} runs out of memory on {padded} inputs at once",
+                "Free memory, use fewer workers, or audit on a device with more.",
+            )
+        self.batch = max(PAD, self.batch // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def rows(self) -> int:
         """The most rows of one question: a call of the model holds repeats of each."""

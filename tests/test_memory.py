@@ -1,0 +1,67 @@
+"""Calls that do not fit: bounded beforehand, halved when memory runs out all the same, and the result is the same."""
+
+import dataclasses
+
+import pytest
+import torch
+from attack_models import digits
+from torch import nn
+
+from actsec.attacks import PGD, Square
+from actsec.errors import ModelError
+from actsec.oracle import BATCH, PAD, Oracle, frozen, rows_within
+from actsec.referee import attack_target, cases_of
+from actsec.types import Target
+
+
+class Narrow(nn.Module):
+    """Holds at most ``most`` rows; more raise what an allocator says."""
+
+    def __init__(self, model, most, message="DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"):
+        super().__init__()
+        self.model, self.most, self.message = model, most, message
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise RuntimeError(self.message)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("attack", [PGD(5), Square(10)])
+def test_running_out_of_memory_halves_the_call_and_changes_nothing(attack):
+    target, x, y = digits()
+    narrow = dataclasses.replace(target, model=Narrow(target.model, 40))
+    whole, halved = (attack_target(attack, t, cases_of(t, x, y, "linf", 0.1), batch=128) for t in (target, narrow))
+    assert torch.equal(whole.x, halved.x)
+    assert torch.equal(whole.status, halved.status)
+    assert torch.equal(whole.forwards, halved.forwards)
+    oracle = Oracle(narrow, 128)
+    with frozen(narrow.model):
+        oracle.observe(x)
+    assert oracle.batch == PAD
+
+
+def test_a_model_that_fits_not_even_one_call_is_said_to():
+    target, x, _ = digits()
+    narrow = dataclasses.replace(target, model=Narrow(target.model, 8), name="huge")
+    with frozen(narrow.model), pytest.raises(ModelError, match="huge runs out of memory on 32 inputs"):
+        Oracle(narrow).observe(x)
+
+
+def test_other_errors_of_a_model_are_its_own():
+    target, x, _ = digits()
+    broken = dataclasses.replace(target, model=Narrow(target.model, 8, "shapes cannot be multiplied"))
+    with frozen(broken.model), pytest.raises(RuntimeError, match="shapes cannot"):
+        Oracle(broken).observe(x)
+
+
+def test_the_rows_of_a_call_follow_from_what_a_backward_keeps():
+    # Per row: the input of 1,000 floats, and three outputs of 10,000 that the two ReLUs and the last layer keep.
+    wide = nn.Sequential(nn.Linear(1000, 10_000), nn.ReLU(), nn.Linear(10_000, 10_000), nn.ReLU(), nn.Linear(10_000, 2))
+    target = Target(wide.eval(), (1000,), ("a", "b"))
+    x = torch.zeros(3, 1000)
+    assert rows_within(target, x, memory=1 << 20) == BATCH
+    assert rows_within(target, x, memory=1) == PAD
+    # 21,000 to 31,000 floats a row, twice: 168 to 248 kB; 20 MiB hold 84 to 124 rows.
+    assert rows_within(target, x, memory=20) in (64, 96)
+    assert all(p.requires_grad for p in wide.parameters())
