@@ -36,6 +36,7 @@ class Cell:
     spec: str
     seed: int
     settle: bool
+    stand_in: str = ""
     parameters: int = 0
     wanted: int = 0
     capped: bool = False
@@ -52,12 +53,15 @@ class Cell:
     def key(self) -> str:
         """What the cell is about, and nothing that was measured."""
         radii = ",".join(f"{eps:.6g}" for eps in self.eps) or "smallest"
-        switch = "" if self.settle else " unsettled"
-        return f"{self.scene} [{self.images}] {self.norm}:{radii} {self.peer} {self.spec} seed {self.seed}{switch}"
+        return f"{self.scene} [{self.images}] {self.norm}:{radii} {self.label}"
 
     @property
     def label(self) -> str:
-        return f"{self.peer} {self.spec}"
+        """The contender: library, attack, and what else was chosen for it."""
+        seed = f" seed {self.seed}" if self.seed else ""
+        settled = "" if self.settle else ", nobody leaves early"
+        stand_in = f", stand-in in {self.stand_in}" if self.stand_in else ""
+        return f"{self.peer} {self.spec}{seed}{settled}{stand_in}"
 
     @property
     def done(self) -> bool:

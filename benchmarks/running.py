@@ -89,6 +89,7 @@ def cell_of(suite: Suite, entry: Entry, where: str, images: int) -> Cell:
         spec=entry.spec,
         seed=entry.seed,
         settle=entry.settle,
+        stand_in=entry.stand_in,
     )
 
 
@@ -135,9 +136,17 @@ def _contender(suite: Suite, entry: Entry, there: Scene, images: int, results: R
     cell.wanted = max(cell.wanted, entry.runs or suite.repeats or options.repeats)
     cell.capped = _used_up(cell, options)
     cell.parameters = parameters(there.model)
-    chosen = slice(0, cell.images)
     question = Question(
-        there.model, x[chosen], y[chosen], there.classes, suite.norm, suite.eps, suite.batch, entry.seed, entry.settle
+        model=there.model,
+        x=x[: cell.images],
+        y=y[: cell.images],
+        classes=there.classes,
+        norm=suite.norm,
+        eps=suite.eps,
+        batch=suite.batch,
+        seed=entry.seed,
+        settle=entry.settle,
+        stand_in=entry.stand_in,
     )
     contender = Contender(cell, entry, question)
     if not cell.done:

@@ -21,7 +21,8 @@ class Entry:
 
     setting says whose choice the options are: the library's documentation, the best we found for it, or a reference
     that nobody is held to in speed. tag is what targets know it by. runs bounds the timed runs (none: --repeats);
-    images, where set, is how many of the suite's images it gets: the first ones. settle=False keeps broken examples in.
+    images, where set, is how many of the suite's images it gets: the first ones. settle=False keeps broken examples
+    in; stand_in is the dtype of the faster copy of the model that actsec may search on.
     """
 
     peer: str
@@ -32,6 +33,7 @@ class Entry:
     images: int | None = None
     seed: int = 0
     settle: bool = True
+    stand_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ CW_9_100 = (
 )
 MINIMAL = (
     Entry("actsec", "minimal_l2", OURS, "ours"),
+    Entry("actsec", "minimal_l2", OURS, stand_in="float32"),
     Entry("adv-lib", "ddn(steps=100)", DOCUMENTED, runs=2),
     Entry("adv-lib", "ddn(steps=100, levels=none)", BEST, runs=2),
     Entry("adv-lib", "fmn(steps=100)", BEST, runs=2),
@@ -205,6 +208,8 @@ SUITES = {
         entries=(
             Entry("actsec", "one_pixel(mode=fast)", OURS, "fast"),
             Entry("actsec", "one_pixel", OURS, "default", runs=1),
+            Entry("actsec", "one_pixel", OURS, runs=1, stand_in="float32"),
+            Entry("actsec", "one_pixel", OURS, runs=1, stand_in="bfloat16"),
             Entry("actsec", "one_pixel(mode=exhaustive)", TRUTH, "exhaustive", runs=1),
             Entry("art", "PixelAttack(th=1, es=1)", DOCUMENTED, "art", runs=1, images=4),
             Entry("torchattacks", "OnePixel", DOCUMENTED, runs=1),

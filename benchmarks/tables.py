@@ -43,7 +43,6 @@ def sheets(suite: Suite, results: Results) -> list[tuple[Sheet, int, list[tuple[
     """For every scene of a suite with results: what targets read, the number of images, and entries with cells."""
     found = []
     for where, images in suite.grid:
-        # The suite may have asked for more images than the scene has.
         rows = [(entry, cell) for entry in suite.entries if (cell := _stored(suite, entry, where, images, results))]
         if not rows:
             continue
@@ -63,14 +62,12 @@ def sheets(suite: Suite, results: Results) -> list[tuple[Sheet, int, list[tuple[
 def _stored(suite: Suite, entry: Entry, where: str, images: int, results: Results) -> Cell | None:
     """The entry's cell with the most images, of at most those asked for."""
     wanted = cell_of(suite, entry, where, images)
-    like = [
-        cell
-        for cell in results.cells.values()
-        if cell.images <= wanted.images
-        and (cell.scene, cell.norm, cell.eps, cell.peer, cell.spec, cell.seed, cell.settle)
-        == (wanted.scene, wanted.norm, wanted.eps, wanted.peer, wanted.spec, wanted.seed, wanted.settle)
-    ]
+    like = [cell for cell in results.cells.values() if cell.images <= wanted.images and _about(cell) == _about(wanted)]
     return max(like, key=lambda cell: cell.images, default=None)
+
+
+def _about(cell: Cell) -> tuple[object, ...]:
+    return cell.scene, cell.norm, cell.eps, cell.label
 
 
 def findings(suite: Suite, results: Results) -> list[tuple[str, Finding]]:
@@ -97,9 +94,8 @@ def _threat(suite: Suite) -> str:
 
 
 def _row(entry: Entry, cell: Cell, sheet: Sheet, images: int) -> tuple[str, ...]:
-    label = f"{entry.peer} {entry.spec}" + (f" seed {entry.seed}" if entry.seed else "")
     if not cell.sizes:
-        return (label, entry.setting, *[""] * (len(HEADINGS) - 3), cell.message or "not run")
+        return (cell.label, entry.setting, *[""] * (len(HEADINGS) - 3), cell.message or "not run")
     middle = f"{cell.median:.3g}" if cell.seconds else ""
     spread = f"{middle} [{min(cell.seconds):.3g} to {max(cell.seconds):.3g}]" if len(cell.seconds) > 1 else middle
     broken = sum(map(math.isfinite, cell.flat))
@@ -107,7 +103,7 @@ def _row(entry: Entry, cell: Cell, sheet: Sheet, images: int) -> tuple[str, ...]
     if entry.spec.startswith("passes"):
         strength = ("no attack", "", "")
     return (
-        label,
+        cell.label,
         entry.setting,
         *strength,
         f"{cell.forwards:.0f}",

@@ -1,5 +1,6 @@
 """The benchmark starts, lists, counts, judges and stores; each library's adapter works where the answer is known."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -169,6 +170,26 @@ def test_every_library_finds_what_there_is_on_a_linear_model(peer, spec, norm, e
         else:
             assert min(judged.sizes) >= 0.8 * (1 - 1e-6)
             assert max(judged.sizes) < 1.2
+
+
+def test_a_stand_in_searches_and_its_passes_are_counted():
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
+    )
+    x = torch.rand(40, 1, 8, 8)
+    model = Whole(layers).eval().requires_grad_(False)
+    question = Question(model, x, model(x).argmax(1), 2, "l2", (), batch=64)
+    passes, sizes = {}, {}
+    for stand_in in ("", "float32"):
+        attempt = prepare("actsec", parse("minimal_l2(steps=20)"), dataclasses.replace(question, stand_in=stand_in))
+        with counted(model) as seen:
+            (found,) = attempt()
+        judged = judge(model, x, question.y, found, "l2", None, batch=64)
+        passes[stand_in], sizes[stand_in] = seen.backwards, judged.sizes
+        assert max(judged.sizes) < math.inf
+    assert passes["float32"] >= passes[""] > 0
+    assert sizes["float32"] == pytest.approx(sizes[""], rel=0.05)
 
 
 def test_a_library_that_is_not_there_is_said_so(monkeypatch):

@@ -41,7 +41,8 @@ class Question:
     """What every library is asked: the same frozen model in eval mode, images, labels and batch size.
 
     x (n, *shape) float32 in [0, 1]; eps in input units (pixels for l0), empty for the smallest change. settle says
-    whether examples that are broken may leave early, where a library has that choice: only actsec has.
+    whether examples that are broken may leave early, and stand_in which dtype a faster copy of the model may search in
+    (none: no copy): choices that only actsec has.
     """
 
     model: nn.Module
@@ -53,6 +54,7 @@ class Question:
     batch: int
     seed: int = 0
     settle: bool = True
+    stand_in: str = ""
 
     def pieces(self) -> list[tuple[Tensor, Tensor]]:
         """Images and labels in batches, for libraries that take one batch at a time."""
