@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actsec import registry
+from actsec import corruptions, registry
 from actsec.activations import activation
 from actsec.errors import BadOption, PlanError, ThreatError, unknown
 from actsec.plan import CHECKED, EXPERIMENTS, Plan, Trial, VariantPlan, variants
@@ -128,6 +128,7 @@ def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Pl
     samples = min(images.rows, plan.samples or (images.rows if plan.per_class else budget.samples))
     filled = plan.having(eps=eps, samples=None if plan.per_class else samples)
     filled = filled.having(activations=_activations(plan))
+    filled = filled.having(corruptions=_corruptions(plan, images))
     filled = filled.having(defenses=_defenses(plan, eps, trains=trains, calibrates=calibrates))
     names = [variant.name for variant in variants(filled)]
     for name in (name for trial in plan.attacks for name in trial.variants):
@@ -315,6 +316,21 @@ def _as_check(trial: Trial, known: tuple[Trial, ...]) -> Trial:
 
 def _full(trial: Trial) -> Spec:
     return registry.canonical("attacks", trial.attack)
+
+
+def _corruptions(plan: Plan, images: Images) -> tuple[str, ...]:
+    """The corruptions that the user named, each with its severity; of images all kinds that suit their channels."""
+    if plan.corruptions is None:
+        if images.table:
+            return ()
+        severities = (3,) if plan.budget == "quick" else corruptions.SHOWN
+        fit = [kind for kind in corruptions.KINDS if not corruptions.unfit(kind, images.shape)]
+        return tuple(f"{kind}(severity={severity})" for kind in fit for severity in severities)
+    chosen = [pair for text in plan.corruptions for pair in corruptions.parsed(text)]
+    for kind, _ in chosen:
+        if reason := corruptions.unfit(kind, images.shape):
+            raise PlanError(f"{kind}: {reason}", "Leave it out, or give corruptions = [].")
+    return tuple(dict.fromkeys(f"{kind}(severity={severity})" for kind, severity in chosen))
 
 
 def _activations(plan: Plan) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from actsec import plan as plans
 from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
 from actsec.plan import Plan, Trial
 
-_MANY = {"activations", "attacks", "defenses", "gates", "features"}
+_MANY = {"activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _LISTED = ("attacks", "defenses", "activations", "diagnostics", "models", "data")
 
 

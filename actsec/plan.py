@@ -60,6 +60,7 @@ class Plan:
     activations: Annotated[tuple[str, ...], "build the reference model with each of these"] = ()
     attacks: Annotated[tuple[Trial, ...], "attacks to run, such as pgd(steps=200)"] = ()
     defenses: Annotated[tuple[str, ...] | None, "chains of defenses, such as swap(to=silu) | temperature"] = None
+    corruptions: Annotated[tuple[str, ...] | None, "measured beside the attacks, such as blur(severity=3); none"] = None
     eps: Annotated[float | None, "L-inf budget in input units, such as 8/255"] = None
     samples: Annotated[int | None, "images attacked"] = None
     per_class: Annotated[int | None, "images attacked of each class, instead of in proportion"] = None
@@ -150,7 +151,7 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
         trials = [trial for trial in plan.attacks if not trial.variants or variant.name in trial.variants]
         sources = [job for trial in trials for job in source_jobs(plan, facts, trial)]
         tried = [job for trial in trials for job in trial_jobs(plan, facts, variant, trial)]
-        for job in (*prepared, *single, *sources, *tried):
+        for job in (*prepared, *single, *corruption_jobs(plan, facts, variant), *sources, *tried):
             made.setdefault(job.id, job)
     return tuple(made.values())
 
@@ -185,6 +186,18 @@ def single_job(kind: Literal["clean", "probe"], plan: Plan, facts: Facts, varian
     recipe: dict[str, Any] = {"model": model, "data": facts.test, "seed": plan.seed, "budget": plan.budget}
     recipe |= {"eps": plan.eps} if kind == "probe" else {"calibration": facts.calibration}
     return _job(kind, recipe, (model,), f"{kind} {variant.name}", variant.name)
+
+
+def corruption_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:
+    """The jobs that measure an undefended model on corrupted images, as many as are attacked; a shard of rows each."""
+    if variant.chain or not plan.corruptions:
+        return ()
+    model, most = model_jobs(plan, facts, variant)[-1].id, max((trial.samples for trial in plan.attacks), default=0)
+    recipe = {"model": model, "data": facts.test, "corruptions": list(plan.corruptions), "seed": plan.seed}
+    recipe |= {"budget": plan.budget}
+    shards = ([start, min(start + plan.shard, most)] for start in range(0, most, plan.shard))
+    label = f"corruptions of {variant.name}"
+    return tuple(_job("corrupt", {**recipe, "rows": rows}, (model,), label, variant.name) for rows in shards)
 
 
 def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> tuple[Job, ...]:
@@ -312,13 +325,13 @@ def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
     hints = typing.get_type_hints(Plan)
     changes: dict[str, Any] = {}
     for key, value in options.items():
-        if key in ("activations", "attacks", "defenses"):
+        if key in ("activations", "attacks", "defenses", "corruptions"):
             value = tuple(part for text in value for part in split_list(text))  # noqa: PLW2901  # the texts, one by one
         if key == "attacks":
             changes[key] = _trials(list(value))
         elif key == "features":
             changes[key] = tuple(FeatureRule.parse(text) for text in value)
-        elif key == "defenses" and value == ("none",):
+        elif key in ("defenses", "corruptions") and value == ("none",):
             changes[key] = ()
         elif isinstance(value, tuple) or value is True or "str" in str(hints[key]):
             changes[key] = value

@@ -197,6 +197,25 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Corrupted:
+    """Accuracy on images corrupted by chance, not by an adversary. setting is the physical parameter in words."""
+
+    kind: str
+    severity: int
+    setting: str
+    accuracy: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Corruptions:
+    """What corruptions do to one model, beside clean accuracy on the same images. Never part of a worst case."""
+
+    n: int
+    clean: Share
+    rows: tuple[Corrupted, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """One model of the audit: the audited one, a reference model, or one of them behind a chain of defenses."""
 
@@ -218,6 +237,7 @@ class Variant:
     sites: tuple[SiteHealth, ...]
     unresolved: tuple[str, ...]
     kills: tuple[Kill, ...]
+    corruptions: Corruptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,7 @@ def estimate(prepared: Prepared, job: Job) -> float:
             "base": 60.0 * trained if prepared.plan.reference else 100.0,
             "defend": 120.0 * trained + 1000.0,
             "clean": 1.0 * len(data.test),
+            "corrupt": 1.0 * len(job.recipe.get("corruptions", ())) * len(data.test),
             "probe": 4000.0 + 5.0 * len(data.test),
         }[job.kind]
     attack = registry.build("attacks", parse(str(job.recipe["attack"])))

@@ -5,6 +5,7 @@ defend   fit a chain of defenses on it: leaves weights
 clean    logits on the test and calibration data
 probe    direct measurements of the model: gradients, repeatability, activation health
 attack   one attack under one threat on some rows: leaves a verdict and an example per row
+corrupt  decisions on corrupted images
 craft    the same on a surrogate, followed past its first success: leaves an example per row for transfer
 """
 
@@ -25,7 +26,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actsec import health, losses, models, probe, registry, scene, surrogates, training
+from actsec import (
+    corruptions,
+    goals,
+    health,
+    losses,
+    masks,
+    models,
+    probe,
+    proposals,
+    registry,
+    scene,
+    surrogates,
+    training,
+)
 from actsec.activations import find
 from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError, ThreatError
@@ -237,6 +251,22 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     return Outcome(job.id, numbers, left)
 
 
+def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
+    target, test = scene.ready(loaded, store, job, job.needs[0]), loaded.test
+    first, last = (int(row) for row in job.recipe["rows"])
+    x, rows = (torch.from_numpy(a[first:last]).to(target.device) for a in (test.x, test.ids.view(np.int64)))
+    y = torch.from_numpy(test.y[first:last])
+    repeats = REPEATS[loaded.plan.budget] if target.stochastic else 1
+    wrong = []
+    for text in job.recipe["corruptions"]:
+        ((kind, severity),) = corruptions.parsed(text)
+        made = corruptions.corrupt(x, rows, kind, severity, bounds=test.bounds, seed=loaded.plan.seed)
+        with frozen(target.model):
+            decided = Oracle(target, 0, repeats, loaded.plan.seed, text).decisions(made).argmax(-1).cpu()
+        wrong.append((decided != y).double().mean(0).float().numpy())
+    return Outcome(job.id, {"rows": last - first}, {"wrong": np.stack(wrong)})
+
+
 def _craft(job: Job, loaded: Scene, store: Store) -> Outcome:
     target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
     threat, test = Threat.parse(str(job.recipe["threat"])), loaded.test
@@ -282,4 +312,5 @@ _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "probe": _probe,
     "attack": _attack,
     "craft": _craft,
+    "corrupt": _corrupt,
 }

@@ -6,6 +6,7 @@ SECTIONS: tuple[str, ...] = (
     "sanity",
     "clean",
     "robustness",
+    "corruptions",
     "calibration",
     "activations",
     "defenses",

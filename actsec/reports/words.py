@@ -265,3 +265,8 @@ def not_applicable(kill: Kill) -> str:
 def spec(text: str) -> Content:
     """A spec such as ``pgd(steps=40)``, as typed."""
     return code(text)
+
+
+def corruption(kind: str) -> str:
+    """The name of a corruption as people write it: JPEG in capitals."""
+    return "JPEG" if kind == "jpeg" else kind.replace("_", " ")

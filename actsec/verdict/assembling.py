@@ -37,6 +37,7 @@ from actsec.store import Store
 from actsec.types import Threat, chain_text
 from actsec.verdict import calibration, statistics
 from actsec.verdict.advice import advise, compare
+from actsec.verdict.corrupted import corrupted
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
 from actsec.verdict.policy import exit_code, gate_results, heading, headline, problems
 from actsec.verdict.statistics import share_of
@@ -45,7 +46,8 @@ from actsec.verdict.threats import mean_share, threat_result
 Array = NDArray[Any]
 LIMITS = (
     "Robust accuracy is an upper bound: what these attacks at this budget left. It is not a certificate.",
-    "Only the threats listed were tried. Nothing is said about other changes: rotation, blur, patches, other norms.",
+    "Only the threats listed were tried. Nothing is said about other changes: patches, other norms, chosen rotations.",
+    "Corruptions are what happens by itself: nobody looked for the worst of them.",
     "Intervals cover the sampling of test images, not the choice of training seed.",
 )
 
@@ -56,6 +58,9 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
     gathered = gather(plan, facts, store)
     y, classes = scene.test.y, scene.test.classes
     made = tuple(_variant(g, plan, y, classes, echo) for g in gathered)
+    made = tuple(
+        dataclasses.replace(v, corruptions=corrupted(g, plan, facts.shape)) for g, v in zip(gathered, made, strict=True)
+    )
     comparisons = tuple(row for g in gathered[1:] if g.variant.chain for row in compare(gathered[0], g, plan, y, made))
     examples, images = _examples(gathered[0], scene)
     gates = gate_results(plan, made)
@@ -318,6 +323,8 @@ def _not_done(gathered: tuple[Gathered, ...]) -> tuple[str, ...]:
     for g in gathered:
         if g.clean is None:
             lines.append(f"{g.variant.name}: not finished")
+        if None in g.corrupted:
+            lines.append(f"{g.variant.name}: corruptions not finished")
         missing = [t.trial.attack for t in g.tried if t.missing]
         if missing:
             lines.append(f"{g.variant.name}: {len(missing)} attacks not finished, {missing[0]} among them")

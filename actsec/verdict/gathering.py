@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec.plan import Facts, Plan, Trial, VariantPlan, jobs, model_jobs, single_job, trial_jobs, variants
+from actsec.plan import (
+    Facts,
+    Plan,
+    Trial,
+    VariantPlan,
+    corruption_jobs,
+    jobs,
+    model_jobs,
+    single_job,
+    trial_jobs,
+    variants,
+)
 from actsec.store import Store
 from actsec.types import SLACK, Outcome, Threat
 
@@ -73,6 +84,7 @@ class Gathered:
     tried: tuple[Tried, ...]
     errors: tuple[str, ...]
     confined: bool = False
+    corrupted: tuple[Outcome | None, ...] = ()
 
     @cached_property
     def clean_wrong(self) -> Array:
@@ -138,8 +150,11 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
     )
     errors = [o.error for o in (*models, clean, probe) if o is not None and o.error]
     errors += [t.error for t in tried if t.error]
+    corrupted = tuple(found[job.id] for job in corruption_jobs(plan, facts, variant))
+    errors += [o.error for o in corrupted if o is not None and o.error]
     whole = (_whole(clean), _whole(probe), _whole(models[-1]))
-    return Gathered(variant, *whole, tried, tuple(dict.fromkeys(errors)), facts.confined)
+    seen = tuple(map(_whole, corrupted))
+    return Gathered(variant, *whole, tried, tuple(dict.fromkeys(errors)), facts.confined, seen)
 
 
 def _whole(outcome: Outcome | None) -> Outcome | None:

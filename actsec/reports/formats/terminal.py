@@ -127,6 +127,7 @@ def _attacks(result: Result) -> Iterator[Line]:
             if attack.error is not None:
                 table.add_row(text(attack.attack), text(("not done: ", attack.error)), Text())
         yield table
+    yield from _corrupted(variant)
     yield from _sanity(variant)
 
 
@@ -145,6 +146,21 @@ def _left(attack: AttackResult, threat: ThreatResult) -> Text:
 
 def _passes(attack: AttackResult) -> str:
     return f"{words.number(attack.forwards, 1)} forward, {words.number(attack.backwards, 1)} backward"
+
+
+def _corrupted(variant: Variant) -> Iterator[Line]:
+    """What comes without an adversary, weakest first, at the strongest severity measured of each kind."""
+    found = variant.corruptions
+    if found is None:
+        return
+    last = {row.kind: row for row in sorted(found.rows, key=lambda row: row.severity)}
+    yield Text()
+    yield text(f"{variant.title} under corruptions, no adversary: {words.percent(found.clean.value)} untouched")
+    table = _table(("corruption", "still correct", "setting"))
+    for row in sorted(last.values(), key=lambda row: row.accuracy.value):
+        left = f"{row.accuracy.k} of {row.accuracy.n}  {words.percent(row.accuracy.value)}"
+        table.add_row(text(words.corruption(row.kind)), text(left), text(f"severity {row.severity}, {row.setting}"))
+    yield table
 
 
 def _sanity(variant: Variant) -> Iterator[Line]:

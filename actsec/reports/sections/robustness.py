@@ -208,5 +208,3 @@ def _remarks(attack: AttackResult) -> Content:
     if attack.flat:
         parts.append(f"cross-entropy flat in {words.plural(attack.flat, 'example')}, which climbed the margin")
     return joined(parts, "; ") if parts else ""
-    if attack.flat:
-        parts.append(f"cross-entropy flat in {words.plural(attack.flat, 'example')}, which climbed the margin")
