@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actsec import health, losses, probe, registry, runner, scene, surrogates, tasks
+from actsec import geometry, goals, health, losses, masks, probe, proposals, registry, runner, scene, surrogates, tasks
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
 from actsec.data.sets import row_ids
+from actsec.draws import Draws
 from actsec.errors import BadOption, DataError, ThreatError
 from actsec.features import Table
 from actsec.ledger import ALREADY_WRONG, FOUND, Verdicts
@@ -33,8 +34,9 @@ from actsec.referee import attack_target, cases_of
 from actsec.result import Result, Share
 from actsec.spec import Spec, parse, parse_chain
 from actsec.tables import constrained
-from actsec.types import Ask, Attack, Defense, Fitted, Material, Reply, Split, Target, Threat
+from actsec.types import Ask, Attack, Cases, Defense, Fitted, Material, Recipe, Reply, Split, Target, Threat
 from actsec.verdict import statistics
+from actsec.verdict.threats import NOTHING
 
 Array = NDArray[Any]
 Images = Tensor | Array
@@ -47,7 +49,9 @@ class Attacked:
 
     x (n, *shape) float32: the attacked inputs; success (n,) bool: right before, wrong after; size (n,) float64:
     distance in the threat's norm; still_correct: the share classified correctly after this attack alone, an upper bound
-    on robust accuracy; verdicts: the referee's full record; sentence: the same in words.
+    on robust accuracy; verdicts: the referee's full record; sentence: the same in words; counted (n,) bool: rows that
+    had something to reach (an input of the wanted class has not: its status says nothing); whole (n, *shape), where a
+    grid was given: x as the whole numbers it is saved as.
     """
 
     x: Array
@@ -57,6 +61,8 @@ class Attacked:
     still_correct: Share
     verdicts: Verdicts
     sentence: str
+    counted: Array
+    whole: Array | None = None
 
 
 def attack(
@@ -65,9 +71,11 @@ def attack(
     y: Images,
     attack: str | Spec | Attack[Any],  # the word for it
     *,
-    eps: float | None = None,
+    eps: float | Images | None = None,
     threat: str | Threat | None = None,
     target_class: int | Images | None = None,
+    mask: Array | None = None,
+    grid: int | None = None,
     seed: int = 0,
     id: Images | None = None,
     table: Table | None = None,
@@ -77,15 +85,20 @@ def attack(
     """Run one attack on examples x (n, *shape) in input units and labels y (n,).
 
     attack is a spec such as ``pgd(steps=200)`` or an attack object; threat such as ``linf:8/255`` or ``l2`` overrides
-    eps, whose norm is the attack's first; target_class, one for all or one a row, asks for that very class; source is
-    the surrogate that ``transfer`` crafts on; note sees every question, with the rows it is about, and its reply. Every
-    success is judged by the target's own rule on a fresh float32 forward; the model is bit-equal afterwards. Raises
-    ThreatError when the attack cannot run under the threat.
+    eps, whose norm is the attack's first; eps may be one number a row, then threat gives the norm alone; target_class,
+    one for all or one a row, asks for that very class, as the threats ``linf:8/255:class=3`` and ``:least_likely`` do;
+    mask, boolean of an input's shape or of its height and width, is True where an input may change; grid is the number
+    that stands for the box's upper end in whole-numbered data (255): what was found is judged again as saved so; source
+    is the surrogate that ``transfer`` crafts on; note sees every question, with the rows it is about, and its reply.
+    Every success is judged by the target's own rule on a fresh float32 forward; the model is bit-equal afterwards.
+    Raises ThreatError when the attack cannot run under the threat.
 
     table, the ``table`` of a data set whose rows x are, says what may change in each: bounds, steps, groups.
     """
+    made: Attack[Any] | Recipe
     made, name = _attack(attack)
-    under = _threat(made, name, eps, threat)
+    under, radii = _budget(made, name, eps, threat, len(y))
+    goals.check(under, target.shape, target.bounds, len(target.classes))
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     _check(target, xs, ys)
     given = row_ids(xs.cpu().numpy()) if id is None and "by_content" in dir(made) else id
@@ -94,29 +107,36 @@ def attack(
     if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
     repeats = tasks.REPEATS["standard"] if target.stochastic else 1
-    cases = constrained(cases_of(target, xs, ys, under.norm, under.eps, rows), table)
-    if target_class is not None:
-        wanted = target_class if isinstance(target_class, int) else _tensor(target_class, target.device, torch.int64)
-        cases = dataclasses.replace(cases, target=torch.zeros_like(ys) + wanted)
+    radius = under.eps if radii is None else radii.to(target.device)
+    cases = constrained(cases_of(target, xs, ys, under.norm, radius, rows), table)
+    cases = masks.applied(cases, None if mask is None else masks.fitted(mask, tuple(target.shape)))
+    cases = _aimed(goals.aimed(cases, under, target), target_class, len(target.classes))
+    brief, made = _brief(made, name), proposals.ready(made, target, cases, Draws(seed, f"{name}@{under}"))
     flat = tasks.Flat(cases, note)
     surrogate = _surrogate(made, target) if source is None else source
     verdicts = attack_target(
         surrogates.ready(made, cases, surrogate, (), seed),
         target,
         cases,
-        losses.goal_of(under, made),
+        losses.goal_of(under, made, target.threshold),
         seed=seed,
         name=f"{name}@{under}",  # as an audit does, so that the same attack draws the same numbers
         repeats=repeats,
+        grid=grid,
         note=flat,
     )
-    status = verdicts.status.cpu().numpy()
+    verdicts = proposals.paid(made, verdicts)
+    counted = goals.counted(cases).cpu().numpy()
+    status = verdicts.status.cpu().numpy()[counted]
     before = int(np.sum(status != ALREADY_WRONG))
-    wrong = verdicts.wrong.cpu().numpy().astype(np.float64)
-    if not target.stochastic:
-        wrong[(status != FOUND) & (status != ALREADY_WRONG)] = 0.0
-    still = statistics.share(round(float(np.sum(1 - wrong))), len(status))
-    success = status == FOUND
+    wrong = verdicts.wrong.cpu().numpy().astype(np.float64)[counted]
+    reached = np.isin(status, (FOUND, ALREADY_WRONG))
+    if aimed := bool((cases.target >= 0).any()) or under.confidence is not None:
+        wrong = reached.astype(np.float64)
+    elif not target.stochastic:
+        wrong[~reached] = 0.0
+    still = statistics.share(round(float(np.sum(1 - wrong))), len(status)) if len(status) else NOTHING
+    success = (verdicts.status.cpu().numpy() == FOUND) & counted
     return Attacked(
         verdicts.x.cpu().numpy(),
         success,
@@ -124,8 +144,44 @@ def attack(
         before,
         still,
         verdicts,
-        _sentence(_brief(made, name), under, len(status), before, still, verdicts) + flat.said("; "),
+        _sentence(brief, under, counted, before, still, verdicts, aimed=aimed)
+        + _saved(verdicts, grid)
+        + flat.said("; "),
+        counted,
+        None if grid is None else _levels(cases, verdicts.x, grid),
     )
+
+
+def _aimed(cases: Cases, target_class: int | Images | None, classes: int) -> Cases:
+    """The cases with the class asked for, one for all or one a row (-1: any wrong one). Raises ThreatError."""
+    if target_class is None:
+        return cases
+    if bool((cases.target >= 0).any()):
+        raise ThreatError("the threat names a class and so does target_class", "Give one of them.")
+    one = isinstance(target_class, int)
+    wanted = target_class if isinstance(target_class, int) else _tensor(target_class, cases.y.device, torch.int64)
+    every = torch.zeros_like(cases.y) + wanted
+    if not (0 if one else -1) <= int(every.min()) <= int(every.max()) < classes:
+        raise ThreatError(
+            f"target_class runs from {int(every.min())} to {int(every.max())}, the target has {classes} classes",
+            "Classes count from 0.",
+        )
+    return dataclasses.replace(cases, target=every)
+
+
+def _saved(verdicts: Verdicts, grid: int | None) -> str:
+    """How much of what was found holds when saved as whole numbers, in words."""
+    asked = int((verdicts.on_grid >= 0).sum())
+    if grid is None or not asked:
+        return ""
+    return f"; {int((verdicts.on_grid == 1).sum())} of {asked} found still succeed as {goals.saved(grid)}"
+
+
+def _levels(cases: Cases, x: Tensor, grid: int) -> Array:
+    """Attacked inputs as whole numbers 0 to grid, of the smallest type that holds them, inside ball and box."""
+    low, high = geometry.reach(cases)
+    level = ((geometry.gridded(cases, x, grid).double() - low) / (high - low) * grid).round()
+    return level.cpu().numpy().astype(np.uint8 if grid < 256 else np.uint16)
 
 
 def _surrogate(made: Any, target: Target) -> Target | None:
@@ -168,13 +224,21 @@ def _brief(made: Attack[Any], name: str) -> str:
     return str(Spec(parse(name).name, changed))
 
 
-def _sentence(name: str, threat: Threat, n: int, before: int, still: Share, verdicts: Verdicts) -> str:
+def _sentence(
+    name: str, threat: Threat, counted: Array, before: int, still: Share, verdicts: Verdicts, *, aimed: bool
+) -> str:
+    n = int(counted.sum())
     if threat.goal == "kill":
         rise = float(verdicts.score.mean())
         return f"{name} at {threat}: {n} tested, dead share of units {rise:+.3f} net (killed minus revived)"
     text = f"{name} at {threat}: {n} tested, {before} correct before, {still.k} still correct after"
+    if aimed:
+        text = f"{name} at {threat}: {n} tested, {before} not there before, {still.k} not driven there"
+        left_out = len(counted) - n
+        text += f" ({left_out} of the wanted class left out)" if left_out else ""
     if threat.eps is None and before:
-        size = torch.where(verdicts.status == FOUND, verdicts.size, torch.inf)[verdicts.status != ALREADY_WRONG]
+        open_ = (verdicts.status != ALREADY_WRONG) & torch.from_numpy(counted).to(verdicts.status.device)
+        size = torch.where(verdicts.status == FOUND, verdicts.size, torch.inf)[open_]
         median = float(size.median())
         text += f"; half of them fall to a change of {threat.norm} size {median:.4g} or less"
     return text
@@ -321,6 +385,21 @@ def _attack(attack: str | Spec | Attack[Any]) -> tuple[Attack[Any], str]:
         return registry.build("attacks", spec), str(registry.canonical("attacks", spec))
     options = {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}  # type: ignore[arg-type]  # a dataclass
     return attack, str(Spec(type(attack).__module__.rpartition(".")[2], tuple(options.items())))
+
+
+def _budget(
+    made: Attack[Any], name: str, eps: float | Images | None, threat: str | Threat | None, n: int
+) -> tuple[Threat, Tensor | None]:
+    """The threat, and the budget of each row (n,) float64 where they differ: then the threat has the largest."""
+    if eps is None or isinstance(eps, (str, float, int)):
+        return _threat(made, name, eps, threat), None
+    radii = torch.as_tensor(eps, dtype=torch.float64, device="cpu").flatten()
+    if len(radii) != n or not bool((torch.isfinite(radii) & (radii > 0)).all()):
+        raise ThreatError(f"eps holds {len(radii)} numbers for {n} inputs", "Give one positive number for each.")
+    under = _threat(made, name, float(radii.max()), None) if threat is None else Threat.parse(str(threat))
+    if threat is not None and under.eps is not None:
+        raise ThreatError(f"{under} and an eps for each input", f"Give threat={under.norm!r}, or leave eps out.")
+    return _threat(made, name, None, dataclasses.replace(under, eps=float(radii.max()))), radii
 
 
 def _threat(made: Attack[Any], name: str, eps: float | None, threat: str | Threat | None) -> Threat:

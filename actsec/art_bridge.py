@@ -158,7 +158,7 @@ def _groups(cases: Cases, decision: Tensor) -> Iterator[Tensor]:
 
 
 class _Asked(nn.Module):
-    """Decision logits (or probabilities) of a target as a module, counting the rows that go forwards and backwards through it."""
+    """Decision logits (or probabilities) of a target as a module; rows that go forwards and backwards are counted."""
 
     def __init__(self, target: Target, *, probabilities: bool) -> None:
         super().__init__()

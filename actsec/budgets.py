@@ -115,7 +115,7 @@ def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Pl
     budget = BUDGETS[plan.budget]
     if plan.per_class is not None and plan.samples is not None:
         raise PlanError("samples and per_class are both given", "Give one of them.")
-    for name in ("samples", "per_class", "threads", "shard"):
+    for name in ("samples", "per_class", "threads", "memory", "shard"):
         value = getattr(plan, name)
         if value is not None and value < 1:
             raise BadOption(f"{name} = {value}", f"Give {name} of at least 1.")

@@ -270,13 +270,18 @@ def inside(x: Tensor, cases: Cases, size_of_x: Tensor) -> Tensor:
     return kept
 
 
+def reach(cases: Cases) -> tuple[float, float]:
+    """The least and the greatest value that any coordinate of any row may have."""
+    return float(torch.as_tensor(cases.low).min()), float(torch.as_tensor(cases.high).max())
+
+
 def gridded(cases: Cases, x: Tensor, grid: int) -> Tensor:
     """x (n, *shape) as it is when saved as whole numbers 0 to ``grid`` over the box, eps enforced again.
 
     Every value goes to its nearest level; in a row that this takes out of the ball, to the next level towards the clean
-    input. The box must be two numbers: it is the range of the data.
+    input. The range of the data is that of the box: a mask closes it at some values, never at all of them.
     """
-    low, high = float(cases.low), float(cases.high)
+    low, high = reach(cases)
     level = (x.double() - low) / (high - low) * grid
     clean = (cases.x.double() - low) / (high - low) * grid
     nearest, toward = level.round(), torch.where(level > clean, level.floor(), level.ceil())

@@ -36,7 +36,7 @@ def check(threat: Threat, shape: tuple[int, ...], bounds: tuple[float, float], c
         )
 
 
-def aimed(cases: Cases, threat: Threat, target: Target, batch: int = 256) -> Cases:
+def aimed(cases: Cases, threat: Threat, target: Target, batch: int = 0) -> Cases:
     """The cases with the class that the threat wants of each row; as they are when it wants none.
 
     The least likely class is that of the smallest decision logit on the untouched input: 1 forward a row.
@@ -53,6 +53,12 @@ def aimed(cases: Cases, threat: Threat, target: Target, batch: int = 256) -> Cas
 def counted(cases: Cases) -> Tensor:
     """Rows (n,) bool that have something to reach: no target, or one that is not their own class."""
     return cases.target != cases.y
+
+
+def saved(grid: int) -> str:
+    """How data of so many steps between the ends of its box is saved, for people."""
+    names = {255: "8-bit images", 65535: "16-bit images"}
+    return names.get(grid, f"whole numbers from 0 to {grid}")
 
 
 def words(goal: str) -> str:

@@ -68,6 +68,7 @@ class Plan:
     seed: Annotated[int, "of everything random"] = 0
     resize: Annotated[str | None, "a stated transform of image folders, such as resize=256,crop=224"] = None
     bounds: Annotated[str | None, "range of float inputs, such as 0,255; eps is in these units [0,1]"] = None
+    mask: Annotated[str | None, ".npy, .npz or black-and-white picture: which pixels the adversary may change"] = None
     normalize: Annotated[str | None, "imagenet, torchvision or MEAN/STD, applied before the model"] = None
     threshold: Annotated[float | None, "two classes: say class 1 above this probability"] = None
     output: Annotated[str | None, "which field of the model's output holds the logits"] = None
@@ -98,7 +99,7 @@ class Plan:
 class Facts:
     """What the plan's names stand for: content hashes. model is the fingerprint of the loaded target, or the recipe.
 
-    confined says that a table's rules keep rows from being turned into any other.
+    confined says that a table's rules or a mask keep rows from being turned into any other.
     """
 
     model: str
@@ -113,6 +114,7 @@ class Facts:
     contents: tuple[tuple[str, str], ...] = ()
     """Attacks that name a run or another model, and the same text with a content hash in the place of each name."""
     confined: bool = False
+    mask: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,8 @@ def _attack_jobs(
     }
     if plan.bounds is not None:
         recipe |= {"bounds": list(box(plan.bounds))}
+    if facts.mask is not None:
+        recipe |= {"mask": facts.mask}
     label = f"{trial.attack} at {trial.threat} on {variant.name}"
     sources = source_jobs(plan, facts, trial)
     made = []

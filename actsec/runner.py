@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from actsec import budgets, costs, scene, tables
+from actsec import budgets, costs, goals, scene, tables
 from actsec.errors import DataError, Interrupted, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
 from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
@@ -88,6 +88,9 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes), given=given)
     if plan.positive is not None and plan.positive not in loaded.test.classes:
         raise unknown("class (--positive)", plan.positive, loaded.test.classes)
+    for trial in loaded.plan.attacks:
+        test = loaded.test
+        goals.check(Threat.parse(trial.threat), tuple(test.x.shape[1:]), test.bounds, len(test.classes))
     return Prepared(loaded, scene.facts(loaded, base), notes)
 
 

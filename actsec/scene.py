@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 import actsec
-from actsec import data, models, registry
+from actsec import data, masks, models, registry
 from actsec import target as targets
 from actsec.data import Dataset, Splits, tables
 from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
@@ -51,6 +51,7 @@ class Scene:
     splits: Splits
     notes: tuple[str, ...]
     given: Given = Given()  # immutable
+    mask: masks.Mask | None = None
 
     @property
     def test(self) -> Dataset:
@@ -99,7 +100,8 @@ def load(plan: Plan, given: Given | None = None) -> Scene:
         sampled = data.sample(test, seed=plan.seed, per_class=plan.per_class)
     else:
         sampled = data.sample(test, min(len(test), CLEAN_MOST), seed=plan.seed)
-    return Scene(plan, Splits(sampled, train, calibration), tuple(notes), given)
+    mask = None if plan.mask is None else masks.read(plan.mask, tuple(test.x.shape[1:]))
+    return Scene(plan, Splits(sampled, train, calibration), tuple(notes), given, mask)
 
 
 def _images(plan: Plan) -> Dataset | Splits:
@@ -174,7 +176,8 @@ def facts(scene: Scene, base: Target | None) -> Facts:
         rows=len(splits.test),
         versions=f"actsec {actsec.__version__}, torch {torch.__version__}",
         contents=contents(scene),
-        confined=splits.test.table is not None and splits.test.table.confined,
+        confined=scene.mask is not None or (splits.test.table is not None and splits.test.table.confined),
+        mask=None if scene.mask is None else masks.fingerprint(scene.mask),
     )
 
 
@@ -315,4 +318,6 @@ def of_run(root: Path) -> Scene:
         split = getattr(loaded.splits, name)
         if (None if split is None else data.fingerprint(split)) != getattr(known, name):
             raise DataError(f"the {name} data changed since the run began", "Put it back, or give another --out.")
+    if loaded.mask is not None and masks.fingerprint(loaded.mask) != known.mask:
+        raise DataError("the mask changed since the run began", "Put it back, or give another --out.")
     return loaded

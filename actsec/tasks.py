@@ -42,7 +42,7 @@ from actsec import (
 )
 from actsec.activations import find
 from actsec.draws import Draws
-from actsec.errors import ActsecError, ModelError, ThreatError
+from actsec.errors import ActsecError, BadOption, ModelError, ThreatError
 from actsec.ledger import NORMS_KEPT, Verdicts
 from actsec.oracle import Oracle, frozen
 from actsec.referee import attack_target, cases_of, last_candidates
@@ -51,7 +51,7 @@ from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.tables import constrained
 from actsec.target import fingerprint
-from actsec.types import Ask, Cases, Job, Material, Outcome, Reply, Target, Threat
+from actsec.types import Ask, Cases, Job, Material, Outcome, Proposer, Reply, Target, Threat
 
 REPEATS = {"quick": 5, "standard": 20, "thorough": 50}
 """Draws averaged for each question to a stochastic target."""
@@ -164,8 +164,11 @@ def _base_name(loaded: Scene) -> str:
 
 def perturb(target: Target, x: Tensor, y: Tensor, id: Tensor, attack: Spec, threat: Threat, seed: int) -> Tensor:
     """Adversarial inputs (n, *shape) for training: where the attack ends, as in Madry et al. (2017)."""
+    made = registry.build("attacks", attack)
+    if isinstance(made, Proposer):
+        raise BadOption(f"{attack} needs the finished model and cannot train one", "Train with pgd(steps=10).")
     cases = cases_of(target, x, y, threat.norm, threat.eps, id)
-    return last_candidates(registry.build("attacks", attack), target, cases, Draws(seed, str(attack)))
+    return last_candidates(made, target, cases, Draws(seed, str(attack)))
 
 
 def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -222,25 +225,31 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     if threat.goal == "kill" and (reason := health.kill_profile(target, x[:2], x[:2]).reason):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
     cases = constrained(cases_of(target, x, y, threat.norm, threat.eps, rows), test.table)
+    cases = goals.aimed(masks.applied(cases, loaded.mask), threat, target)
+    name = f"{spec}@{threat}"
+    attack = proposals.ready(attack, target, cases, Draws(plan.seed, name))
     flat = Flat(cases)
     stored = [outcome.arrays for need in job.needs[1:] if (outcome := store.get(need)) is not None]
     verdicts = attack_target(
         surrogates.ready(attack, cases, scene.surrogate(loaded, attack), stored, plan.seed),
         target,
         cases,
-        losses.goal_of(threat, attack),
+        losses.goal_of(threat, attack, target.threshold),
         seed=plan.seed,
-        name=f"{spec}@{threat}",
+        name=name,
         repeats=REPEATS[plan.budget] if target.stochastic else 1,
         grid=None if threat.goal == "kill" else test.grid,
         note=flat,
     )
+    verdicts = proposals.paid(attack, verdicts)
     numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
     numbers |= {"flat": flat.rows}
     left = {**_as_arrays(verdicts), "id": test.ids[first:last]}
     if target.threshold is not None:
         # The referee's logits are shifted so that the largest decides; what is stored is what the model says.
         left["logits"][:, 1] += math.log(target.threshold / (1 - target.threshold))
+    if bool((cases.target >= 0).any()):
+        left["counted"] = goals.counted(cases).cpu().numpy()
     if threat.goal == "kill":
         with frozen(target.model):
             profile = health.kill_profile(target, x, verdicts.x)
