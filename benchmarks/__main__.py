@@ -52,6 +52,7 @@ def listing() -> None:
 @click.option("--cap", default=60.0, show_default=True, help="Seconds after which a contender is not run again.")
 @click.option("--images", type=int, help="At most so many images in every suite.")
 @click.option("--threads", type=int, help="Threads torch may use; recorded. Default: torch's own choice.")
+@click.option("--device", default="cpu", show_default=True, help="Where the models lie: cpu or cuda.")
 @click.option("--full", is_flag=True, help="The sizes the targets speak of where the default is smaller (one_pixel).")
 @click.option("--quick", is_flag=True, help="A few images and one run: shows that everything starts, measures nothing.")
 @click.option("--out", default="runs/benchmarks", show_default=True, type=click.Path(path_type=Path))
@@ -61,6 +62,7 @@ def run(
     cap: float,
     images: int | None,
     threads: int | None,
+    device: str,
     full: bool,
     quick: bool,
     out: Path,
@@ -81,9 +83,9 @@ def run(
             raise unknown("suite", name, table.SUITES)
         suite = table.sized(table.SUITES[name], images, full=full)
         chosen[name] = table.quick(suite) if quick else suite
-    results = opened(out, environment())
+    results = opened(out, environment(device))
     try:
-        running.run(chosen, results, running.Options(1 if quick else repeats, cap))
+        running.run(chosen, results, running.Options(1 if quick else repeats, cap, device))
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here")
     _write(chosen, out)
@@ -93,9 +95,9 @@ def run(
 @click.argument("folder", type=click.Path(path_type=Path))
 def rendered(folder: Path) -> None:
     """Print the table and draw the plot again from FOLDER's results.json."""
-    from benchmarks.suites import SUITES
+    from benchmarks.suites import SUITES, sized
 
-    _write(SUITES, folder)
+    _write({name: sized(suite, None, full=True) for name, suite in SUITES.items()}, folder)
 
 
 def _write(suites: dict, folder: Path) -> None:  # type: ignore[type-arg]  # Suite is not imported for --help

@@ -59,13 +59,13 @@ def seeded(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002  # the libraries draw from numpy's global generator
 
 
-def timed(attempt: Callable[[], list[Tensor]], seed: int) -> tuple[float, list[Tensor]]:
+def timed(attempt: Callable[[], list[Tensor]], seed: int, device: torch.device) -> tuple[float, list[Tensor]]:
     """Wall seconds of one run, and what it returned."""
     seeded(seed)
-    _wait()
+    _wait(device)
     start = time.perf_counter()
     found = attempt()
-    _wait()
+    _wait(device)
     return time.perf_counter() - start, found
 
 
@@ -78,13 +78,13 @@ class Peak:
 
 
 @contextlib.contextmanager
-def peak_memory() -> Iterator[Peak]:
+def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Resident memory of this process on Linux (its high-water mark can be reset there), device memory on CUDA.
 
     Freed memory is first given back to the system, or what an earlier run left behind would hide what this one takes.
     """
     peak = Peak()
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         peak.before = torch.cuda.memory_allocated() / 2**20
         yield peak
@@ -113,14 +113,15 @@ def _resident(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
     """What the numbers depend on beside the code."""
     return {
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "processor": _processor(),

@@ -120,7 +120,7 @@ def opened(folder: Path, environment: dict[str, Any] | None) -> Results:
     if data.get("schema") != SCHEMA:
         raise StoreError(f"{file} has schema {data.get('schema')}, this is {SCHEMA}", "Give another --out.")
     stored = data["environment"]
-    for name in ("threads", "processor", "python", "libraries"):
+    for name in ("device", "threads", "processor", "python", "libraries"):
         if environment is not None and stored[name] != environment[name]:
             raise StoreError(
                 f"{folder} was measured with {name} {stored[name]}, now it is {environment[name]}",

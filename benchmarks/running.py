@@ -34,6 +34,7 @@ class Options:
 
     repeats: int = 5
     cap: float = 60.0
+    device: str = "cpu"
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ def run(suites: dict[str, Suite], results: Results, options: Options) -> None:
         print(f"\n== {name}: {suite.about}", flush=True)
         for where, images in suite.grid:
             try:
-                there = scene(where, results.folder / "models")
+                there = scene(where, results.folder / "models", options.device)
             except Absent as why:
                 print(f"   skipped: {why}", flush=True)
                 continue
@@ -165,8 +166,8 @@ def _first(contender: Contender) -> None:
     """
     cell, question = contender.cell, contender.question
     assert contender.attempt is not None, cell.key
-    with counted(question.model) as passes, peak_memory() as peak:
-        seconds, found = timed(contender.attempt, question.seed)
+    with counted(question.model) as passes, peak_memory(question.x.device) as peak:
+        seconds, found = timed(contender.attempt, question.seed, question.x.device)
     _enter(contender, found, passes.forwards, passes.backwards, peak.mib)
     cell.counted_while_timed = seconds >= LONG or cell.wanted == 1
     if cell.counted_while_timed:
@@ -175,8 +176,9 @@ def _first(contender: Contender) -> None:
 
 def _timed(contender: Contender) -> None:
     """One timed run and nothing else."""
+    question = contender.question
     assert contender.attempt is not None, contender.cell.key
-    contender.cell.seconds.append(timed(contender.attempt, contender.question.seed)[0])
+    contender.cell.seconds.append(timed(contender.attempt, question.seed, question.x.device)[0])
 
 
 def _enter(contender: Contender, found: list[Tensor], forwards: int, backwards: int, memory: float | None) -> None:

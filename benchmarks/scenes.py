@@ -69,12 +69,12 @@ class Whole(nn.Module):
         return logits if self.factor is None else logits * self.factor
 
 
-def scene(name: str, cache: Path) -> Scene:
-    """The scene of that name; models trained here are kept in the folder ``cache``. Raises Absent."""
+def scene(name: str, cache: Path, device: str = "cpu") -> Scene:
+    """The scene of that name on a device; models trained here are kept in the folder ``cache``. Raises Absent."""
     plain, _, factor = name.partition(" * ")
     model, x, y, classes = _digits(plain, cache) if plain.startswith("digits: ") else _shared(plain)
     whole = Whole(model, float(factor) if factor else None)
-    return Scene(name, whole.eval().requires_grad_(False), x, y, classes)
+    return Scene(name, whole.eval().requires_grad_(False).to(device), x.to(device), y.to(device), classes)
 
 
 def parameters(model: nn.Module) -> int:

@@ -20,7 +20,8 @@ def report(suites: dict[str, Suite], results: Results) -> str:
     env = results.environment
     libraries = ", ".join(f"{name} {version}" for name, version in env["libraries"].items())
     parts = [
-        f"{env['processor']}, {env['threads']} threads of {env['cores']} cores, Python {env['python']}, {env['begun']}",
+        f"{env['processor']}, {env['threads']} threads of {env['cores']} cores, on {env['device']}, "
+        f"Python {env['python']}, {env['begun']}",
         f"Libraries: {libraries}.",
         "",
     ]
@@ -41,11 +42,15 @@ Options are ours, as the library documents them, the best found for the library,
 
 def sheets(suite: Suite, results: Results) -> list[tuple[Sheet, int, list[tuple[Entry, Cell]]]]:
     """For every scene of a suite with results: what targets read, the number of images, and entries with cells."""
-    found = []
+    found: list[tuple[Sheet, int, list[tuple[Entry, Cell]]]] = []
+    seen: list[list[str]] = []
     for where, images in suite.grid:
         rows = [(entry, cell) for entry in suite.entries if (cell := _stored(suite, entry, where, images, results))]
-        if not rows:
+        keys = [cell.key for _, cell in rows]
+        # Fewer images than asked for may serve two sizes of a growing grid.
+        if not rows or keys in seen:
             continue
+        seen.append(keys)
         tagged: dict[str, list[Cell]] = {}
         for entry, cell in rows:
             tagged.setdefault(entry.tag, []).append(cell)

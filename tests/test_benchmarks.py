@@ -26,8 +26,14 @@ from benchmarks.results import Cell, opened
 from benchmarks.scenes import Scene, Whole
 
 ENVIRONMENT = {
-    "threads": 1, "cores": 1, "processor": "p", "python": "3", "libraries": {"actsec": "0"}, "begun": "today",
-}  # fmt: skip
+    "device": "cpu",
+    "threads": 1,
+    "cores": 1,
+    "processor": "p",
+    "python": "3",
+    "libraries": {"actsec": "0"},
+    "begun": "today",
+}
 
 
 def linear():
@@ -128,7 +134,7 @@ def test_rows_forwards_and_backwards_are_counted_and_the_model_is_left_as_it_was
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark here")
 def test_peak_memory_sees_what_was_freed_again():
-    with peak_memory() as peak:
+    with peak_memory(torch.device("cpu")) as peak:
         torch.ones(32 * 2**20 // 4).sum()
     assert peak.mib is None or 28 < peak.mib < 100
 
@@ -206,7 +212,7 @@ def small(*entries, **changes):
 @pytest.fixture
 def line(monkeypatch):
     x, y = digits(8)
-    monkeypatch.setattr(running, "scene", lambda name, cache: Scene(name, linear(), x, y, 2))
+    monkeypatch.setattr(running, "scene", lambda name, cache, device: Scene(name, linear(), x, y, 2))
 
 
 def ran(suite, folder, **options):
