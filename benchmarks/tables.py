@@ -20,8 +20,8 @@ def report(suites: dict[str, Suite], results: Results) -> str:
     env = results.environment
     libraries = ", ".join(f"{name} {version}" for name, version in env["libraries"].items())
     parts = [
-        f"{env['processor']}, {env['threads']} threads of {env['cores']} cores, on {env['device']}, "
-        f"Python {env['python']}, {env['begun']}",
+        f"{env['processor']}, {env['threads']} threads of {env['cores']} cores, device {env['device']}.",
+        f"Python {env['python']}, {env['begun']}.",
         f"Libraries: {libraries}.",
         "",
     ]
