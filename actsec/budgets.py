@@ -140,7 +140,7 @@ def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Pl
 
 def _check_reference(plan: Plan) -> None:
     """Refuse options that a model trained in the run has no use for, rather than ignore them."""
-    for name in ("normalize", "threshold", "output", "random_weights", "trust_model", "expect_accuracy"):
+    for name in ("normalize", "threshold", "output", "random_weights", "trust_model", "expect_accuracy", "raw_units"):
         value = getattr(plan, name)
         if value not in (None, False):
             raise PlanError(

@@ -79,6 +79,7 @@ def site_health(target: Target, x: Tensor, y: Tensor, batch: int = 128) -> list[
     A unit is one number of the pre-activation: a channel at a position. Gates and calls that do not depend on the input
     are left out. Costs 1 forward and 1 backward a row, and memory for the sites of one batch.
     """
+    batch = min(batch, target.batch)
     with frozen(target.model):
         tallies = {site.name: _Tally(site) for site in _sites(target, x)}
         for piece, labels in zip(torch.split(x, batch), torch.split(y, batch), strict=True):
@@ -121,6 +122,7 @@ def kill_profile(target: Target, before: Tensor, after: Tensor, batch: int = 128
             return KillProfile([], None, None, f"not applicable: {named} cannot be killed")
         sums = {name: np.zeros(5) for name in sites}
         net, of_active = [], []
+        batch = min(batch, target.batch)
         oracle = Oracle(target, batch)
         for clean, attacked in zip(torch.split(before, batch), torch.split(after, batch), strict=True):
             pairs = list(zip(oracle.observe(clean, True).sites, oracle.observe(attacked, True).sites, strict=True))

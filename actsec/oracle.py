@@ -115,17 +115,20 @@ def _plain_arithmetic() -> Iterator[None]:
 class Oracle:
     """A target that answers. Use inside ``frozen(target.model)``.
 
-    batch is the most rows of one model call; repeats > 1 averages the logits over that many draws of a stochastic
+    batch is the most rows of one model call, 0 for the target's own; repeats > 1 averages the logits over that many draws of a stochastic
     target and differentiates the loss of that average (expectation over transformation, Athalye et al. 2018); seed and
     name key those draws, together with the number of the call.
     """
 
     target: Target
-    batch: int = BATCH
+    batch: int = 0
     repeats: int = 1
     seed: int = 0
     name: str = ""
     calls: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.batch = self.batch or self.target.batch
 
     def observe(self, x: Tensor, watches: bool = False) -> Observed:
         """Decision logits (m, classes) of x (m, *shape), and the activation sites when watched. One forward a row."""

@@ -261,7 +261,7 @@ def attack_target(
     seed: int = 0,
     name: str = "",
     settle: bool = True,
-    batch: int = 256,
+    batch: int = 0,
     width: int | None = None,
     repeats: int | None = None,
     queries: int | None = None,
@@ -283,7 +283,7 @@ def attack_target(
             cases,
             Draws(seed, name),
             settle=settle,
-            width=width or batch,
+            width=width or oracle.batch,
             queries=queries,
             grid=grid,
             tell=tell,
@@ -291,7 +291,7 @@ def attack_target(
         )
 
 
-def last_candidates(attack: Attack[object], target: Target, cases: Cases, draws: Draws, batch: int = 256) -> Tensor:
+def last_candidates(attack: Attack[object], target: Target, cases: Cases, draws: Draws, batch: int = 0) -> Tensor:
     """Where the attack ends on every row (n, *shape), unjudged: what adversarial training learns from.
 
     No verdict, no ledger, no early stop: every row, right or wrong, is followed to its last question.

@@ -20,6 +20,7 @@ from actsec import data, masks, models, registry
 from actsec import target as targets
 from actsec.data import Dataset, Splits, tables
 from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
+from actsec.oracle import rows_within
 from actsec.plan import Facts, Plan, VariantPlan, box, variants
 from actsec.spec import Spec
 from actsec.store import Store
@@ -279,7 +280,12 @@ def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:
     target = wrapped(base_target(scene, variant), variant.chain)
     state = unpack(outcome.arrays["weights"])
     target.model.load_state_dict({key: value.to(target.device) for key, value in state.items()})
-    return target.having(name=variant.name, stochastic=target.stochastic or bool(outcome.numbers.get("stochastic")))
+    sample = torch.from_numpy(scene.test.x[:1]).to(target.device)
+    return target.having(
+        name=variant.name,
+        stochastic=target.stochastic or bool(outcome.numbers.get("stochastic")),
+        batch=rows_within(target, sample, scene.plan.memory),
+    )
 
 
 def pack(target: Target) -> npt.NDArray[np.uint8]:

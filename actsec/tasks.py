@@ -180,7 +180,7 @@ def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
             continue
         with frozen(target.model):
             decisions = Oracle(
-                target.having(threshold=None), 256, repeats, loaded.plan.seed, f"clean {name}"
+                target.having(threshold=None), 0, repeats, loaded.plan.seed, f"clean {name}"
             ).decisions(torch.from_numpy(dataset.x).to(target.device))
         logits = decisions.double().cpu()
         arrays[f"{name}_logits"] = logits[0].float().numpy() if repeats == 1 else _mean_log(logits).float().numpy()

@@ -143,6 +143,8 @@ class Target:
     stochastic: bool = False
     output: str | None = None
     """Which field of a dict or attribute of an object holds the logits; None finds ``logits`` or the first tensor."""
+    batch: int = 256
+    """The most rows of one call: what memory allows, never what the result depends on."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and (len(self.classes) != 2 or not 0 < self.threshold < 1):
