@@ -12,6 +12,7 @@ from actsec.errors import BadOption, PlanError
 from actsec.spec import Spec, Value, show
 
 Direction = Literal["up", "down"]
+MOST_DECIMALS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +105,20 @@ class Feature:
         value = x * self.std + self.mean
         return value if self.step is None else self.base + round((value - self.base) / self.step) * self.step
 
-    def words(self, value: float, other: float) -> str:
-        """The value as one writes it: with the column's decimals, and as many more as tell it from ``other``."""
-        for places in range(self.decimals, 12):
-            if f"{value:.{places}f}" != f"{other:.{places}f}" or value == other:
-                return f"{value:.{places if self.step else min(places + 1, 12)}f}" if _short(value) else f"{value:.4g}"
-        return f"{value:.6g}"
+    def words(self, before: float, after: float) -> tuple[str, str]:
+        """A value and what it was changed to, with the column's decimals and as many more as tell them apart.
+
+        Two more for a change of whole numbers that may be fractions: 78 that became 83.40 must not read 83.
+        """
+        least = 2 if self.step is None and self.decimals == 0 else self.decimals
+        places = least
+        while places < MOST_DECIMALS and before != after and _plain(before, places) == _plain(after, places):
+            places += 1
+        return _plain(before, self.decimals if places == least else places), _plain(after, places)
 
 
-def _short(value: float) -> bool:
-    return value == 0 or 1e-6 <= abs(value) < 1e12
+def _plain(value: float, places: int) -> str:
+    return f"{value:.{places}f}" if abs(value) < 1e12 else f"{value:.6g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +161,14 @@ def echo_eps(eps: float, table: Table, norm: str) -> str:
     if norm == "l0":
         return f"{eps:g} of {total} features, free in the range each of them has; a one-hot group is one feature"
     numbers = [f for f in table.features if f.group is None and not f.immutable]
-    said = ", ".join(f"{f.name} {eps * f.std:.3g}" for f in numbers[:3])
+    said = ", ".join(f"{f.name} {_short(eps * f.std)}" for f in numbers[:3])
     more = ", ..." if len(numbers) > 3 else ""
     unit = "1 standard deviation" if eps == 1 else f"{show(eps)} standard deviations"
     if norm == "linf":
         return f"{unit} of the {table.scaled_by} table in each column" + (f": {said}{more}" if said else "")
     return f"{unit} of the {table.scaled_by} table in all, {norm}" + (f" (in one column: {said}{more})" if said else "")
+
+
+def _short(value: float) -> str:
+    """Three significant digits without an exponent, where that is short."""
+    return f"{value:.0f}" if 1000 <= value < 1e9 else f"{value:.3g}"

@@ -65,7 +65,7 @@ class TableRules:
         kept = torch.ones(len(x), dtype=torch.bool, device=x.device)
         if self.lattices:
             at, number = self._numbers(x)
-            kept = kept & (self._values(number).to(x.dtype) == x[:, at]).all(1)
+            kept = kept & (self._values(number.round()).to(x.dtype) == x[:, at]).all(1)
         for group in self.groups:
             part = x[:, list(group)]
             kept = kept & ((part == 0) | (part == 1)).all(1) & (part.sum(1) == 1)

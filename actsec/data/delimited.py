@@ -88,7 +88,7 @@ def numeric(sheet: Sheet, column: str) -> bool:
         _check_finite(sheet, column, found)
         return True
     cell = cells[texts[0]]
-    if sum(bool(_DECIMAL_COMMA.fullmatch(each)) for each in cells) > len(cells) / 2:
+    if all(_DECIMAL_COMMA.fullmatch(cells[row]) for row in texts):
         raise DataError(f"{sheet.where(texts[0], column)}: {cell!r} has a decimal comma", "Write decimal points.")
     if len(texts) * 2 <= len(cells):
         raise DataError(

@@ -294,7 +294,7 @@ def _check_rules(sheet: Sheet, features: Sequence[Feature], raw: Array) -> None:
     for i, f in enumerate(features):
         value = raw[:, i]
         outside = np.flatnonzero((value < f.low) | (value > f.high))
-        if len(outside):
+        if len(outside) and f.group is None:
             shown = f"{value[outside[0]]:g} lies outside the stated [{f.low:g}, {f.high:g}]"
             raise DataError(f"{sheet.where(int(outside[0]), f.name)}: {shown}", "State bounds that the data keeps.")
         if f.step is None:
@@ -413,7 +413,7 @@ def cells(table: Table, before: npt.NDArray[Any], after: npt.NDArray[Any]) -> li
     for i, f in enumerate(table.features):
         if f.group is None and before[i] != after[i]:
             old, new = f.original(float(before[i])), f.original(float(after[i]))
-            found.append((f.name, f.words(old, new), f.words(new, old), float(after[i]) - float(before[i])))
+            found.append((f.name, *f.words(old, new), float(after[i]) - float(before[i])))
     found.sort(key=lambda cell: -abs(cell[3]))
     for group, columns in groups.items():
         at = list(columns)

@@ -15,7 +15,7 @@ ROWS_EACH = 2
 
 
 def changed_cells(result: Result) -> Iterator[Block]:
-    """A table of rows that fooled the model, changed cells alone; and the rules of the columns."""
+    """A table of rows that fooled the model, changed cells alone, and the rules of the columns."""
     yield Heading("Changed cells", 3)
     shown = _chosen(result)
     if not shown:
@@ -96,7 +96,8 @@ def _rule(column: Column) -> str:
 def miss_rates(result: Result) -> Iterator[Block]:
     """The miss rate of the positive class, untouched and at the worst case of each threat."""
     positive = result.plan.get("positive")
-    threats = lookup.threats(result)
+    # Without a budget every example is missed in the end: the size tells, not the rate.
+    threats = dict.fromkeys(t.threat for v in result.variants for t in v.threats if t.eps is not None)
     rows: list[tuple[Content, ...]] = [
         (words.name_of(v), _share(v.clean.missed), *(_attacked(v, name) for name in threats))
         for v in result.variants
