@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from actsec import registry
@@ -13,16 +12,17 @@ FIRST_PASSES = 10
 
 
 def attack_passes(attack: Any, shape: tuple[int, ...]) -> int:
-    """Passes of one image through an attack with these options, at most: many attacks settle earlier."""
+    """Passes of one image through an attack with these options, at most: many attacks settle earlier.
+
+    An attack whose cost depends on the input's shape says itself, by ``passes(shape)``.
+    """
+    own = getattr(attack, "passes", None)
+    if own is not None:
+        return FIRST_PASSES + int(own(shape))
     option = vars_of(attack)
-    if option.get("mode") == "exhaustive":
-        channels, cells = (shape[0], math.prod(shape[1:])) if len(shape) == 3 else (1, math.prod(shape))
-        levels = int(option.get("levels") or 2)
-        return FIRST_PASSES + cells * int(math.pow(levels, channels))
     steps = int(option.get("steps", 1)) * int(option.get("restarts", 1)) * int(option.get("search_steps", 1))
     asked = int(option.get("queries", 0)) + int(option.get("draws", 0))
-    evolved = int(option.get("population", 0)) * (int(option.get("generations", 0)) + 1)
-    return FIRST_PASSES + (asked or evolved or 3 * steps)
+    return FIRST_PASSES + (asked or 3 * steps)
 
 
 def training_passes(defense: Any, rows: int, shape: tuple[int, ...]) -> int:

@@ -247,7 +247,7 @@ def test_noise_is_what_it_says(kind, norm):
         "minimal_l2(gamma=1)",
         "carlini_wagner(lr=0)",
         "one_pixel(levels=1)",
-        "one_pixel(pixels=2)",
+        "one_pixel(mode=exhaustive, pixels=2)",
         "one_pixel(population=3)",
         "dead_relu(width=0)",
         "fgsm(loss=hinge)",
