@@ -35,7 +35,7 @@ CURVE = (0.25, 0.5, 1.5, 2.0)
 
 
 TABLE_EPS = 0.3
-SHORT = "carlini_wagner(steps=100, search_steps=6, lr=0.05, c=0.1)"
+SHORT = "carlini_wagner(steps=100, search_steps=6, step_size=0.05, c=0.1)"
 """For the small models trained in the run: on 20 images of a digits CNN its median is within 0.1 % of the default's."""
 MOST_GUIDED = 1 << 22
 """The guided one-pixel search keeps every candidate of its grid in mind: at most so many."""

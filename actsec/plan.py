@@ -65,6 +65,7 @@ class Plan:
     samples: Annotated[int | None, "images attacked"] = None
     per_class: Annotated[int | None, "images attacked of each class, instead of in proportion"] = None
     budget: Annotated[str, "quick, standard or thorough"] = "quick"
+    second_opinion: Annotated[bool, "run ART's counterpart of each attack on a sample and report disagreements"] = False
     seed: Annotated[int, "of everything random"] = 0
     resize: Annotated[str | None, "a stated transform of image folders, such as resize=256,crop=224"] = None
     bounds: Annotated[str | None, "range of float inputs, such as 0,255; eps is in these units [0,1]"] = None
@@ -417,7 +418,13 @@ def _features(value: Any) -> tuple[FeatureRule, ...]:
 
 def _trials(value: Any) -> tuple[Trial, ...]:
     every = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return tuple(Trial(item) if isinstance(item, str) else _trial(item) for item in every)
+    return tuple(_named_trial(item) if isinstance(item, str) else _trial(item) for item in every)
+
+
+def _named_trial(text: str) -> Trial:
+    """``pgd(steps=200)``, or with its threat: ``pgd(steps=200) at linf:8/255:class=3``."""
+    attack, _, threat = text.partition(" at ")
+    return Trial(attack.strip(), threat.strip())
 
 
 def _trial(item: Any) -> Trial:

@@ -77,8 +77,45 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """How an attack went on over the rows it followed: after each of these questions the median of each row's best.
+
+    score is above 0 where the median row succeeded; size is its smallest success, None while there is none.
+    """
+
+    rows: int
+    questions: tuple[int, ...]
+    score: tuple[float | None, ...]
+    size: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SecondOpinion:
+    """One of our attacks beside ART's counterpart on n images that neither found wrong already, by row.
+
+    missed are those that no attack of ours broke; ratio, for smallest changes, is the median of theirs over ours.
+    """
+
+    threat: str
+    ours: str
+    theirs: str
+    n: int
+    both: int
+    neither: int
+    only_ours: tuple[int, ...]
+    only_theirs: tuple[int, ...]
+    missed: tuple[int, ...]
+    ratio: float | None
+    rejected: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AttackResult:
-    """One attack on one variant. still_correct counts misclassified-clean as not correct: an upper bound on its own."""
+    """One attack on one variant. still_correct counts misclassified-clean as not correct: an upper bound on its own.
+
+    saved: of what was found, how much still succeeds when saved as the whole numbers the data came in.
+    """
 
     attack: str
     name: str
@@ -98,6 +135,8 @@ class AttackResult:
     error: str | None = None
     flat: int = 0
     """Examples whose cross-entropy was flat in float32, so that the attack climbed the margin instead."""
+    saved: Share | None = None
+    course: Course | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +166,9 @@ class ThreatResult:
     """Everything about one variant under one threat.
 
     worst_case is per example over every candidate of every attack; believable is False when a check voids a pass;
-    state is the masking verdict.
+    state is the masking verdict. Under a goal other than misclassify an example is still correct while no candidate
+    reached the goal; left_out counts those that had none to reach. saved: of the examples fooled, how many an attack
+    fools with whole numbers as the data is saved in.
     """
 
     threat: str
@@ -144,6 +185,9 @@ class ThreatResult:
     why: str
     missed: Share | None = None
     """The miss rate at the worst case: the share of the positive class that is called something else."""
+    goal: str = "misclassify"
+    left_out: int = 0
+    saved: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,3 +438,5 @@ class Result:
     examples: tuple[Example, ...]
     exit_code: int
     limits: tuple[str, ...] = field(default=())
+    second_opinions: tuple[SecondOpinion, ...] = ()
+    mask: str = ""

@@ -37,7 +37,9 @@ def compare(base: Gathered, other: Gathered, plan: Plan, y: Array, made: tuple[V
     for threat in headline_threats(plan):
         n = min(tested(plan, name, threat) for name in names)
         if n and base.under(threat) and other.under(threat):
-            before, after = (_shares(1 - g.wrong_under(threat, n)) for g in (base, other))
+            both = base.counted(threat, n) & other.counted(threat, n)
+            pair = (1 - g.wrong_under(threat, n, g.compared())[both] for g in (base, other))
+            before, after = (_shares(correct) for correct in pair)
             rows.append(
                 statistics.compare(
                     *names,
@@ -84,7 +86,7 @@ def _judge(base: Gathered, g: Gathered, plan: Plan, variant: Variant) -> tuple[A
     n = min(tested(plan, base.variant.name, threat), tested(plan, g.variant.name, threat))
     if n < 2:
         return Advice(name, "no detectable effect", f"{name}: {n} images tested, too few to say.", ""), 0.0
-    before, after = (1 - each.wrong_under(threat, n) for each in (base, g))
+    before, after = (1 - each.wrong_under(threat, n, each.compared()) for each in (base, g))
     clean = (1 - base.clean_wrong, 1 - g.clean_wrong)
     even, odd = np.arange(0, n, 2), np.arange(1, n, 2)
     chosen = statistics.paired_mean(before[even], after[even], plan.seed)

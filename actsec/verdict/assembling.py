@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import actsec
-from actsec import data, registry
+from actsec import data, masks, registry
 from actsec.data.tables import cells as changed_cells
 from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
 from actsec.result import (
@@ -32,6 +32,7 @@ from actsec.result import (
     Variant,
 )
 from actsec.scene import Scene
+from actsec.second_opinion import opinions, said
 from actsec.spec import parse
 from actsec.store import Store
 from actsec.types import Threat, chain_text
@@ -65,6 +66,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
     examples, images = _examples(gathered[0], scene)
     gates = gate_results(plan, made)
     found = problems(plan, made, gathered, data.disjoint(scene.splits.train, scene.splits.calibration, scene.test))
+    asked = opinions(gathered[0], plan)
     result = Result(
         schema=SCHEMA,
         actsec=actsec.__version__,
@@ -72,7 +74,10 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         plan_id=plan_id(plan, facts),
         command="actsec audit plan.toml",
         status="complete" if complete else "partial",
-        headline=headline(plan, made, gates, complete=complete, table=scene.test.table is not None),
+        headline=(
+            *headline(plan, made, gates, complete=complete, table=scene.test.table is not None),
+            *((said(asked),) if asked else ()),
+        ),
         heading=heading(made),
         model=_model(plan, facts, gathered[0], scene),
         data=_data(scene, facts),
@@ -85,6 +90,8 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         examples=examples,
         exit_code=exit_code(gates, found, made, complete=complete),
         limits=(*LIMITS, *scene.notes),
+        second_opinions=asked,
+        mask="" if scene.mask is None else masks.words(scene.mask),
     )
     return result, images
 
@@ -157,7 +164,8 @@ def _calibrations(g: Gathered, plan: Plan, y: Array) -> tuple[Calibration, ...]:
     if g.clean is None or not np.isfinite(g.clean.arrays["test_logits"]).all():
         return ()
     found = [_calibration(g, g.clean.arrays["test_logits"], y, "clean", plan.seed)]
-    tried = [t for t in g.under(Threat("linf", plan.eps)) if t.trial.role not in ("noise", "unbounded")]
+    aside = ("noise", "unbounded", "second_opinion")
+    tried = [t for t in g.under(Threat("linf", plan.eps)) if t.trial.role not in aside]
     if tried:
         worst = max(tried, key=lambda t: float(t.wrong.mean()))
         logits = worst.arrays["logits"]

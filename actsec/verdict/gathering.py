@@ -27,6 +27,7 @@ from actsec.plan import (
 )
 from actsec.store import Store
 from actsec.types import SLACK, Outcome, Threat
+from actsec.verdict.calibration import decided, softmax
 
 Array = NDArray[Any]
 NORMS_KEPT = ("linf", "l2", "l0")
@@ -108,8 +109,11 @@ class Gathered:
         """Per example (n,): the share of wrong judgements at the worst candidate that satisfies the threat.
 
         Untouched errors count. A candidate of any trial counts when it fits inside the threat's ball; for a stochastic
-        target only the examples judged by mean accuracy at this very threat count.
+        target only the examples judged by mean accuracy at this very threat count. Under another goal than to
+        misclassify: where some candidate reached it.
         """
+        if threat.goal != "misclassify":
+            return self._reached(threat, n, self.tried if trials is None else trials)
         worst = self.clean_wrong[:n].copy()
         for tried in self.tried if trials is None else trials:
             if not tried.usable or (self.stochastic and tried.threat.goal != "misclassify"):
@@ -123,6 +127,50 @@ class Gathered:
                 fits &= np.isfinite(tried.smallest(threat.norm)[:rows])
                 worst[:rows] = np.maximum(worst[:rows], fits)
         return worst
+
+    def counted(self, threat: Threat, n: int) -> Array:
+        """Examples (n,) bool with something to reach under a threat: those of the wanted class have not."""
+        found = np.ones(n, dtype=bool)
+        for tried in self.under(threat):
+            rows = min(n, len(tried.arrays["status"]))
+            if "counted" in tried.arrays:
+                found[:rows] &= tried.arrays["counted"][:rows]
+        return found
+
+    def compared(self) -> tuple[Tried, ...]:
+        """The trials a comparison rests on: a second opinion is heard on one variant alone."""
+        return tuple(t for t in self.tried if t.trial.role != "second_opinion")
+
+    def _reached(self, threat: Threat, n: int, trials: Iterable[Tried]) -> Array:
+        """Per example (n,), 0 or 1: whether a candidate inside the ball reached the goal of the threat."""
+        limit = np.inf if threat.eps is None else threat.eps * (1 + SLACK)
+        there = np.zeros(n)
+        for tried in trials:
+            if not tried.usable or tried.threat.norm != threat.norm or tried.threat.goal == "kill":
+                continue
+            rows = min(n, len(tried.arrays["status"]))
+            if tried.threat == threat:
+                got = np.isin(tried.arrays["status"][:rows], (ALREADY_WRONG, FOUND))
+            elif self.stochastic:
+                continue
+            else:
+                got = (tried.arrays["status"][:rows] == FOUND) & (tried.arrays["size"][:rows] <= limit)
+                got &= self._there(threat, tried, rows)
+            there[:rows] = np.maximum(there[:rows], got)
+        return np.where(self.counted(threat, n), there, 0.0)
+
+    def _there(self, threat: Threat, tried: Tried, rows: int) -> Array:
+        """Whether what an attack with another goal left (rows,) reaches this one."""
+        probability = softmax(tried.arrays["logits"][:rows])
+        label = decided(probability, self.threshold)
+        if threat.confidence is not None:
+            sure = probability[np.arange(rows), label] >= threat.confidence
+            return np.asarray(sure & (tried.wrong[:rows] > 0.5))
+        if threat.target is not None:
+            return np.asarray(label == threat.target)
+        clean = self.clean.arrays["test_logits"][:rows] if self.clean else np.zeros((rows, 1))
+        least = 1 - decided(softmax(clean), self.threshold) if clean.shape[1] == 2 else clean.argmin(1)
+        return np.asarray(label == least)
 
     def distance(self, norm: str, n: int, trials: Iterable[Tried]) -> Array:
         """Smallest misclassifying change (n,) any of the trials found; 0 where the untouched input is wrong."""

@@ -18,7 +18,7 @@ from actsec.types import Threat
 from actsec.verdict.gathering import Gathered
 
 _GATE = re.compile(
-    r"\s*(?P<metric>[a-z_]+)(@(?P<threat>[\w.:/]+))?(\[(?P<variant>.+)\])?"
+    r"\s*(?P<metric>[a-z_]+)(@(?P<threat>[\w.:/=]+))?(\[(?P<variant>.+)\])?"
     r"\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*"
 )
 
@@ -273,7 +273,10 @@ def _more(audited: Variant, many: str, one: str) -> list[str]:
     lines = []
     for threat in audited.threats[1:]:
         sizes = [a for a in threat.attacks if a.median_size is not None]
-        if threat.eps is None and sizes:
+        if threat.goal != "misclassify":
+            reached = threat.worst_case.n - threat.worst_case.k
+            lines.append(f"{threat.threat}: reached on {reached} of {threat.worst_case.n} {many} ({threat.echo}).")
+        elif threat.eps is None and sizes:
             least = min(a.median_size or 0.0 for a in sizes)
             lines.append(f"Half of the {many} are fooled by a change of {threat.norm} size {least:.3g} or less.")
         elif threat.norm == "l0":

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec import registry
+from actsec.goals import words as wording
 from actsec.plan import CHECKED, EXPERIMENTS, Plan, tested
 from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult
 from actsec.spec import parse
 from actsec.types import Evidence, Threat
 from actsec.verdict import statistics
 from actsec.verdict.calibration import confidence
-from actsec.verdict.gathering import FOUND, Gathered, Tried
+from actsec.verdict.courses import course
+from actsec.verdict.gathering import ALREADY_WRONG, FOUND, Gathered, Tried
 from actsec.verdict.sanity import diagnose, state
 
 Array = NDArray[Any]
@@ -30,7 +32,8 @@ def threat_result(
 ) -> ThreatResult:
     """Everything about a variant under a threat, from its outcomes."""
     n = tested(plan, g.variant.name, threat)
-    wrong = g.wrong_under(threat, n)
+    counted = g.counted(threat, n)
+    wrong, labels = g.wrong_under(threat, n)[counted], y[:n][counted]
     checks = _checks(g, plan, threat, n)
     masked, why = _believed(checks)
     if not any(tried.trial.role not in NOISES for tried in g.under(threat)):
@@ -39,9 +42,9 @@ def threat_result(
         threat=str(threat),
         norm=threat.norm,
         eps=threat.eps,
-        echo=echo,
+        echo="; ".join(filter(None, (echo, wording(threat.goal)))),
         worst_case=mean_share(1 - wrong),
-        per_class=statistics.per_class(wrong < 0.5, y[:n], classes),
+        per_class=statistics.per_class(wrong < 0.5, labels, classes),
         attacks=tuple(
             attack_result(g, tried)
             for tried in g.tried
@@ -52,7 +55,20 @@ def threat_result(
         state=state(tuple(_finding(check) for check in checks), g.stochastic) if checks else "unchecked",
         believable=not masked,
         why=why,
+        goal=threat.goal,
+        left_out=int(n - counted.sum()),
+        saved=_saved(g, threat, n),
     )
+
+
+def _saved(g: Gathered, threat: Threat, n: int) -> Share | None:
+    """Of the examples some attack fooled, those that some attack fools as saved; None where it was not asked."""
+    found, held = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+    for tried in g.under(threat):
+        on_grid = tried.arrays["on_grid"][:n]
+        found[: len(on_grid)] |= on_grid >= 0
+        held[: len(on_grid)] |= on_grid == 1
+    return statistics.share(int(held.sum()), int(found.sum())) if found.any() else None
 
 
 def mean_share(correct: Array) -> Share:
@@ -71,13 +87,18 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
         return AttackResult(
             brief, name, role, 0, NOTHING, NOTHING, None, "", None, 0.0, 0.0, 0, 0, noise, counts=False, error=reason
         )
-    arrays, n = tried.arrays, len(tried.arrays["status"])
-    before = g.clean_wrong[:n]
-    after = np.maximum(before, tried.wrong)
+    n = len(tried.arrays["status"])
+    counted = g.counted(tried.threat, n) & tried.arrays.get("counted", np.ones(n, dtype=bool))
+    arrays = {key: rows if key == "trace" else rows[counted] for key, rows in tried.arrays.items()}
+    n, status, wrong = int(counted.sum()), arrays["status"], tried.wrong[counted]
+    before = g.clean_wrong[: len(counted)][counted]
+    if tried.threat.goal not in ("misclassify", "kill"):
+        before, wrong = (status == ALREADY_WRONG) * 1.0, np.isin(status, (ALREADY_WRONG, FOUND)) * 1.0
+    after = np.maximum(before, wrong)
     right = before < 0.5
-    found = right & (arrays["status"] == FOUND)
+    found = right & (status == FOUND)
     size, reason = _median_size(arrays["size"], right, found) if tried.threat.eps is None else (None, "")
-    fooled = found & (tried.wrong > 0.5)
+    fooled = found & (wrong > 0.5)
     confident = float(confidence(arrays["logits"][fooled], g.threshold).mean()) if fooled.any() else None
     success = statistics.share(int(np.sum(right & (after > 0.5))), int(right.sum())) if right.any() else NOTHING
     return AttackResult(
@@ -90,14 +111,22 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
         median_size=size,
         size_reason=reason,
         confidence_when_fooled=confident,
-        forwards=float(arrays["forwards"].mean()),
-        backwards=float(arrays["backwards"].mean()),
+        forwards=float(arrays["forwards"].mean()) if n else 0.0,
+        backwards=float(arrays["backwards"].mean()) if n else 0.0,
         refused=sum(int(numbers["refused"]) for numbers in tried.numbers),
         rejected=int(arrays["rejected"].sum()),
         baseline=role in NOISES,
         counts=True,
         flat=sum(int(numbers.get("flat", 0)) for numbers in tried.numbers),
+        saved=_kept(arrays["on_grid"][found]),
+        course=None if role in NOISES else course(arrays["trace"]),
     )
+
+
+def _kept(on_grid: Array) -> Share | None:
+    """Of what was found, how much still succeeds as saved; None where it was not asked."""
+    asked = on_grid[on_grid >= 0]
+    return statistics.share_of(asked == 1) if len(asked) else None
 
 
 def _median_size(size: Array, right: Array, found: Array) -> tuple[float | None, str]:
