@@ -97,8 +97,9 @@ def cell_of(suite: Suite, entry: Entry, where: str, images: int) -> Cell:
 def _meet(suite: Suite, there: Scene, images: int, results: Results, options: Options, progress: Progress) -> None:
     """All contenders of a suite on one scene."""
     contenders = []
+    x, y = there.first(images, correct=suite.correct)
     for entry in suite.entries:
-        contender = _contender(suite, entry, there, images, results, options)
+        contender = _contender(suite, entry, there, x, y, results, options)
         if contender.cell.done:
             progress.say(f"{contender.cell.key}: {contender.cell.message or 'stored'}", 0)
         else:
@@ -128,9 +129,10 @@ def _told(cell: Cell, options: Options, progress: Progress, contenders: list[Con
     progress.say(f"{cell.key}: {cell.message or runs}", _left(contenders))
 
 
-def _contender(suite: Suite, entry: Entry, there: Scene, images: int, results: Results, options: Options) -> Contender:
+def _contender(
+    suite: Suite, entry: Entry, there: Scene, x: Tensor, y: Tensor, results: Results, options: Options
+) -> Contender:
     """The stored cell of an entry, and its attempt unless nothing is left to do."""
-    x, y = there.first(images, correct=suite.correct)
     cell = cell_of(suite, entry, there.name, len(x))
     cell = results.cell(cell)
     cell.message = ""  # what failed or was missing last time is tried again

@@ -48,10 +48,14 @@ class Scene:
         """The first n images in the order of the file, only those classified correctly unless told otherwise."""
         if not correct:
             return self.x[:n], self.y[:n]
-        with torch.no_grad():
-            right = torch.cat([self.model(piece).argmax(1) for piece in torch.split(self.x, 256)]) == self.y
-        kept = right.nonzero().flatten()[:n]
-        return self.x[kept], self.y[kept]
+        kept: list[int] = []
+        for rows in torch.split(torch.arange(len(self.x)), 128):
+            with torch.no_grad():
+                right = self.model(self.x[rows]).argmax(1) == self.y[rows]
+            kept += rows[right.cpu()].tolist()
+            if len(kept) >= n:
+                break
+        return self.x[kept[:n]], self.y[kept[:n]]
 
 
 class Whole(nn.Module):

@@ -242,7 +242,7 @@ SUITES = {
     ),
     "hidden_kwta": Suite(
         about="k-winners-take-all, an activation function that hides its gradient.",
-        grid=(("digits: cnn(activation=kwta)", 128), ("digits: mlp(activation=kwta)", 128)),
+        grid=(("digits: cnn(activation=kwta)", 128),),
         norm="linf",
         eps=(0.1,),
         entries=hidden(0.1),

@@ -47,8 +47,8 @@ def sheets(suite: Suite, results: Results) -> list[tuple[Sheet, int, list[tuple[
     for where, images in suite.grid:
         rows = [(entry, cell) for entry in suite.entries if (cell := _stored(suite, entry, where, images, results))]
         keys = [cell.key for _, cell in rows]
-        # Fewer images than asked for may serve two sizes of a growing grid.
-        if not rows or keys in seen:
+        # A suite that was not run may own a few cells of others; fewer images may serve two sizes of a growing grid.
+        if 2 * len(rows) < len(suite.entries) or keys in seen:
             continue
         seen.append(keys)
         tagged: dict[str, list[Cell]] = {}
@@ -94,7 +94,8 @@ def _suite(name: str, suite: Suite, results: Results) -> list[str]:
 def _threat(suite: Suite) -> str:
     if not suite.eps:
         return f"smallest {suite.norm}"
-    grey = suite.norm == "linf" and all(abs(eps * 510 - round(eps * 510)) < 1e-9 for eps in suite.eps)
+    # A short number such as 0.1 is meant as it stands, others are grey levels.
+    grey = suite.norm == "linf" and any(len(repr(eps)) > 7 for eps in suite.eps)
     return f"{suite.norm} {', '.join(f'{eps * 255:g}/255' if grey else f'{eps:g}' for eps in suite.eps)}"
 
 
