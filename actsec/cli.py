@@ -159,10 +159,9 @@ def _show(report: Any) -> None:
 @_plan_options(without=("attacks", "defenses", "gates", "per_class"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
-def attack_command(attack: str, threat: str | None, save: str | None, **options: Any) -> int:
+@click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")
+def attack_command(attack: str, threat: str | None, save: str | None, save_whole: str | None, **options: Any) -> int:
     """Run one attack, such as 'pgd(steps=200)', and print what it achieved."""
-    import numpy as np
-
     _import_core()
     from actsec import runner, scene
     from actsec.api import attack as run_attack
@@ -172,15 +171,38 @@ def attack_command(attack: str, threat: str | None, save: str | None, **options:
     trial, test = loaded.plan.attacks[0], loaded.test
     target = _target(loaded)
     x, y, rows = test.x[: trial.samples], test.y[: trial.samples], test.ids[: trial.samples]
-    outcome = run_attack(target, x, y, attack, threat=trial.threat, seed=plan.seed, id=rows, table=test.table)
+    if save_whole and test.grid not in (255, 65535):
+        kind = "floats" if test.grid is None else f"whole numbers from 0 to {test.grid}, which no .npz file says"
+        raise BadOption(f"--save-whole: {test.name} holds {kind}", "Use --save, which keeps the attacked floats.")
+    outcome = run_attack(
+        target,
+        x,
+        y,
+        attack,
+        threat=trial.threat,
+        mask=loaded.mask,
+        grid=test.grid,
+        seed=plan.seed,
+        id=rows,
+        table=test.table,
+    )
     if save:
-        path = Path(save if save.endswith(".npz") else f"{save}.npz")
-        try:
-            np.savez(path, x=outcome.x, y=y, success=outcome.success, original=x)
-        except OSError as problem:
-            raise BadOption(f"--save {save}: {problem.strerror}", "Give a file that can be written.") from problem
+        _write("--save", save, x=outcome.x, y=y, success=outcome.success, original=x)
+    if save_whole and outcome.whole is not None:
+        held = outcome.verdicts.on_grid.cpu().numpy() == 1
+        _write("--save-whole", save_whole, x=outcome.whole, y=y, success=held)
     click.echo(outcome.sentence)
     return 0
+
+
+def _write(option: str, file: str, **arrays: Any) -> None:
+    import numpy as np
+
+    path = Path(file if file.endswith(".npz") else f"{file}.npz")
+    try:
+        np.savez(path, **arrays)
+    except OSError as problem:
+        raise BadOption(f"{option} {file}: {problem.strerror}", "Give a file that can be written.") from problem
 
 
 def _target(loaded: Any) -> Any:
@@ -252,7 +274,8 @@ def _listing(kind: str) -> list[tuple[str, str]]:
         return [(source, "") for source in SOURCES]
     from actsec import registry
 
-    return [(name, registry.page(kind, name).split("\n")[0]) for name in registry.names(kind)]  # type: ignore[arg-type]  # the rest are kinds
+    theirs = [("art/NAME", "any evasion attack of ART: see `actsec explain art`")] if kind == "attacks" else []
+    return theirs + [(name, registry.page(kind, name).split("\n")[0]) for name in registry.names(kind)]  # type: ignore[arg-type]  # the rest are kinds
 
 
 @cli.command()
@@ -267,9 +290,15 @@ def _explained(name: str) -> str:
     from actsec import registry
     from actsec.activations import activation, names
     from actsec.errors import unknown
-    from actsec.spec import table
 
     known: list[str] = list(names())
+    if name == "art":
+        from actsec import art_names
+
+        every = (f"  {registry.ART}{attack}" for attack in art_names.names())
+        return "\n".join(["Attacks of ART that run on PyTorch classifiers:", *every])
+    if name.startswith(registry.ART):
+        return _page("attacks", name)
     if name in known:
         entry = activation(name)
         facts = dataclasses.asdict(entry.properties)
@@ -284,10 +313,18 @@ def _explained(name: str) -> str:
             found = registry.find(kind, plug_in)
             known.append(plug_in)
             if name in (plug_in, getattr(found, "rule", None)):
-                options = [f"  {o} ({kind_}; default {default}): {text}" for o, kind_, default, text in table(found)]
-                page = registry.page(kind, plug_in)
-                return "\n".join([page, *(["", "Options:", *options] if options else [])])
+                return _page(kind, plug_in)
     raise unknown("name", name, known)
+
+
+def _page(kind: Any, name: str) -> str:
+    """The doc page of a plug-in and its options."""
+    from actsec import registry
+    from actsec.spec import table
+
+    found = registry.find(kind, name)
+    options = [f"  {o} ({type_}; default {default}): {text}" for o, type_, default, text in table(found)]
+    return "\n".join([registry.page(kind, name), *(["", "Options:", *options] if options else [])])
 
 
 def _plan(plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None) -> Plan:

@@ -6,6 +6,8 @@ SECTIONS: tuple[str, ...] = (
     "sanity",
     "clean",
     "robustness",
+    "convergence",
+    "second_opinion",
     "corruptions",
     "calibration",
     "activations",

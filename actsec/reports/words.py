@@ -205,7 +205,7 @@ def budget(plan: Mapping[str, Any]) -> str:
 def correct_before(variant: Variant, threat: ThreatResult) -> int | None:
     """How many of the worst case's examples were correct untouched; None when the result does not say."""
     n = threat.worst_case.n
-    if variant.clean.accuracy.n == n:
+    if variant.clean.accuracy.n == n and threat.goal == "misclassify":
         return variant.clean.accuracy.k
     return next((a.success.n for a in threat.attacks if a.n == n and a.error is None), None)
 
@@ -215,8 +215,24 @@ def worked_line(variant: Variant, threat: ThreatResult) -> str:
     before = correct_before(variant, threat)
     if threat.worst_case.n == 0:
         return "nothing tested"
+    if threat.goal != "misclassify":
+        left = f" ({threat.left_out} of the wanted class left out)" if threat.left_out else ""
+        middle = f"{before} not there before, " if before is not None else ""
+        return f"{threat.worst_case.n} tested{left}, {middle}{threat.worst_case.k} not driven there"
     middle = f"{before} correct before, " if before is not None else ""
     return f"{threat.worst_case.n} tested, {middle}{threat.worst_case.k} still correct after"
+
+
+def stands(threat: ThreatResult) -> tuple[str, str]:
+    """What an example is called that no attack moved, and one there was something to move: by the threat's goal."""
+    return ("still correct", "correct before") if threat.goal == "misclassify" else ("not reached", "not there before")
+
+
+def saved(found: Share, grid: int | None) -> str:
+    """``13 of 14 found still succeed when saved as 8-bit images``."""
+    kinds = {255: "8-bit images", 65535: "16-bit images"}
+    as_ = kinds.get(grid or 0, f"whole numbers from 0 to {grid}")
+    return f"{of(found)} found still succeed when saved as {as_}"
 
 
 def smallest(attack: AttackResult) -> Content:

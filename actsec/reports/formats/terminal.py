@@ -127,6 +127,8 @@ def _attacks(result: Result) -> Iterator[Line]:
             if attack.error is not None:
                 table.add_row(text(attack.attack), text(("not done: ", attack.error)), Text())
         yield table
+        if threat.saved is not None:
+            yield text(f"  {words.saved(threat.saved, result.data.grid)}")
     yield from _corrupted(variant)
     yield from _sanity(variant)
 
@@ -134,7 +136,7 @@ def _attacks(result: Result) -> Iterator[Line]:
 def _alone(threat: ThreatResult) -> str:
     if threat.eps is None:
         return "smallest change that works (median)"
-    return "still correct after this attack alone (upper bound)"
+    return f"{words.stands(threat)[0]} after this attack alone (upper bound)"
 
 
 def _left(attack: AttackResult, threat: ThreatResult) -> Text:

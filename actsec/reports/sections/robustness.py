@@ -27,7 +27,6 @@ from actsec.reports.load import Report
 from actsec.reports.sections._cells import miss_rates
 from actsec.result import AttackResult, Result, ThreatResult, Variant
 
-_ALONE = "still correct after this attack alone (upper bound)"
 LINES = 6
 """Curves in one figure before colours and marks repeat."""
 
@@ -64,6 +63,8 @@ def _threat(result: Result, name: str) -> Iterator[Block]:
     for variant, threat in found:
         if variant is first:
             yield Paragraph(_worked(variant, threat))
+            if threat.saved is not None:
+                yield Paragraph(f"{words.saved(threat.saved, result.data.grid)}, rounded and judged again.")
             yield _attacks(variant, threat)
         else:
             others.append(_attacks(variant, threat))
@@ -91,7 +92,7 @@ def _bounded(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block:
     ]
     return Table(
         f"Worst case under {name}: over every candidate of every attack, with 95 % Wilson intervals",
-        ("variant", "still correct", "correct before", "weakest class", "sanity"),
+        ("variant", *words.stands(found[0][1]), "weakest class", "sanity"),
         tuple(rows),
     )
 
@@ -107,7 +108,7 @@ def _smallest(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block
         rows.append((words.name_of(variant), size, by, words.worst_cell(threat), _before(variant, threat)))
     return Table(
         f"Smallest change that works under {name}: median over those correct before, failures counted as infinite",
-        ("variant", "median size", "found by", "not fooled at any size", "correct before"),
+        ("variant", "median size", "found by", "not fooled at any size", words.stands(found[0][1])[1]),
         tuple(rows),
     )
 
@@ -159,8 +160,8 @@ def _attacks(variant: Variant, threat: ThreatResult) -> Block:
         f"Attack by attack: {variant.title} under {threat.threat}",
         (
             "attack",
-            _ALONE,
-            "fooled, of those correct before",
+            f"{words.stands(threat)[0]} after this attack alone (upper bound)",
+            f"fooled, of those {words.stands(threat)[1]}",
             "median size",
             "confidence when fooled",
             "passes per example",
@@ -205,6 +206,8 @@ def _remarks(attack: AttackResult) -> Content:
         parts.append(f"{words.plural(attack.refused, 'success', 'successes')} refused by the original model")
     if attack.rejected:
         parts.append(f"{words.plural(attack.rejected, 'candidate')} outside the threat, rejected")
+    if attack.saved is not None and attack.saved.k < attack.saved.n:
+        parts.append(f"{words.of(attack.saved)} found hold as whole numbers")
     if attack.flat:
         parts.append(f"cross-entropy flat in {words.plural(attack.flat, 'example')}, which climbed the margin")
     return joined(parts, "; ") if parts else ""

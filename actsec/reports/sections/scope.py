@@ -45,9 +45,11 @@ def _threats(result: Result) -> Iterator[Block]:
         tuple(rows),
         numeric=(2, 4),
     )
+    if result.mask:
+        yield Paragraph(f"A mask holds for every attack: {result.mask}.")
     yield Paragraph(
         "The adversary knows the model with its weights and any defense on it; "
-        "success is any wrong label, decided by the model's own rule."
+        "success is any wrong label, decided by the model's own rule, where the threat says nothing else."
     )
 
 
