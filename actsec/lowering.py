@@ -31,8 +31,8 @@ SAMPLE = PAD
 """Rows looked at: one call holds them all without padding."""
 
 PASSES = 10_000
-"""Image passes (a backward is two) from which on a search repays its stand-in: making one costs 1,000 to 1,500 of them,
-and a step that is kept was measured to save at least a tenth."""
+"""Image passes (a backward is two) from which on a search repays its stand-in: making one costs about 1,000 of them,
+and it was measured to save a tenth to a third of the search."""
 
 CONVOLVED = 4_000_000
 """Multiply-adds of 2-d convolutions per image from which on channels_last was measured to gain on a CPU; below it the
@@ -109,19 +109,14 @@ def worth(goal: Goal, passes: int) -> bool:
     return not goal.watches and passes >= PASSES
 
 
-def lower(
-    target: Target,
-    sample: Tensor,
-    *,
-    dtype: torch.dtype = torch.float32,
-    compile: bool = False,
-) -> Lowered:
+def lower(target: Target, sample: Tensor, *, dtype: torch.dtype = torch.float32, compile: bool = False) -> Lowered:
     """The stand-in of ``target``, checked on the first 32 rows of ``sample`` (n, *shape), input units.
 
     dtype bfloat16 loses perturbations below 2^-9 of a pixel's value: searches for the smallest change stay in float32.
-    compile calls torch.compile once for all sizes of a call: a minute or so, for long runs. What this model, this
-    hardware or the agreement forbids is left out and named. The target is untouched. Use one sample for all parts of a
-    run, or the parts may differ. Costs 96 forwards and backwards for the original and for each step made.
+    compile calls torch.compile, which takes minutes: for runs of hours, not for attacks that read activations. What
+    this model, this hardware or the agreement forbids is left out and named. The target is untouched. Use one sample
+    for all parts of a run, or the parts may differ. Costs 96 forwards and backwards for
+    the original and for each step.
 
     Stochastic targets, and those whose logits or gradients are not finite on the sample, have no stand-in. Raises
     BadOption for any other dtype and for an empty sample.

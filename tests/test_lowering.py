@@ -492,24 +492,19 @@ def test_refusals_are_counted_one_by_one(bias):
     # Points around the crossing of each segment, found by bisection, where the two models disagree.
     low, high = torch.zeros(len(x), 1, 1, 1), torch.ones(len(x), 1, 1, 1)
     with torch.no_grad():
-        for _ in range(12):
+        for _ in range(24):
             middle = (low + high) / 2
             wrong = (target.logits(x + middle * (far - x)).argmax(1) != y)[:, None, None, None]
             low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
-        shares = (high.flatten()[:, None] + torch.linspace(-0.2, 0.01, 9) * bias).clamp(0, 1)[:, :, None, None, None]
-        given = x[:, None] + shares * (far - x)[:, None]
-        claims = [
-            (t.logits(given.flatten(0, 1)).argmax(1) != y.repeat_interleave(9)).reshape(-1, 9)
-            for t in (stand_in, target)
-        ]
+        # Just short of the original's boundary, where a biased stand-in is past its own in about half of the rows.
+        given = x + (high - 0.005 * bias).clamp(0, 1) * (far - x)
+        there, here = ((t.logits(given).argmax(1) != y) for t in (stand_in, target))
         right = target.logits(x).argmax(1) == y
-    verdicts = driven(Given(given), target, clean, stand_in)
-    refused = (claims[0] & ~claims[1])[right]
-    assert int(refused.sum()) > 0
+    verdicts = driven(Given(given[:, None]), target, clean, stand_in)
+    refused = there & ~here & right
+    assert int(refused.sum()) > 5
     assert verdicts.refused == int(refused.sum())
-    assert not bool(denied(target, verdicts, clean).any())
-    # What the original accepts and the stand-in claimed is kept.
-    assert bool((verdicts.status == FOUND)[right & (claims[0] & claims[1]).any(1)].all())
+    assert torch.equal(verdicts.status == FOUND, here & right)
 
 
 def test_minimal_l2_on_a_folded_copy_returns_what_the_original_confirms():
