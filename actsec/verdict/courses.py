@@ -20,7 +20,7 @@ def course(trace: NDArray[Any]) -> Course | None:
     there is None. Rows that were never asked about are left out.
     """
     rows = trace[~np.isnan(trace[:, :, 1]).all(1)] if trace.size else trace
-    if not len(rows) or rows.shape[1] < 2:
+    if not len(rows) or rows.shape[1] < 3:  # a single step goes nowhere
         return None
     score, size = _held(rows[:, :, 1]), _held(rows[:, :, 2])
     size = np.where(score > 0, size, np.inf)

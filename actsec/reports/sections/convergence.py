@@ -28,7 +28,8 @@ def section(report: Report) -> Iterator[Block]:
         f"How the attacks on {variant.title} went on, over the first examples they were tried on. An attack that was "
         "still gaining when it ended would have found more with more steps, and its number flatters the model."
     )
-    yield Figures(tuple(_figure(threat) for threat in found))
+    for at in range(0, len(found), 2):
+        yield Figures(tuple(_figure(threat) for threat in found[at : at + 2]))
     rows = tuple(_row(threat, attack, course) for threat in found for attack, course in _followed(threat))
     columns = ("attack", "threat", "questions", "median fooled after", "median settled after")
     yield Table("When the median stood still: less than 1 % of its way was left", columns, rows, numeric=(2,))

@@ -161,7 +161,7 @@ def _attacks(variant: Variant, threat: ThreatResult) -> Block:
         (
             "attack",
             f"{words.stands(threat)[0]} after this attack alone (upper bound)",
-            f"fooled, of those {words.stands(threat)[1]}",
+            f"{'fooled' if threat.goal == 'misclassify' else 'reached'}, of those {words.stands(threat)[1]}",
             "median size",
             "confidence when fooled",
             "passes per example",
