@@ -98,6 +98,12 @@ class Ledger:
         self._shrink(index, x, reply, cases)
         self._follow(index, reply)
 
+    def improves(self, index: Tensor, reply: Reply) -> Tensor:
+        """Which candidates (n, k), if their success holds, change what is known of the rows at ``index``."""
+        best = self.verdicts.size if self.minimal else self.verdicts.score
+        better = reply.size < best[index][:, None] if self.minimal else reply.score > best[index][:, None]
+        return better | ~self.success[index][:, None]
+
     def _follow(self, index: Tensor, reply: Reply) -> None:
         """One more point of the traced rows' courses."""
         own = index < TRACED

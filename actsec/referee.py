@@ -124,7 +124,8 @@ def _heard(court: _Court, ask: Ask, live: Cases, index: Tensor) -> Reply:
     reply = answer(court.oracle, court.goal, ask, live, tuple(part[index] for part in court.measured))
     if court.judge is not None:
         clean = tuple(part[index] for part in court.baseline)
-        reply, taken_back = confirm(court.judge, court.goal, ask, reply, live, clean)
+        claimed = reply.success & court.ledger.improves(index, reply)
+        reply, taken_back = confirm(court.judge, court.goal, ask, reply, live, clean, claimed)
         court.refused += taken_back
     court.ledger.enter(index, ask, reply, live, court.oracle.repeats)
     if court.note is not None:
@@ -219,10 +220,19 @@ def _queried(
 
 
 def confirm(
-    judge: Oracle, goal: Goal, ask: Ask, reply: Reply, cases: Cases, baseline: tuple[Tensor, ...]
+    judge: Oracle,
+    goal: Goal,
+    ask: Ask,
+    reply: Reply,
+    cases: Cases,
+    baseline: tuple[Tensor, ...],
+    doubtful: Tensor | None = None,
 ) -> tuple[Reply, int]:
-    """The reply with every claimed success re-judged on the original; also how many were taken back."""
-    claimed = torch.nonzero(reply.success.flatten()).flatten()
+    """The reply with the successes re-judged on the original, and how many of them were taken back.
+
+    doubtful (n, k) bool names the successes to judge, None for all: one that changes no verdict can wait.
+    """
+    claimed = torch.nonzero((reply.success if doubtful is None else doubtful).flatten()).flatten()
     if not len(claimed):
         return reply, 0
     row = claimed // ask.x.shape[1]
@@ -266,16 +276,18 @@ def attack_target(
     repeats: int | None = None,
     queries: int | None = None,
     grid: int | None = None,
+    search: Target | None = None,
     tell: Callable[[int, int], None] | None = None,
     note: Callable[[Tensor, Ask, Reply], None] | None = None,
 ) -> Verdicts:
     """``drive`` on a frozen target: the model is bit-equal afterwards.
 
-    repeats defaults to 1, or to JUDGE_DRAWS for a stochastic target.
+    repeats defaults to 1, or to JUDGE_DRAWS for a stochastic target. search is a faster stand-in (lowering.lower) that
+    the attack asks in the target's place; the target judges.
     """
     draws_each = repeats or (JUDGE_DRAWS if target.stochastic else 1)
-    with frozen(target.model):
-        oracle = Oracle(target, batch, draws_each, seed, name)
+    with frozen(target.model), frozen((search or target).model):
+        oracle = Oracle(search or target, batch, draws_each, seed, name)
         return drive(
             attack,
             oracle,
@@ -284,6 +296,7 @@ def attack_target(
             Draws(seed, name),
             settle=settle,
             width=width or oracle.batch,
+            judge=Oracle(target, batch, draws_each, seed, name) if search is not None else None,
             queries=queries,
             grid=grid,
             tell=tell,

@@ -20,6 +20,7 @@ from actsec import data, masks, models, registry
 from actsec import target as targets
 from actsec.data import Dataset, Splits, tables
 from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
+from actsec.lowering import SAMPLE, Lowered, lower
 from actsec.oracle import rows_within
 from actsec.plan import Facts, Plan, VariantPlan, box, variants
 from actsec.spec import Spec
@@ -286,6 +287,22 @@ def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:
         stochastic=target.stochastic or bool(outcome.numbers.get("stochastic")),
         batch=rows_within(target, sample, scene.plan.memory),
     )
+
+
+def stand_in(scene: Scene, target: Target, weights: str) -> Lowered:
+    """The stand-in of a variant, made once in each worker, of the same first images for every job.
+
+    weights is the id of the job that left the target's weights.
+    """
+    key = (weights, target.name)
+    if key not in _STAND_INS:
+        _STAND_INS.clear()
+        _STAND_INS[key] = lower(target, torch.from_numpy(scene.test.x[:SAMPLE]).to(target.device))
+    return _STAND_INS[key]
+
+
+_STAND_INS: dict[tuple[str, str], Lowered] = {}
+"""The last one made: jobs come variant by variant."""
 
 
 def pack(target: Target) -> npt.NDArray[np.uint8]:

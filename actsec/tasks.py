@@ -28,9 +28,11 @@ from torch import Tensor
 
 from actsec import (
     corruptions,
+    costs,
     goals,
     health,
     losses,
+    lowering,
     masks,
     models,
     probe,
@@ -179,9 +181,9 @@ def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
         if dataset is None:
             continue
         with frozen(target.model):
-            decisions = Oracle(
-                target.having(threshold=None), 0, repeats, loaded.plan.seed, f"clean {name}"
-            ).decisions(torch.from_numpy(dataset.x).to(target.device))
+            decisions = Oracle(target.having(threshold=None), 0, repeats, loaded.plan.seed, f"clean {name}").decisions(
+                torch.from_numpy(dataset.x).to(target.device)
+            )
         logits = decisions.double().cpu()
         arrays[f"{name}_logits"] = logits[0].float().numpy() if repeats == 1 else _mean_log(logits).float().numpy()
         labels = target.decide(decisions)
@@ -228,13 +230,16 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     cases = goals.aimed(masks.applied(cases, loaded.mask), threat, target)
     name = f"{spec}@{threat}"
     attack = proposals.ready(attack, target, cases, Draws(plan.seed, name))
-    flat = Flat(cases)
+    goal, flat = losses.goal_of(threat, attack, target.threshold), Flat(cases)
+    passes = costs.attack_passes(attack, target.shape) * len(x)
+    lowered = scene.stand_in(loaded, target, job.needs[0]) if lowering.worth(goal, passes) else None
     stored = [outcome.arrays for need in job.needs[1:] if (outcome := store.get(need)) is not None]
     verdicts = attack_target(
         surrogates.ready(attack, cases, scene.surrogate(loaded, attack), stored, plan.seed),
         target,
         cases,
-        losses.goal_of(threat, attack, target.threshold),
+        goal,
+        search=lowered.target if lowered and lowered.what else None,
         seed=plan.seed,
         name=name,
         repeats=REPEATS[plan.budget] if target.stochastic else 1,
@@ -244,6 +249,9 @@ def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     verdicts = proposals.paid(attack, verdicts)
     numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
     numbers |= {"flat": flat.rows}
+    if lowered is not None:
+        numbers["search"] = {"what": list(lowered.what), "left_out": list(lowered.left_out)}
+        numbers["search"]["agreement"] = str(lowered.agreement)
     left = {**_as_arrays(verdicts), "id": test.ids[first:last]}
     if target.threshold is not None:
         # The referee's logits are shifted so that the largest decides; what is stored is what the model says.
