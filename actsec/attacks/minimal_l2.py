@@ -1,14 +1,23 @@
 """Minimal L2: the smallest change that fools the model, fast.
 
-Two walkers a row, both along the normalised gradient of the margin with a cosine-decaying step. The first keeps to a
-sphere whose radius shrinks by gamma after a success and grows after a failure (DDN, Rony et al. 2019, algorithm 1). The
-second keeps to a ball whose radius is the first-order distance to the boundary, |margin| / ||grad||, until its first
-success, and afterwards shrinks below or grows around the best size so far (FMN, Pintor et al. 2021, algorithm 1). Steps
-are measured in radii, so that nothing depends on the scale of the input. At the end each walker's best point is moved
-along its segment to the input up to the boundary, by bisection. Cost: 2 * steps forwards and backwards, 2 * refine
-forwards.
+Which class lies nearest decides more than how well the way to it is polished: on a ResNet-20 one image in five has a
+class nearer than the one that every untargeted attack falls into, by up to a third. So each row is asked, in this
+order: the first-order distance |margin| / ||grad|| to each of the likeliest classes (DeepFool, Moosavi-Dezfooli et al.
+2016, eq. 8); a short scout towards each class whose distance is within half of the nearest's, at most ``scouts`` of
+them; a long walk away from the label, from the best point so far; a bisection of the best point's segment to the input.
+Rows with a target of their own have one class.
 
-Known failures: where the gradient is exactly zero a walker goes a random way; models that hide their gradient need
+Scouts and walk step along the normalised gradient, by a share of the radius that falls as a cosine, and go back to a
+sphere whose radius shrinks by gamma after a success and grows after a failure (DDN, Rony et al. 2019, algorithm 1). It
+begins at the first-order distance to the boundary (FMN, Pintor et al. 2021, algorithm 1) and grows by a quarter while a
+row has no success yet. Steps are measured in radii, so that nothing depends on the scale of the input. Cost: at most
+targets + 8 * scouts + steps forwards and backwards, refine forwards; on a ResNet-20 some 70 of each.
+
+What is asked of a success is the goal's to say: how much margin is missing is read off its score, so that
+``Misclassify(confidence)`` and ``Confident(probability)`` are reached as straight as the boundary. The option
+confidence, a margin in logits, is that goal's: ``goal_of`` passes it on.
+
+Known failures: where the gradient is exactly zero a row goes a random way; models that hide their gradient need
 ``square`` beside it. Bisection assumes one crossing on the segment; every point it visits is judged, so a wrong
 assumption costs nearness only.
 """
@@ -24,102 +33,189 @@ from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.geometry import finite_rows, free, place, spread, steepest
+from actsec.geometry import boxed, finite_rows, free, spread, steepest
 from actsec.geometry import size as size_of
-from actsec.losses import Margin, graded
+from actsec.losses import Margin, graded, likely, margin
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
-WALKERS = 2
-_LAST_STEP = 0.01
-_FAR = 1e3
+_SCOUT_STEPS = 8
+_SCOUT_GAMMA = 0.2
+_SCOUT_FIRST, _WALK_FIRST, _LAST_STEP = 2.0, 1.0, 0.01
+_WORTH = 1.5
+_LOST = 1.25
+_BISECT_FROM = 0.8
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class MinimalL2State:
-    """Per row and walker (n, 2): candidate, best success, its size, radius; low: the share of the best that failed."""
+    """Per row: the candidate, the best success and its size, the radius and the most it can be (n,).
+
+    target and reach (n, targets) are the classes and the first-order distances to them; looks and scouts (n,) say how
+    many of them the row looks at and sends a scout to, turn how many questions it has asked; low is the share of the
+    best's way that failed.
+    """
 
     x: Tensor
     best: Tensor
     size: Tensor
     radius: Tensor
+    limit: Tensor
+    target: Tensor
+    reach: Tensor
+    looks: Tensor
+    scouts: Tensor
+    turn: Tensor
     low: Tensor
-    step: Tensor
     done: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class MinimalL2:
-    """DDN and FMN side by side, then bisection to the boundary."""
+    """Look at every likely class, scout the near ones, walk from the best, bisect to the boundary."""
 
-    steps: Annotated[int, "gradient steps of each walker"] = 100
-    refine: Annotated[int, "bisections to the boundary"] = 12
-    gamma: Annotated[float, "share that the radius changes by at first; it decays with the step"] = 0.05
+    steps: Annotated[int, "gradient steps of the walk"] = 40
+    targets: Annotated[int, "likeliest other classes whose distance is estimated"] = 9
+    scouts: Annotated[int, "of them, the most that a scout is sent to"] = 5
+    refine: Annotated[int, "bisections to the boundary"] = 10
+    gamma: Annotated[float, "share that the walk's radius changes by at first; it decays with the step"] = 0.05
+    confidence: Annotated[float, "margin in logits that a success must have"] = 0.0
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
     knowledge: ClassVar[Knowledge] = "white_box"
     roles: ClassVar[tuple[str, ...]] = ("minimal",)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.refine < 0 or not 0 < self.gamma < 1:
+        if self.steps < 1 or self.refine < 0 or not 0 < self.gamma < 1 or not 1 <= self.scouts <= self.targets:
             raise BadOption(
-                f"minimal_l2(steps={self.steps}, refine={self.refine}, gamma={self.gamma})",
-                "steps is at least 1, refine at least 0, gamma lies in (0, 1).",
+                f"minimal_l2(steps={self.steps}, targets={self.targets}, scouts={self.scouts}, refine={self.refine}, "
+                f"gamma={self.gamma})",
+                "steps and scouts are at least 1, targets at least scouts, refine at least 0, gamma lies in (0, 1).",
             )
+        if self.confidence < 0:
+            raise BadOption(f"minimal_l2(confidence={self.confidence})", "confidence is at least 0.")
 
     def start(self, cases: Cases, draws: Draws) -> MinimalL2State:
-        step = torch.zeros_like(cases.id)
-        x = torch.stack([cases.x] * WALKERS, 1)
-        far = torch.full((len(step), WALKERS), torch.inf, dtype=torch.float64, device=x.device)
-        return MinimalL2State(x, x, far, far, torch.zeros_like(far), step, step.bool())
+        turn = torch.zeros_like(cases.id)
+        far = torch.full_like(cases.eps, torch.inf)
+        room = torch.maximum((cases.high - cases.x).abs(), (cases.x - cases.low).abs())
+        return MinimalL2State(
+            x=cases.x,
+            best=cases.x,
+            size=far,
+            radius=far,
+            limit=torch.minimum(cases.eps, size_of(room, "l2")),
+            target=cases.target[:, None].repeat(1, self.targets),
+            reach=far[:, None].repeat(1, self.targets),
+            looks=torch.full_like(turn, self.targets),
+            scouts=torch.full_like(turn, self.scouts),
+            turn=turn,
+            low=torch.full_like(far, _BISECT_FROM),
+            done=turn > 0,
+        )
 
     def ask(self, state: MinimalL2State, cases: Cases) -> Ask:
-        return Ask(state.x, Margin(), wants=state.step < self.steps)
+        # The walk leaves the label behind, wherever that leads: to another class than the scout's, if that is nearer.
+        walk = self._walks_from(state)
+        leg = torch.where(state.turn < state.looks, state.turn, (state.turn - state.looks) // _SCOUT_STEPS)
+        aim = state.target.gather(1, leg.clamp(max=self.targets - 1)[:, None])
+        aim = torch.where((state.turn < walk)[:, None], aim, cases.target[:, None])
+        return Ask(state.x[:, None], Margin(), state.turn < walk + self.steps, aim)
 
     def tell(self, state: MinimalL2State, reply: Reply, cases: Cases, draws: Draws) -> MinimalL2State:
-        nearer = reply.success & (reply.size < state.size) & (reply.size > 0)
-        best = torch.where(spread(nearer, state.x), state.x, state.best)
-        size = torch.where(nearer, reply.size, state.size)
-        walked, radius = self._walk(replace(state, best=best, size=size), reply, cases, draws)
+        size, success = reply.size[:, 0], reply.success[:, 0]
+        nearer = success & (size < state.size) & (size > 0)
+        state = replace(
+            state,
+            best=torch.where(spread(nearer, state.x), state.x, state.best),
+            size=torch.where(nearer, size, state.size),
+        )
+        looked, refining = state.turn < state.looks, state.turn >= self._walks_from(state) + self.steps
+        x, radius = self._stepped(state, reply, cases, draws)
         # The best moves with every success of the bisection, so the failed share is kept relative to it.
         tried = (state.low + 1) / 2
-        bisected = torch.where(nearer, state.low / tried, tried)
-        low = torch.where((state.step < self.steps)[:, None], state.low, bisected)
-        step = state.step + 1
-        halfway = spread((low + 1) / 2, best).to(best.dtype)
-        toward = place(cases, (best - cases.x[:, None]) * halfway)
-        x = torch.where(spread(step < self.steps, best), walked, toward)
-        return replace(state, x=x, best=best, size=size, radius=radius, low=low, step=step, done=self._over(step))
+        low = torch.where(refining, torch.where(nearer, state.low / tried, tried), state.low)
+        state = replace(self._looked(state, reply, cases) if bool(looked.any()) else state, low=low)
+        return self._next(replace(state, turn=state.turn + 1), x, radius, cases)
 
-    def _walk(self, state: MinimalL2State, reply: Reply, cases: Cases, draws: Draws) -> tuple[Tensor, Tensor]:
-        """The walkers' next candidates (n, 2, *shape) and radii (n, 2)."""
-        margin, slopes = graded(reply)
-        many, flat = cases.repeated(WALKERS), state.x.flatten(0, 1)
-        gradient = free(finite_rows(slopes.flatten(0, 1)), flat, many)
-        slope = size_of(gradient, "l2").reshape(reply.size.shape)
-        lost = draws.normal(cases.id, state.step, (WALKERS, *cases.x.shape[1:])).flatten(0, 1)
-        direction = steepest(torch.where(spread(slope.flatten() > 0, flat), gradient, lost), "l2")
-        ahead = margin.double().abs() / slope.clamp_min(1e-12)
+    def _walks_from(self, state: MinimalL2State) -> Tensor:
+        """The turn (n,) of the walk's first question."""
+        return state.looks + _SCOUT_STEPS * state.scouts
 
-        decay = (1 + torch.cos(math.pi * state.step.double() / self.steps)) / 2
-        gamma = (self.gamma * (_LAST_STEP + (1 - _LAST_STEP) * decay))[:, None]
-        factor = torch.where(reply.success, 1 - gamma, 1 + gamma)
-        first = torch.isinf(state.radius)
-        sphere = torch.where(first, reply.size + ahead, state.radius * factor)
-        ball = torch.where(reply.success, torch.minimum(state.radius, state.size), state.radius) * factor
-        ball = torch.where(torch.isinf(state.size), reply.size + ahead, ball)
-        room = cases.high - cases.low
-        widest = math.sqrt(flat[0].numel()) * room if isinstance(room, float) else size_of(room, "l2")
-        limit = cases.eps.clamp_max(widest)[:, None]
-        radius = torch.minimum(torch.stack([sphere[:, 0], ball[:, 1]], 1), limit)
+    def _looked(self, state: MinimalL2State, reply: Reply, cases: Cases) -> MinimalL2State:
+        """What the rows that were just looked at learn: their classes, one more distance, at last the order."""
+        first, at = state.turn == 0, state.turn.clamp(max=self.targets - 1)[:, None]
+        target = torch.where(first[:, None], likely(reply.logits[:, 0], cases, self.targets), state.target)
+        classes = reply.logits.shape[-1] - 1
+        looks = torch.where(cases.target >= 0, 1, min(self.targets, classes)).to(state.looks)
+        looks = torch.where(first, looks, state.looks)
+        need, gradient = _need(reply, cases)
+        slope = size_of(free(gradient, cases.x, cases), "l2")
+        distance = (need.clamp_min(0) / slope.clamp_min(_TINY)).nan_to_num(torch.inf)
+        before = state.reach.gather(1, at)
+        reach = state.reach.scatter(1, at, torch.where((state.turn < looks)[:, None], distance[:, None], before))
+        over = state.turn == looks - 1
+        order = torch.where(over[:, None], reach.argsort(dim=1, stable=True), torch.arange(self.targets).to(at))
+        near = (reach <= _WORTH * reach.amin(1, keepdim=True)).sum(1).clamp(max=self.scouts)
+        return replace(
+            state,
+            target=target.gather(1, order),
+            reach=reach.gather(1, order),
+            looks=looks,
+            scouts=torch.where(over, torch.minimum(near, looks), state.scouts),
+        )
 
-        step = ((_LAST_STEP + (1 - _LAST_STEP) * decay)[:, None] * radius).flatten()
-        delta = flat - many.x + direction * spread(step, flat).to(flat.dtype)
-        # Far outside, the projection onto ball and box lies on the sphere: there the first walker stays.
-        out = _FAR * radius / size_of(delta, "l2").reshape(radius.shape).clamp_min(1e-12)
-        stretch = torch.stack([out[:, 0], torch.ones_like(out[:, 1])], 1).flatten()
-        delta = delta * spread(stretch, delta).to(delta.dtype)
-        walked = place(replace(many, eps=radius.flatten()), delta)
-        return walked.reshape(state.x.shape), radius
+    def _stepped(self, state: MinimalL2State, reply: Reply, cases: Cases, draws: Draws) -> tuple[Tensor, Tensor]:
+        """One step of scout or walk: the next candidates (n, *shape) and radii (n,)."""
+        need, slopes = _need(reply, cases)
+        gradient = free(slopes, state.x, cases)
+        slope = size_of(gradient, "l2")
+        stuck = slope == 0
+        if bool(stuck.any()):
+            lost = draws.normal(cases.id, state.turn, tuple(cases.x.shape[1:]))
+            gradient = torch.where(spread(stuck, gradient), lost, gradient)
+        walk, scouted = self._walks_from(state), state.turn - state.looks
+        walks = state.turn >= walk
+        share = torch.where(walks, (state.turn - walk) / self.steps, scouted % _SCOUT_STEPS / _SCOUT_STEPS).double()
+        decay = _LAST_STEP + (1 - _LAST_STEP) * (1 + torch.cos(math.pi * share)) / 2
+        gamma = decay * torch.where(walks, self.gamma, _SCOUT_GAMMA)
+        grown = torch.where(torch.isinf(state.size), torch.full_like(gamma, _LOST), 1 + gamma)
+        radius = state.radius * torch.where(reply.success[:, 0], 1 - gamma, grown)
+        ahead = reply.size[:, 0] + need.abs() / slope.clamp_min(_TINY)
+        radius = torch.minimum(torch.where(torch.isinf(state.radius), ahead, radius), state.limit)
+        length = decay * torch.where(walks, _WALK_FIRST, _SCOUT_FIRST) * radius
+        moved = state.x - cases.x + steepest(gradient, "l2") * spread(length, gradient).to(gradient.dtype)
+        return _on_sphere(cases, moved, radius), radius
 
-    def _over(self, step: Tensor) -> Tensor:
-        return step >= self.steps + self.refine
+    def _next(self, state: MinimalL2State, x: Tensor, radius: Tensor, cases: Cases) -> MinimalL2State:
+        """The next question: another look or a new scout begin at x, the walk at the best, the others go on."""
+        walk, scouted = self._walks_from(state), state.turn - state.looks
+        fresh = (scouted < 0) | ((state.turn < walk) & (scouted % _SCOUT_STEPS == 0))
+        home = (state.turn == walk) & torch.isfinite(state.size)
+        refining = state.turn >= walk + self.steps
+        halfway = spread((state.low + 1) / 2, x).to(x.dtype)
+        toward = boxed(cases, cases.x + (state.best - cases.x) * halfway)
+        x = torch.where(spread(fresh, x), cases.x, torch.where(spread(home, x), state.best, x))
+        return replace(
+            state,
+            x=torch.where(spread(refining, x), toward, x),
+            radius=torch.where(fresh, torch.inf, torch.where(home, state.size, radius)),
+            done=(state.turn >= walk + self.steps + self.refine) | (refining & torch.isinf(state.size)),
+        )
+
+
+def _need(reply: Reply, cases: Cases) -> tuple[Tensor, Tensor]:
+    """How much the margin must still rise (n,) float64, and its gradient (n, *shape) with useless rows set to 0."""
+    loss, gradient = graded(reply)
+    level = margin(reply.logits[:, 0], cases) - reply.score[:, 0]
+    return (level - loss[:, 0]).double().nan_to_num(torch.inf), finite_rows(gradient[:, 0])
+
+
+def _on_sphere(cases: Cases, delta: Tensor, radius: Tensor) -> Tensor:
+    """x + delta (n, *shape) at the radius, cut to the box. What is cut off the other coordinates make up, once."""
+    for _ in range(2):
+        length = size_of(delta, "l2")
+        scale = torch.where(length > 0, radius / length, torch.ones_like(length))
+        placed = boxed(cases, cases.x + delta * spread(scale, delta).to(delta.dtype))
+        delta = placed - cases.x
+    return placed
