@@ -52,7 +52,8 @@ def drive(
     settle = settle and goal.settles and not minimal and not oracle.target.stochastic
     # The clean pass is the judge's: a stand-in has no say in what was wrong from the beginning.
     logits, score, baseline = _look(judge or oracle, goal, cases.x, cases)
-    measured = baseline if judge is None else _look(oracle, goal, cases.x, cases)[2]
+    watched = judge is not None and goal.watches
+    measured = _look(oracle, goal, cases.x, cases)[2] if watched else baseline
     ledger = opened(logits, score, cases, minimal)
     if goal.settles:
         ledger.verdicts.status[ledger.success] = ALREADY_WRONG
