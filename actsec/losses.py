@@ -91,7 +91,7 @@ class Margin:
 class DLR:
     """The difference of logits ratio: the margin over a spread of the logits, so that their scale does not matter.
 
-    Untargeted: margin / (z_(1) - z_(3)), z_(i) the i-th largest logit. Targeted: margin / (z_(1) - (z_(3) + z_(4)) / 2).
+    z_(i) the i-th largest logit, untargeted: margin / (z_(1) - z_(3)); targeted: margin / (z_(1) - (z_(3) + z_(4)) / 2)
     (Croce & Hein 2020, eqs. 6 and 7; while the label leads, the targeted margin is their z_t - z_y.) With fewer than 3
     classes, or 4 for targeted rows, the spread does not exist and the loss is the margin.
     """

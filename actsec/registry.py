@@ -26,12 +26,12 @@ Kind = Literal["attacks", "defenses", "diagnostics", "sections", "formats"]
 ART = "art/"
 """``art/Name`` is an attack of the Adversarial Robustness Toolbox. They are not listed: there are dozens."""
 
-_ROOMS: dict[str, tuple[str, str]] = {
-    "attacks": ("actsec.attacks", "ask"),
-    "defenses": ("actsec.defenses", "wrap"),
-    "diagnostics": ("actsec.diagnostics", "rule"),
-    "sections": ("actsec.reports.sections", "section"),
-    "formats": ("actsec.reports.formats", "render"),
+_ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "attacks": ("actsec.attacks", ("ask", "parts")),
+    "defenses": ("actsec.defenses", ("wrap",)),
+    "diagnostics": ("actsec.diagnostics", ("rule",)),
+    "sections": ("actsec.reports.sections", ("section",)),
+    "formats": ("actsec.reports.formats", ("render",)),
 }
 
 
@@ -52,8 +52,8 @@ def find(kind: Kind, name: str) -> Any:
         return _art().find(name)
     if name not in names(kind):
         raise unknown(kind[:-1], name, names(kind))
-    room, mark = _ROOMS[kind]
-    return _only(importlib.import_module(f"{room}.{name}"), mark)
+    room, marks = _ROOMS[kind]
+    return _only(importlib.import_module(f"{room}.{name}"), marks)
 
 
 def build(kind: Kind, spec: Spec | str) -> Any:
@@ -98,9 +98,9 @@ def _entries(kind: Kind) -> dict[str, EntryPoint]:
     return {f"{e.dist.name if e.dist else e.module}/{e.name}": e for e in found}
 
 
-def _only(module: ModuleType, mark: str) -> Any:
-    """The one public thing of a module that carries the kind's mark, or is called by it."""
-    if callable(function := getattr(module, mark, None)):
+def _only(module: ModuleType, marks: tuple[str, ...]) -> Any:
+    """The one public thing of a module that carries one of the kind's marks, or is called by the first."""
+    if callable(function := getattr(module, marks[0], None)):
         return function
     own = [
         value
@@ -108,8 +108,9 @@ def _only(module: ModuleType, mark: str) -> Any:
         if isinstance(value, type)
         and value.__module__ == module.__name__
         and not name.startswith("_")
-        and hasattr(value, mark)
+        and any(hasattr(value, mark) for mark in marks)
     ]
     if len(own) != 1:
-        raise ActsecError(f"{module.__name__} should hold exactly one class with {mark!r}, it holds {len(own)}")
+        wanted = " or ".join(marks)
+        raise ActsecError(f"{module.__name__} should hold exactly one class with {wanted!r}, it holds {len(own)}")
     return own[0]

@@ -11,6 +11,8 @@ if __name__ != "actsec.attacks":
 _CLASSES = {
     "FGSM": "fgsm",
     "PGD": "pgd",
+    "APGD": "apgd",
+    "FAB": "fab",
     "MinimalL2": "minimal_l2",
     "CarliniWagner": "carlini_wagner",
     "OnePixel": "one_pixel",

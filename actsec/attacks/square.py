@@ -3,8 +3,8 @@
 Keep the best point; propose a patch of side sqrt(p * pixels) at a random place, set to random corners of the ball; take
 it when the margin rises (Andriushchenko et al. 2020, algorithms 1 to 3). L-inf begins at vertical stripes of +-eps. L2
 begins at a random sign grid of norm eps; a proposal moves the mass of a second window, and what the ball still allows,
-into a peaked bump in the first. p halves at fixed shares of the budget. Vectors are treated as one row of pixels. Cost:
-``queries`` forwards, no gradient.
+into a peaked bump in the first. p halves at fixed shares of the budget. In a recipe, begin = best goes on from what the
+attacks before it left. Vectors are treated as one row of pixels. Cost: ``queries`` forwards, no gradient.
 
 Uses no gradient, so it sees through gradient masking: where it breaks what PGD does not, PGD's number is wrong. Known
 failures: slow on inputs of many pixels (the paper uses 5,000 to 10,000 queries); on vectors neighbouring features need
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ class Square:
     queries: Annotated[int, "forwards of each example"] = 1000
     p: Annotated[float, "share of the pixels that the first patches cover"] = 0.8
 
+    begin: Annotated[Literal["stripes", "best"], "the paper's start, or a recipe's best attempt so far"] = "stripes"
+
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     knowledge: ClassVar[Knowledge] = "black_box"
     roles: ClassVar[tuple[str, ...]] = ("gradient_free",)
@@ -67,6 +69,8 @@ class Square:
             sign = coarse.repeat_interleave(tile, 2).repeat_interleave(tile, 3)[:, :, :h, :w]
             delta = sign * spread(cases.eps, sign).to(sign.dtype) / math.sqrt(c * h * w)
         x = place(cases, delta.reshape(cases.x.shape))
+        if self.begin == "best" and cases.start is not None:
+            x = place(cases, cases.start - cases.x)
         return SquareState(x, x, torch.full_like(cases.eps, -torch.inf).to(x.dtype), step, step.bool())
 
     def ask(self, state: SquareState, cases: Cases) -> Ask:
