@@ -305,9 +305,9 @@ def test_missing_files_name_the_nearest(tmp_path):
         load(str(tmp_path / "nowhere" / "data.npz"))
     with refused(DataError, "'digit'", "Did you mean 'digits'"):
         load("digit")
-    with refused(DataError, "'data.csv'|data.csv", "reads digits"):
-        (tmp_path / "data.csv").write_text("1,2")
-        load(str(tmp_path / "data.csv"))
+    with refused(DataError, "'data.parquet'|data.parquet", "reads digits"):
+        (tmp_path / "data.parquet").write_text("1,2")
+        load(str(tmp_path / "data.parquet"))
     with refused(BadOption, "for image folders", "Leave resize out"):
         load("digits", resize="resize=4")
 

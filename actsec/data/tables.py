@@ -421,4 +421,3 @@ def cells(table: Table, before: npt.NDArray[Any], after: npt.NDArray[Any]) -> li
             old_name, new_name = (table.features[at[int(np.argmax(row[at]))]].category for row in (before, after))
             found.insert(0, (group, old_name, new_name, 0.0))
     return found
-
