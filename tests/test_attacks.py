@@ -245,7 +245,7 @@ def test_noise_is_what_it_says(kind, norm):
         "noise(draws=0)",
         "square(p=2)",
         "minimal_l2(gamma=1)",
-        "carlini_wagner(lr=0)",
+        "carlini_wagner(step_size=0)",
         "one_pixel(levels=1)",
         "one_pixel(mode=exhaustive, pixels=2)",
         "one_pixel(population=3)",

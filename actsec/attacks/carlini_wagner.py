@@ -3,10 +3,13 @@
 In w with x' = low + (high - low) * (tanh(w) + 1) / 2, Adam minimises ||x' - x||^2 + c * max(confidence - margin(x'),
 0), margin = max_{j != y} z_j - z_y, or z_t - max_{j != t} z_j for targeted rows (Carlini & Wagner 2017, eq. in section
 V, f_6). c begins at 0.001 and grows tenfold until a round succeeds, then bisects, for each row on its own; each round
-starts at x with fresh moments and ends early when its loss has stalled over a tenth of its steps. The last round
-repeats the smallest c that worked. Pixels start a thousandth of the half range inwards, or tanh would freeze those at
-the ends of the box (the authors' code: a millionth, from which Adam needs some 300 steps to get away). Cost: at most
+starts at x with fresh moments and ends early when a tenth of its steps has not lowered the row's least loss (the
+authors compare the loss of the whole batch). From 10 rounds on the last one repeats the smallest c that worked. Pixels
+within a two-thousandth of the range of the ends of the box start there, or tanh would freeze them (the authors' code: a
+two-millionth, from which Adam needs some 300 steps to get away, and it moves all other pixels too). Cost: at most
 search_steps * steps forwards and backwards.
+
+start_at = best, in a recipe, begins every round at the best attempt of the attacks before.
 
 confidence makes the search go on past the boundary. The judge still keeps the smallest success by the goal; to demand
 the margin of what is returned, ask the goal ``Misclassify(confidence=...)`` too.
@@ -20,7 +23,7 @@ ball are rejected and counted.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,12 +37,16 @@ from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 _INWARDS = 1 - 1e-3
 _STALLED = 0.9999
 _CHECKS = 10
+_REPEATS_FROM = 10
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True, slots=True)
 class CarliniWagnerState:
-    """Each row's iterate w with Adam's moments, its place in its own round, and its bracket of c."""
+    """Each row's iterate w with Adam's moments, its place in its own round, and its bracket of c.
+
+    lowest is the round's least loss so far, last_lowest what it was when last looked at.
+    """
 
     w: Tensor
     first: Tensor
@@ -50,7 +57,8 @@ class CarliniWagnerState:
     low: Tensor
     high: Tensor
     succeeded: Tensor
-    last_loss: Tensor
+    lowest: Tensor
+    last_lowest: Tensor
     done: Tensor
 
 
@@ -60,10 +68,13 @@ class CarliniWagner:
 
     steps: Annotated[int, "Adam steps of each round"] = 400
     search_steps: Annotated[int, "rounds, one value of c each"] = 9
-    lr: Annotated[float, "Adam's learning rate, in w"] = 0.01
+    step_size: Annotated[float, "Adam's learning rate, in w"] = 0.01
     c: Annotated[float, "first value of the constant"] = 0.001
     confidence: Annotated[float, "margin in logits that a success must have (the paper's kappa)"] = 0.0
     abort_early: Annotated[bool, "end a row's round when its loss has stalled"] = True
+    start_at: Annotated[Literal["input", "best"], "where rounds begin: best is what a recipe has found so far"] = (
+        "input"
+    )
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
     knowledge: ClassVar[Knowledge] = "white_box"
@@ -74,19 +85,19 @@ class CarliniWagner:
             raise BadOption(
                 f"carlini_wagner(steps={self.steps}, search_steps={self.search_steps})", "Both are at least 1."
             )
-        if not (self.lr > 0 and self.c > 0 and self.confidence >= 0):
+        if not (self.step_size > 0 and self.c > 0 and self.confidence >= 0):
             raise BadOption(
-                f"carlini_wagner(lr={self.lr}, c={self.c}, confidence={self.confidence})",
-                "lr and c are above 0, confidence at least 0.",
+                f"carlini_wagner(step_size={self.step_size}, c={self.c}, confidence={self.confidence})",
+                "step_size and c are above 0, confidence at least 0.",
             )
 
     def start(self, cases: Cases, draws: Draws) -> CarliniWagnerState:
-        w, none = _inverse(cases), torch.zeros_like(cases.id)
+        w, none = self._first(cases), torch.zeros_like(cases.id)
         zero = torch.zeros_like(cases.eps)
         far = torch.full_like(zero, torch.inf)
         c = torch.full_like(zero, self.c)
         zeros = torch.zeros_like(w)
-        return CarliniWagnerState(w, zeros, zeros, none, none, c, zero, far, none.bool(), far, none.bool())
+        return CarliniWagnerState(w, zeros, zeros, none, none, c, zero, far, none.bool(), far, far, none.bool())
 
     def ask(self, state: CarliniWagnerState, cases: Cases) -> Ask:
         return Ask(_forward(state.w, cases)[:, None], Margin())
@@ -99,9 +110,10 @@ class CarliniWagner:
         succeeded = state.succeeded | ((reply.score[:, 0] > 0) & (short == 0))
         w, first, second = self._adam(state, gradient[:, 0], short > 0, cases)
         step = state.step + 1
+        lowest = torch.minimum(state.lowest, loss)
         every = max(self.steps // _CHECKS, 1)
         check = step % every == 0
-        stalled = check & (loss > _STALLED * state.last_loss) & self.abort_early
+        stalled = check & (lowest > _STALLED * state.last_lowest) & self.abort_early
         moved = replace(
             state,
             w=w,
@@ -109,9 +121,15 @@ class CarliniWagner:
             second=second,
             step=step,
             succeeded=succeeded,
-            last_loss=torch.where(check, loss, state.last_loss),
+            lowest=lowest,
+            last_lowest=torch.where(check, lowest, state.last_lowest),
         )
         return self._next_round(moved, (step >= self.steps) | stalled, cases)
+
+    def _first(self, cases: Cases) -> Tensor:
+        """The w that rounds begin at."""
+        found = cases.start if self.start_at == "best" else None
+        return _inverse(cases, cases.x if found is None else found)
 
     def _adam(
         self, state: CarliniWagnerState, margin: Tensor, short: Tensor, cases: Cases
@@ -126,7 +144,7 @@ class CarliniWagner:
         at = (state.step + 1).double()
         mean = first / spread(1 - _BETA1**at, x).to(x.dtype)
         scale = (second / spread(1 - _BETA2**at, x).to(x.dtype)).sqrt() + _TINY
-        return state.w - self.lr * mean / scale, first, second
+        return state.w - self.step_size * mean / scale, first, second
 
     def _next_round(self, state: CarliniWagnerState, over: Tensor, cases: Cases) -> CarliniWagnerState:
         """Rows whose round is over get their next c and start again at x; the others go on."""
@@ -134,14 +152,15 @@ class CarliniWagner:
         low = torch.where(state.succeeded, state.low, torch.maximum(state.low, state.c))
         c = torch.where(torch.isinf(high), state.c * 10, (low + high) / 2)
         next_round = state.round + 1
-        last = (next_round == self.search_steps - 1) & torch.isfinite(high)
-        c = torch.where(last, high, c)
+        if self.search_steps >= _REPEATS_FROM:
+            last = (next_round == self.search_steps - 1) & torch.isfinite(high)
+            c = torch.where(last, high, c)
 
         def begin(fresh: Tensor, old: Tensor) -> Tensor:
             return torch.where(spread(over, old), fresh, old)
 
         return CarliniWagnerState(
-            w=begin(_inverse(cases), state.w),
+            w=begin(self._first(cases), state.w),
             first=begin(torch.zeros_like(state.w), state.first),
             second=begin(torch.zeros_like(state.w), state.second),
             step=begin(torch.zeros_like(state.step), state.step),
@@ -150,7 +169,8 @@ class CarliniWagner:
             low=begin(low, state.low),
             high=begin(high, state.high),
             succeeded=begin(torch.zeros_like(state.succeeded), state.succeeded),
-            last_loss=begin(torch.full_like(state.last_loss, torch.inf), state.last_loss),
+            lowest=begin(torch.full_like(state.lowest, torch.inf), state.lowest),
+            last_lowest=begin(torch.full_like(state.lowest, torch.inf), state.last_lowest),
             done=over & (next_round >= self.search_steps),
         )
 
@@ -159,10 +179,8 @@ def _forward(w: Tensor, cases: Cases) -> Tensor:
     return boxed(cases, cases.low + (cases.high - cases.low) * (torch.tanh(w) + 1) / 2)
 
 
-def _inverse(cases: Cases) -> Tensor:
-    room = cases.high - cases.low
-    place = 2 * (cases.x - cases.low) / room - 1
-    if isinstance(room, Tensor):
-        # A coordinate without room stays wherever w is.
-        place = torch.where(room > 0, place, torch.zeros_like(place))
-    return torch.atanh(place * _INWARDS)
+def _inverse(cases: Cases, x: Tensor) -> Tensor:
+    """The w of x: 0, of no effect, where the box has no width."""
+    width = torch.as_tensor(cases.high - cases.low, dtype=x.dtype, device=x.device)
+    share = torch.where(width > 0, 2 * (x - cases.low) / width - 1, torch.zeros_like(x))
+    return torch.atanh(share.clamp(-_INWARDS, _INWARDS))
