@@ -28,7 +28,13 @@ QUICK = {
     "noise": "noise(draws=10)",
     "dead_relu": "dead_relu(steps=5)",
     "pgd": "pgd(steps=5, restarts=2)",
+    "apgd": "apgd(steps=6, restarts=2, targets=2, loss=dlr)",
+    "fab": "fab(steps=4, targets=3)",
+    "autoattack": "autoattack(steps=5, targets=2, queries=8)",
+    "cascade": "cascade(steps=4, targets=2, restarts=2, queries=8)",
 }
+LEAVES_THE_BALL = {"autoattack"}
+"""FAB, which is part of it, comes to the boundary from outside the ball."""
 EPS = {"linf": 0.1, "l2": 0.5, "l1": 2.0, "l0": 1}
 
 
@@ -65,7 +71,7 @@ def test_conformance(name):
     written = registry.canonical("attacks", QUICK.get(name, name))
     assert registry.build("attacks", str(written)) == attack_of(name)
     assert pickle.loads(pickle.dumps(attack_of(name))) == attack_of(name)
-    for function in (cls.start, cls.ask, cls.tell):
+    for function in (cls.parts,) if hasattr(cls, "parts") else (cls.start, cls.ask, cls.tell):
         assert not inspect.iscoroutinefunction(function)
 
 
@@ -74,7 +80,7 @@ def test_equal_runs_are_bit_equal_and_admissible(name):
     for first, second, (norm, eps) in zip(run(name, seed=3), run(name, seed=3), threats(name), strict=True):
         for field in ("status", "x", "score", "size", "forwards", "backwards", "found_at", "smallest"):
             assert torch.equal(getattr(first, field), getattr(second, field)), (norm, field)
-        assert first.rejected.sum() == 0
+        assert first.rejected.sum() == 0 or name in LEAVES_THE_BALL
         assert ((first.x >= 0) & (first.x <= 1)).all()
         if eps is not None:
             assert (first.size <= eps * (1 + 1e-6)).all()
@@ -258,7 +264,7 @@ def test_bad_options_are_named(text):
         registry.build("attacks", text)
 
 
-@pytest.mark.parametrize("text", ["pgd", "noise", "square", "dead_relu"])
+@pytest.mark.parametrize("text", ["pgd", "apgd", "noise", "square", "dead_relu"])
 def test_attacks_in_a_ball_ask_for_its_size(text):
     target, x, y = digits()
     attack = registry.build("attacks", text)
