@@ -19,6 +19,7 @@ from actsec.referee import cases_of
 from actsec.types import Cases, Norm, Target
 
 PASSES = 5
+ALONE = 8
 DIRECTIONS = 16
 SLOPE_STEP = 1e-3
 """Half the central difference: each input moves by this share of the box's width, up or down.
@@ -39,6 +40,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
     classes_decided, classes_present
     looks_like_probabilities       outputs in [0, 1] that sum to 1
     repeatable, repeat_difference  five passes: largest L2 distance of normalised logits from the first pass
+    company_difference             the same of rows alone and among others; None for a stochastic target
     broken_graph                   "" or why no gradient reaches the input
     zero_cross_entropy_gradients, zero_margin_gradients, non_finite_gradients     shares, exact in float32
     gradient_norms                 5, 25, 50, 75, 95 % quantiles of the margin gradient's dual norm
@@ -51,6 +53,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
         oracle = Oracle(target, seed=seed, name="probe")
         torch.manual_seed(seed)
         numbers = _outputs(target, oracle, x, y)
+        numbers["company_difference"] = None if target.stochastic else _company(oracle, x[:ALONE])
         numbers["broken_graph"] = broken_graph(target, x[:2])
         keep = oracle.observe(x).logits.argmax(1) == y
         rows = torch.nonzero(keep | ~keep.any()).flatten()
@@ -95,6 +98,15 @@ def _outputs(target: Target, oracle: Oracle, x: Tensor, y: Tensor) -> dict[str, 
         "repeatable": difference <= 1e-4,
         "repeat_difference": min(difference, 1e30),
     }
+
+
+def _company(oracle: Oracle, x: Tensor) -> float:
+    """How far the logits of a row among others are from those it gets alone, relative to their length: the largest."""
+    together = oracle.observe(x).logits.double()
+    alone = torch.cat([oracle.observe(x[i : i + 1]).logits for i in range(len(x))]).double()
+    moved = (alone - together).norm(dim=1) / together.norm(dim=1).clamp_min(1e-12)
+    good = torch.isfinite(together).all(1)
+    return min(float(moved[good].nan_to_num(torch.inf).max()), 1e30) if bool(good.any()) else 0.0
 
 
 def _probabilities(z: Tensor) -> bool:

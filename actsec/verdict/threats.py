@@ -185,11 +185,24 @@ def _checks(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[Check, ...
         probe=g.probe.numbers["probe"] if g.probe else {},
         classes=len(g.clean.arrays["test_logits"][0]) if g.clean else 0,
         stochastic=g.stochastic,
+        unanswered=_unanswered(g, threat, n),
         confined=g.confined,
     )
     return tuple(
         Check(f.rule, f.title, f.status, f.claim, dict(f.numbers), f.advice, f.voids) for f in diagnose(evidence)
     )
+
+
+def _unanswered(g: Gathered, threat: Threat, n: int) -> int | None:
+    """How many images are robust although some candidate of an attack under the threat got no finite logits."""
+    here = g.under(threat)
+    if not here:
+        return None
+    silent = np.zeros(n, dtype=bool)
+    for tried in here:
+        rows = min(n, len(tried.arrays["status"]))
+        silent[:rows] |= tried.arrays["non_finite"][:rows] > 0
+    return int(np.sum(silent & (g.wrong_under(threat, n) < 0.5)))
 
 
 def _believed(checks: tuple[Check, ...]) -> tuple[bool, str]:
