@@ -6,6 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
 from benchmarks.judging import best_of, optimality
 from benchmarks.peers import PEERS
 from benchmarks.results import Cell, Results
@@ -20,15 +24,12 @@ MARKERS = dict(zip(PEERS, "o|sD^vX", strict=True))
 
 def draw(suites: dict[str, Suite], results: Results) -> Path | None:
     """Write the figure into the results' folder; None when there is nothing to draw."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = [
         (name, suite, sheet, rows)
         for name, suite in suites.items()
         if not suite.axis
         for sheet, _, rows in sheets(suite, results)
-        if any(cell.seconds for _, cell in rows)
+        if any(cell.seconds and cell.peer != "bare" for _, cell in rows)
     ]
     growing = [(name, suite) for name, suite in suites.items() if suite.axis and sheets(suite, results)]
     count = len(panels) + len(growing)
@@ -50,9 +51,8 @@ def draw(suites: dict[str, Suite], results: Results) -> Path | None:
 
 def _scatter(ax: Any, title: str, cells: list[Cell], everyone: list[Cell]) -> None:
     """One point a contender: seconds per image against strength; up and to the left is better."""
-    for cell in cells:
-        if not cell.seconds or cell.peer == "bare":
-            continue
+    timed = [cell for cell in cells if cell.seconds and cell.peer != "bare"]
+    for cell in timed:
         strength = cell.success if cell.eps else optimality(cell.sizes[0], best_of([e.sizes[0] for e in everyone]))
         ax.scatter(
             cell.median / cell.images,
@@ -63,7 +63,12 @@ def _scatter(ax: Any, title: str, cells: list[Cell], everyone: list[Cell]) -> No
             label=cell.peer,
             zorder=3 if cell.peer == "actsec" else 2,
         )
-    ax.set(xscale="log", title=title, xlabel="seconds per image (median)")
+    times = [cell.median / cell.images for cell in timed]
+    # Whole powers of ten, so that every panel has labelled ticks however close its contenders are.
+    least, most = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+    ax.set(xscale="log", xlim=(10.0**least, 10.0 ** max(most, least + 1)), ylim=(-0.05, 1.05), title=title)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("seconds per image (median)")
     ax.set_ylabel("success" if cells[0].eps else "optimality (1: best of all on every image)")
     ax.grid(visible=True, alpha=0.3)
     _legend(ax)

@@ -137,7 +137,7 @@ def _notes(cell: Cell, images: int) -> list[str]:
     notes = []
     if cell.images < images:
         per_image = cell.median / cell.images
-        notes.append(f"the first {cell.images} images only; {images} would take {per_image * images:.3g} s")
+        notes.append(f"only {cell.images} of the {images} images; all would take {per_image * images:.3g} s")
     if cell.capped:
         notes.append(f"stopped by the cap after {len(cell.seconds)} of {cell.wanted} runs")
     elif cell.seconds and len(cell.seconds) < 5:

