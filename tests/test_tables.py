@@ -497,6 +497,12 @@ def test_cells_are_told_in_their_own_units():
     assert Feature("n", 0, 1, 0, 9, decimals=2).words(1.25, 1.2501) == ("1.2500", "1.2501")
 
 
+def test_decimals_are_those_that_a_column_is_written_with():
+    assert delimited.decimals(("1", "2", "3.0")) == 0
+    assert delimited.decimals(("4.9", "5.64", *["3.25"] * 20, "9.899999")) == 2
+    assert delimited.decimals(("1e-3", "2.5")) == 1
+
+
 def test_eps_is_told_in_each_columns_units():
     said = echo_eps(0.3, TABLE, "linf")
     assert said.startswith(
