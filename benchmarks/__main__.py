@@ -26,7 +26,8 @@ def setup() -> None:
         command = [sys.executable, "-m", "pip", "install", "--no-deps", what]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # our own list
         said = (done.stderr or done.stdout).strip().splitlines()
-        reason = next((line for line in said if "error" in line.lower()), "no reason given")
+        words = ("fatal:", "No matching distribution", "error")
+        reason = next((line for word in words for line in said if word in line), "no reason given")
         print(f"{what}: {'installed' if done.returncode == 0 else f'not installed: {reason.strip()}'}")
     from benchmarks.peers import versions
 
