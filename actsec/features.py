@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from actsec import spec as notation
@@ -132,6 +132,11 @@ class Table:
     label: str
     labels: tuple[str, ...]
     scaled_by: str
+
+    @property
+    def identity(self) -> str:
+        """A text of all that decides an attack on these rows: how values are written does not."""
+        return repr(replace(self, features=tuple(replace(feature, decimals=0) for feature in self.features)))
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:

@@ -187,6 +187,15 @@ def test_tables_that_do_not_fit_together(tmp_path, train, said):
     assert said in str(error.value)
 
 
+def test_the_fingerprint_sees_rules_and_not_how_numbers_are_written(tmp_path):
+    def seen(text=CSV, *told):
+        return data.fingerprint(loaded(tmp_path, text, rules=told).test)
+
+    assert seen() == seen(CSV.replace("1500,", "1500.000,").replace("900,", "900.0,"))
+    marks = [seen(CSV, *told) for told in ((), RULES[:1], RULES[1:], RULES, (FeatureRule("AGE", max=63),))]
+    assert len(set(marks)) == len(marks)
+
+
 def test_columns_in_another_order_are_found_by_name(tmp_path):
     rows = [line.split(",") for line in CSV.splitlines()]
     turned = "\n".join(",".join(reversed(row)) for row in rows)

@@ -88,7 +88,7 @@ def fingerprint(dataset: Dataset) -> str:
         digest.update(f"{array.shape} {dtype};".encode())
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
     if dataset.table is not None:
-        digest.update(repr(dataset.table).encode())
+        digest.update(dataset.table.identity.encode())
     return digest.hexdigest()
 
 
