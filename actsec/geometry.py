@@ -178,12 +178,15 @@ def place(cases: Cases, delta: Tensor) -> Tensor:
     """
     rows = cases.repeated(delta.shape[1]) if delta.dim() == cases.x.dim() + 1 else cases
     moved = delta.reshape(rows.x.shape)
-    if cases.norm == "linf":
-        return boxed(tightened(rows), rows.x + moved).reshape(delta.shape)
+    if rows.tight:
+        return boxed(rows, rows.x + moved).reshape(delta.shape)
     if cases.norm != "l2":
         moved = project(moved, cases.norm, rows.eps)
     placed = boxed(rows, rows.x + moved)
-    if cases.norm != "l0":
+    if cases.norm == "linf":
+        over = (placed.double() - rows.x).abs_() > spread(rows.eps, placed) * (1 + SLACK)
+        placed = torch.where(over, torch.nextafter(placed, rows.x), placed)
+    elif cases.norm != "l0":
         over = distance(placed, rows.x, cases.norm) > rows.eps * (1 + SLACK)
         if bool(over.any()):
             placed = placed.index_copy(0, over.nonzero().flatten(), _pulled(rows.rows(over), moved[over], placed[over]))

@@ -51,13 +51,17 @@ def drive(
     minimal = bool(torch.isinf(cases.eps).all())
     settle = settle and goal.settles and not minimal and not oracle.target.stochastic
     # The clean pass is the judge's: a stand-in has no say in what was wrong from the beginning.
-    logits, score, baseline = _look(judge or oracle, goal, cases.x, cases)
+    opening = None if judge is not None else _opening(attack, oracle, goal, cases, draws)
+    if opening is None:
+        logits, score, baseline = _look(judge or oracle, goal, cases.x, cases)
+    else:
+        logits, score, baseline = opening.logits[:, 0], opening.score[:, 0], ()
     watched = judge is not None and goal.watches
     measured = _look(oracle, goal, cases.x, cases)[2] if watched else baseline
     ledger = opened(logits, score, cases, minimal)
     if goal.settles:
         ledger.verdicts.status[ledger.success] = ALREADY_WRONG
-    court = _Court(oracle, judge, goal, baseline, measured, ledger, width, queries, tell, note)
+    court = _Court(oracle, judge, goal, baseline, measured, ledger, width, queries, tell, note, opening)
     if isinstance(attack, Recipe):
         for i, part in enumerate(attack.parts(cases, logits.shape[1])):
             started = cases if i == 0 else replace(cases, start=ledger.verdicts.x)
@@ -81,6 +85,7 @@ class _Court:
     queries: int | None
     tell: Callable[[int, int], None] | None
     note: Callable[[Tensor, Ask, Reply], None] | None
+    opening: Reply | None
     refused: int = 0
 
 
@@ -92,7 +97,7 @@ def _run(court: _Court, attack: Attack[object], cases: Cases, draws: Draws, *, s
     width = _width(attack, cases.rows(waiting[:1]), draws, court.width)
     # Who looks for the smallest change comes from outside the ball: it is told the box as it is.
     cut = (lambda part: part) if "minimal" in attack.roles else geometry.tightened
-    index, state, live = waiting[:0], None, None
+    index, state, live, fresh = waiting[:0], None, None, None
     while len(index) or len(waiting):
         if len(waiting) and len(index) <= width // 2:
             new, waiting = waiting[: width - len(index)], waiting[width - len(index) :]
@@ -109,7 +114,9 @@ def _run(court: _Court, attack: Attack[object], cases: Cases, draws: Draws, *, s
             if not bool(pays.all()):
                 state, index, live = rows.take(state, pays), index[pays], None
                 continue
-        reply = _heard(court, ask, live, index)
+        opens = fresh is not None and len(fresh.done) == len(index)  # type: ignore[attr-defined]
+        reply = _heard(court, ask, live, index, opens=opens)
+        fresh = None
         state = attack.tell(state, reply, live, draws)
         done = state.done  # type: ignore[attr-defined]  # every state has it, see types.State
         if settle:
@@ -120,9 +127,15 @@ def _run(court: _Court, attack: Attack[object], cases: Cases, draws: Draws, *, s
                 court.tell(len(cases) - len(index) - len(waiting), len(cases))
 
 
-def _heard(court: _Court, ask: Ask, live: Cases, index: Tensor) -> Reply:
-    """The reply to one question about the rows at ``index``, confirmed, and entered in the ledger."""
-    reply = answer(court.oracle, court.goal, ask, live, tuple(part[index] for part in court.measured))
+def _heard(court: _Court, ask: Ask, live: Cases, index: Tensor, *, opens: bool) -> Reply:
+    """The reply to one question about the rows at ``index``, confirmed, and entered in the ledger.
+
+    opens says that it is the first of all these rows: the clean pass may have answered it.
+    """
+    if opens and court.opening is not None and torch.equal(ask.x[:, 0], live.x):
+        reply = rows.take(court.opening, index)
+    else:
+        reply = answer(court.oracle, court.goal, ask, live, tuple(part[index] for part in court.measured))
     if court.judge is not None:
         clean = tuple(part[index] for part in court.baseline)
         claimed = reply.success & court.ledger.improves(index, reply)
@@ -132,6 +145,24 @@ def _heard(court: _Court, ask: Ask, live: Cases, index: Tensor) -> Reply:
     if court.note is not None:
         court.note(index, ask, reply)
     return reply
+
+
+def _opening(
+    attack: Attack[object] | Recipe, oracle: Oracle, goal: Goal, cases: Cases, draws: Draws
+) -> Reply | None:
+    """The clean pass and the first question in one, for an attack that begins with the gradient at the input.
+
+    None where the first question is another one, as one row tells, or needs more than the clean pass gives.
+    """
+    if isinstance(attack, Recipe) or goal.watches or not len(cases) or oracle.repeats > 1:
+        return None
+    one = cases.rows(slice(0, 1))
+    ask = attack.ask(attack.start(one, draws), one)
+    if ask.x.shape[1] != 1 or ask.loss is None or ask.target is not None or not torch.equal(ask.x[:, 0], one.x):
+        return None
+    if ask.wants is not None and not bool(ask.wants.all()):
+        return None
+    return answer(oracle, goal, Ask(cases.x[:, None], ask.loss), cases, ())
 
 
 def _ruled(x: Tensor, cases: Cases) -> Tensor:

@@ -183,4 +183,4 @@ def evidence(model: nn.Module, eps: float = 0.1, seed: int = 0, stochastic: bool
     }
     correct = {role: clean & values for role, values in correct.items()}
     numbers = probe(target, x[:100], y[:100], eps, "linf", seed)
-    return Evidence(Threat("linf", eps), clean, correct, numbers, 10, stochastic)
+    return Evidence(Threat("linf", eps), clean, correct, numbers, 10, stochastic, 0)

@@ -21,6 +21,7 @@ HONEST_PROBE = {
     "looks_like_probabilities": False,
     "repeatable": True,
     "repeat_difference": 0.0,
+    "company_difference": 0.0,
     "broken_graph": "",
     "zero_cross_entropy_gradients": 0.0,
     "zero_margin_gradients": 0.0,
@@ -54,7 +55,7 @@ def told(probe=(), stochastic=False, threat=None, **shares) -> Evidence:
         if value is not None
     }
     numbers = HONEST_PROBE | dict(probe)
-    return Evidence(threat or Threat("linf", 0.1), upto(0.95), correct, numbers, 10, stochastic)
+    return Evidence(threat or Threat("linf", 0.1), upto(0.95), correct, numbers, 10, stochastic, 0)
 
 
 def status(found: tuple[Finding, ...]) -> dict[str, str]:
@@ -68,7 +69,7 @@ def one(name: str, given: Evidence) -> Finding:
 
 def test_an_honest_model_is_clean_and_every_rule_speaks():
     found = diagnose(told())
-    assert [each.rule for each in found] == [f"ACT-M{i:02}" for i in range(1, 14)]
+    assert [each.rule for each in found] == [f"ACT-M{i:02}" for i in range(1, 16)]
     assert set(status(found).values()) == {"ok"}
     assert state(found, stochastic=False) == "clean"
     assert state(found, stochastic=True) == "randomised"
