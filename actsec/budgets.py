@@ -61,6 +61,7 @@ class Budget:
     search: int
     pixel_forwards: int
     carlini_wagner: str = "carlini_wagner"
+    cascade: str = "cascade"
 
 
 BUDGETS = {
@@ -74,12 +75,21 @@ BUDGETS = {
         search=20,
         pixel_forwards=1_600,
         carlini_wagner=SHORT,
+        cascade="cascade(steps=10, restarts=5, queries=50)",
     ),
     "standard": Budget(
         samples=1000, minimal=300, pixels=100, steps=50, draws=100, queries=1000, search=100, pixel_forwards=10_000
     ),
     "thorough": Budget(
-        samples=5000, minimal=1000, pixels=300, steps=100, draws=1000, queries=5000, search=500, pixel_forwards=41_000
+        samples=5000,
+        minimal=1000,
+        pixels=300,
+        steps=100,
+        draws=1000,
+        queries=5000,
+        search=500,
+        pixel_forwards=41_000,
+        cascade="cascade(steps=50, targets=9, restarts=50, queries=1000)",
     ),
 }
 
@@ -169,6 +179,8 @@ def default_trials(
     return (
         *checks(eps, samples, budget, images.width),
         Trial("fgsm(loss=margin)", at, samples, "attack"),
+        # Nothing settles early on a model that draws, and each draw costs the whole cascade again.
+        Trial(budget.cascade, at, samples, "attack", fixed),
         # What stops at its first success on the base fools a third as many of the others.
         *(Trial(f"transfer(attack=pgd(steps={budget.steps}))", at, samples, "transfer", others) for _ in others[:1]),
         *(

@@ -112,6 +112,10 @@ class APGD:
                 "steps and restarts are at least 1, targets at least 0, first_step is above 0.",
             )
 
+    def passes(self, shape: tuple[int, ...]) -> int:
+        """Forwards and twice the backwards of an image that stands."""
+        return max(self.targets, 1) * self.restarts * (3 * self.steps + 1) + 3 * self.targets
+
     def start(self, cases: Cases, draws: Draws) -> APGDState:
         bounded(cases, "apgd")
         step = torch.full_like(cases.id, -1 if self.targets else 0)

@@ -41,7 +41,13 @@ class AutoAttack:
             )
 
     def parts(self, cases: Cases, classes: int) -> tuple[Attack[Any], ...]:
-        targets = min(self.targets, classes - 1)
+        return self._towards(min(self.targets, classes - 1))
+
+    def passes(self, shape: tuple[int, ...]) -> int:
+        """Forwards and twice the backwards of an image that stands, at most."""
+        return sum(part.passes(shape) for part in self._towards(self.targets))
+
+    def _towards(self, targets: int) -> tuple[APGD, APGD, FAB, Square]:
         return (
             APGD(self.steps),
             APGD(self.steps, loss="dlr", targets=targets),

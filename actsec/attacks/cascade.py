@@ -45,10 +45,17 @@ class Cascade:
             )
 
     def parts(self, cases: Cases, classes: int) -> tuple[Attack[Any], ...]:
+        return self._towards(min(self.targets, classes - 1))
+
+    def passes(self, shape: tuple[int, ...]) -> int:
+        """Forwards and twice the backwards of an image that stands, at most."""
+        return sum(part.passes(shape) for part in self._towards(self.targets))
+
+    def _towards(self, targets: int) -> tuple[APGD, APGD, APGD, APGD, Square]:
         return (
             APGD(10, loss="margin", first_step=1.0),
             APGD(self.steps),
-            APGD(self.steps, loss="dlr", targets=min(self.targets, classes - 1)),
+            APGD(self.steps, loss="dlr", targets=targets),
             APGD(10, self.restarts, "margin", first_step=1.0, begin="tiles"),
             Square(self.queries, 0.3, "best"),
         )

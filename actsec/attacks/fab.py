@@ -58,6 +58,10 @@ class FAB:
         if self.steps < 1 or self.targets < 1:
             raise BadOption(f"fab(steps={self.steps}, targets={self.targets})", "Both are at least 1.")
 
+    def passes(self, shape: tuple[int, ...]) -> int:
+        """Forwards and twice the backwards of an image that stands, at most."""
+        return 3 * self.targets * (2 * self.steps + 2)
+
     def start(self, cases: Cases, draws: Draws) -> FABState:
         x = torch.stack([cases.x] * self.targets, 1)
         none = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)

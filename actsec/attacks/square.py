@@ -56,6 +56,10 @@ class Square:
         if self.queries < 1 or not 0 < self.p <= 1:
             raise BadOption(f"square(queries={self.queries}, p={self.p})", "queries is at least 1, p lies in (0, 1].")
 
+    def passes(self, shape: tuple[int, ...]) -> int:
+        """Forwards of an image that stands."""
+        return self.queries
+
     def start(self, cases: Cases, draws: Draws) -> SquareState:
         bounded(cases, "square")
         step = torch.zeros_like(cases.id)
