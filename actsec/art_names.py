@@ -44,6 +44,7 @@ FROM_THREAT = {
     "estimator_orig": "the model is the audited one",
 }
 """Parameters that are no options, and why."""
+_NO_NORM = "Wasserstein"
 _TYPES = {"float": float, "int": int, "bool": bool, "str": str}
 _BLACK_BOX = {"BoundaryAttack", "HopSkipJump", "PixelAttack", "SignOPTAttack", "SimBA", "SquareAttack", "ZooAttack"}
 _BLACK_BOX |= {"SpatialTransformation", "ThresholdAttack", "GeoDA"}
@@ -113,7 +114,7 @@ def page(name: str) -> str:
 
 def names() -> tuple[str, ...]:
     """The evasion attacks of the installed ART that run on a PyTorch classifier, sorted, without the prefix."""
-    return tuple(sorted(name for name, cls in _evasion().items() if _runs_here(cls)))
+    return tuple(sorted(name for name, cls in _evasion().items() if _runs_here(cls) and name != _NO_NORM))
 
 
 def _norms(name: str, bounded: bool, chooses: bool) -> tuple[Norm, ...]:
@@ -171,7 +172,7 @@ def _runs_here(cls: Any) -> bool:
 def _theirs(name: str) -> Any:
     """ART's class. Raises ThreatError for attacks of another kind, UnknownName with the nearest name."""
     known = _evasion()
-    if name == "Wasserstein":
+    if name == _NO_NORM:
         raise ThreatError(f"{PREFIX}{name} measures in a ball that no threat has", "Threats are linf, l2, l1 and l0.")
     if name in known:
         if not _runs_here(known[name]):
