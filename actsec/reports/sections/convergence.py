@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Content, Figures, Heading, Paragraph, Table
+from actsec.reports.blocks import Block, Content, Figure, Figures, Heading, Paragraph, Table
 from actsec.reports.figures import svg
 from actsec.reports.figures.courses import Run, courses
 from actsec.reports.load import Report
@@ -43,10 +43,10 @@ def _what(threat: ThreatResult) -> Literal["score", "size"]:
     return "size" if threat.eps is None else "score"
 
 
-def _figure(threat: ThreatResult) -> Block:
+def _figure(threat: ThreatResult) -> Figure:
     runs = [Run(attack.attack, course) for attack, course in _followed(threat)[: svg.SERIES]]
     made = courses(runs, _what(threat), threat.norm)
-    return type(made)(made.svg, f"Under {threat.threat}. {made.alt}", f"Under {threat.threat}. {made.caption}")
+    return Figure(made.svg, f"Under {threat.threat}. {made.alt}", f"Under {threat.threat}. {made.caption}")
 
 
 def _row(threat: ThreatResult, attack: AttackResult, course: Course) -> tuple[Content, ...]:
