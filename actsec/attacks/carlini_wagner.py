@@ -3,9 +3,10 @@
 In w with x' = low + (high - low) * (tanh(w) + 1) / 2, Adam minimises ||x' - x||^2 + c * max(confidence - margin(x'),
 0), margin = max_{j != y} z_j - z_y, or z_t - max_{j != t} z_j for targeted rows (Carlini & Wagner 2017, eq. in section
 V, f_6). c begins at 0.001 and grows tenfold until a round succeeds, then bisects, for each row on its own; each round
-starts at x with fresh moments and ends early when a tenth of its steps has not lowered the row's least loss (the
-authors compare the loss of the whole batch). From 10 rounds on the last one repeats the smallest c that worked. Pixels
-within a two-thousandth of the range of the ends of the box start there, or tanh would freeze them (the authors' code: a
+starts at x with fresh moments. A round ends early when a tenth of its steps brought the row nothing over the tenth
+before: no lower loss, from its third tenth on, or, where it has not succeeded, no nearer to success (the authors
+compare two losses of the whole batch). From 10 rounds on the last one repeats the smallest c that worked. Pixels within
+a two-thousandth of the range of the ends of the box start there, or tanh would freeze them (the authors' code: a
 two-millionth, from which Adam needs some 300 steps to get away, and it moves all other pixels too). Cost: at most
 search_steps * steps forwards and backwards.
 
@@ -37,6 +38,7 @@ from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 _INWARDS = 1 - 1e-3
 _STALLED = 0.9999
 _CHECKS = 10
+_SWINGS = 2
 _REPEATS_FROM = 10
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8
 
@@ -45,7 +47,8 @@ _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8
 class CarliniWagnerState:
     """Each row's iterate w with Adam's moments, its place in its own round, and its bracket of c.
 
-    lowest is the round's least loss so far, last_lowest what it was when last looked at.
+    lowest is the least loss since the last look at it, last_lowest that of the tenth of a round before;
+    nearest and last_nearest are the same of what the margin lacks.
     """
 
     w: Tensor
@@ -59,6 +62,8 @@ class CarliniWagnerState:
     succeeded: Tensor
     lowest: Tensor
     last_lowest: Tensor
+    nearest: Tensor
+    last_nearest: Tensor
     done: Tensor
 
 
@@ -97,7 +102,9 @@ class CarliniWagner:
         far = torch.full_like(zero, torch.inf)
         c = torch.full_like(zero, self.c)
         zeros = torch.zeros_like(w)
-        return CarliniWagnerState(w, zeros, zeros, none, none, c, zero, far, none.bool(), far, far, none.bool())
+        return CarliniWagnerState(
+            w, zeros, zeros, none, none, c, zero, far, none.bool(), far, far, far, far, none.bool()
+        )
 
     def ask(self, state: CarliniWagnerState, cases: Cases) -> Ask:
         return Ask(_forward(state.w, cases)[:, None], Margin())
@@ -110,10 +117,13 @@ class CarliniWagner:
         succeeded = state.succeeded | ((reply.score[:, 0] > 0) & (short == 0))
         w, first, second = self._adam(state, gradient[:, 0], short > 0, cases)
         step = state.step + 1
-        lowest = torch.minimum(state.lowest, loss)
         every = max(self.steps // _CHECKS, 1)
+        # Adam's first steps overshoot and swing back: they say nothing of where the round is going.
+        lowest = torch.where(state.step >= _SWINGS * every, torch.minimum(state.lowest, loss), torch.inf)
         check = step % every == 0
-        stalled = check & (lowest > _STALLED * state.last_lowest) & self.abort_early
+        nearest = torch.minimum(state.nearest, short)
+        hopeless = ~succeeded & (nearest > _STALLED * state.last_nearest)
+        stalled = check & ((lowest > _STALLED * state.last_lowest) | hopeless) & self.abort_early
         moved = replace(
             state,
             w=w,
@@ -121,8 +131,10 @@ class CarliniWagner:
             second=second,
             step=step,
             succeeded=succeeded,
-            lowest=lowest,
+            lowest=torch.where(check, torch.inf, lowest),
             last_lowest=torch.where(check, lowest, state.last_lowest),
+            nearest=torch.where(check, torch.inf, nearest),
+            last_nearest=torch.where(check, nearest, state.last_nearest),
         )
         return self._next_round(moved, (step >= self.steps) | stalled, cases)
 
@@ -171,6 +183,8 @@ class CarliniWagner:
             succeeded=begin(torch.zeros_like(state.succeeded), state.succeeded),
             lowest=begin(torch.full_like(state.lowest, torch.inf), state.lowest),
             last_lowest=begin(torch.full_like(state.lowest, torch.inf), state.last_lowest),
+            nearest=begin(torch.full_like(state.nearest, torch.inf), state.nearest),
+            last_nearest=begin(torch.full_like(state.nearest, torch.inf), state.last_nearest),
             done=over & (next_round >= self.search_steps),
         )
 
