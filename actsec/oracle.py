@@ -115,9 +115,9 @@ def _plain_arithmetic() -> Iterator[None]:
 class Oracle:
     """A target that answers. Use inside ``frozen(target.model)``.
 
-    batch is the most rows of one model call, 0 for the target's own; repeats > 1 averages the logits over that many draws of a stochastic
-    target and differentiates the loss of that average (expectation over transformation, Athalye et al. 2018); seed and
-    name key those draws, together with the number of the call.
+    batch is the most rows of one model call, 0 for the target's own; repeats > 1 averages the logits over that many
+    draws of a stochastic target and differentiates the loss of that average (expectation over transformation, Athalye
+    et al. 2018); seed and name key those draws, together with the number of the call.
     """
 
     target: Target

@@ -147,9 +147,7 @@ def _heard(court: _Court, ask: Ask, live: Cases, index: Tensor, *, opens: bool) 
     return reply
 
 
-def _opening(
-    attack: Attack[object] | Recipe, oracle: Oracle, goal: Goal, cases: Cases, draws: Draws
-) -> Reply | None:
+def _opening(attack: Attack[object] | Recipe, oracle: Oracle, goal: Goal, cases: Cases, draws: Draws) -> Reply | None:
     """The clean pass and the first question in one, for an attack that begins with the gradient at the input.
 
     None where the first question is another one, as one row tells, or needs more than the clean pass gives.

@@ -497,8 +497,8 @@ class Evidence:
     """What a diagnostic reads about one variant under one threat. It names no attack, only roles.
 
     correct maps a role to a bool array (n,): rows still correctly classified after that role's attack, on the same rows
-    in the same order for every role. probe holds the numbers of the direct probes of the model. unanswered counts rows that are robust although a candidate was
-    answered with logits that are not finite. None: not done.
+    in the same order for every role. probe holds the numbers of the direct probes of the model. unanswered counts rows
+    that are robust although a candidate was answered with logits that are not finite. None: not done.
     """
 
     threat: Threat

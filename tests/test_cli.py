@@ -311,7 +311,7 @@ def test_help_and_plain_lists_import_no_torch():
 def test_every_field_of_the_plan_is_an_option():
     said = inside("audit", "--help").out
     for key in plan.Plan.__dataclass_fields__:
-        assert f"--{ {'gates': 'gate'}.get(key, key.replace('_', '-')) }" in said
+        assert f"--{ {'gates': 'gate', 'features': 'feature'}.get(key, key.replace('_', '-')) }" in said
 
 
 def test_a_bug_of_ours_is_one_line_and_exit_5(monkeypatch):

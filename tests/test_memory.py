@@ -17,7 +17,7 @@ from actsec.types import Target
 class Narrow(nn.Module):
     """Holds at most ``most`` rows; more raise what an allocator says."""
 
-    def __init__(self, model, most, message="DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"):
+    def __init__(self, model, most, message="DefaultCPUAllocator: can't allocate memory"):
         super().__init__()
         self.model, self.most, self.message = model, most, message
 

@@ -104,8 +104,9 @@ def test_a_targeted_attack_ends_in_its_class(target):
 def test_kappa_is_kept(target):
     x = torch.rand(10, 4, generator=torch.Generator().manual_seed(2))
     y = target.model(x).argmax(1)
-    plain = actsec.attack(target, x, y, "carlini_wagner(steps=50, search_steps=5, c=0.1, step_size=0.05)")
-    kept = actsec.attack(target, x, y, "carlini_wagner(steps=50, search_steps=5, c=0.1, step_size=0.05, confidence=0.2)")
+    options = "steps=50, search_steps=5, c=0.1, step_size=0.05"
+    plain = actsec.attack(target, x, y, f"carlini_wagner({options})")
+    kept = actsec.attack(target, x, y, f"carlini_wagner({options}, confidence=0.2)")
     both = plain.success & kept.success
     assert both.any()
     assert (kept.size[both] > plain.size[both]).all()

@@ -30,7 +30,8 @@ def test_every_name_leads_to_a_documented_plug_in(kind):
 def test_canonical_is_complete_and_stable(kind):
     for name in registry.names(kind):
         needed = [option for option, _, default, _ in table(registry.find(kind, name)) if default == "required"]
-        asked = parse(name).having(**{option: {"to": parse("gelu"), "run": "somewhere"}.get(option, 0.1) for option in needed})
+        values = {"to": parse("gelu"), "run": "somewhere"}
+        asked = parse(name).having(**{option: values.get(option, 0.1) for option in needed})
         written = registry.canonical(kind, asked)
         assert registry.canonical(kind, str(written)) == written
         assert registry.brief(kind, written) == asked

@@ -104,7 +104,8 @@ def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: 
     numbers = g.fit.numbers if g.fit else {}
     defenses = [registry.build("defenses", spec) for spec in g.variant.chain]
     faced = [t for t in headline_threats(plan) if g.clean and tested(plan, g.variant.name, t)]
-    threats = _held_to_the_first(tuple(missed(threat_result(g, plan, t, y, classes, echo(t)), plan.positive) for t in faced))
+    measured = (threat_result(g, plan, t, y, classes, echo(t)) for t in faced)
+    threats = _held_to_the_first(tuple(missed(result, plan.positive) for result in measured))
     weights = g.fit.arrays.get("weights") if g.fit else None
     return Variant(
         id=g.variant.name,
@@ -134,7 +135,9 @@ Measured = TypeVar("Measured", Clean, ThreatResult)
 def missed(measured: Measured, positive: str | None) -> Measured:
     """The same with the miss rate of the positive class: its examples that are called something else."""
     found = next((c.share for c in measured.per_class if c.name == positive), None)
-    return measured if found is None else dataclasses.replace(measured, missed=statistics.share(found.n - found.k, found.n))
+    if found is None:
+        return measured
+    return dataclasses.replace(measured, missed=statistics.share(found.n - found.k, found.n))
 
 
 def _held_to_the_first(threats: tuple[ThreatResult, ...]) -> tuple[ThreatResult, ...]:
