@@ -80,14 +80,14 @@ def rewritten(x0, first, eps, losses, gradients, steps):
     return points, eta
 
 
-@pytest.mark.parametrize("rising", [0.3, 0.75, 0.95, 1.0])
-def test_every_point_is_the_papers(rising):
-    """On made-up losses that rise at a given share of the steps, and made-up gradients."""
+@pytest.mark.parametrize(("rising", "fall"), [(0.3, 1.5), (0.75, 1.5), (0.95, 1.5), (1.0, 0.0), (0.9, 20.0)])
+def test_every_point_is_the_papers(rising, fall):
+    """On made-up losses that rise at a given share of the steps, or rise below their best, and made-up gradients."""
     draw = torch.Generator().manual_seed(int(rising * 100))
     steps, eps, n, d = 40, 0.1, 6, 5
     x = torch.rand(n, d, generator=draw)
     change = torch.rand(n, steps + 1, generator=draw) * torch.where(
-        torch.rand(n, steps + 1, generator=draw) < rising, 1.0, -1.5
+        torch.rand(n, steps + 1, generator=draw) < rising, 1.0, -fall
     )
     losses, gradients = change.cumsum(1), torch.randn(n, steps + 1, d, generator=draw)
     none = torch.zeros(n, dtype=torch.int64)
