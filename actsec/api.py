@@ -21,7 +21,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actsec import geometry, goals, health, losses, masks, probe, proposals, registry, runner, scene, surrogates, tasks
+from actsec import (
+    attacking,
+    budgets,
+    geometry,
+    goals,
+    health,
+    losses,
+    masks,
+    probe,
+    proposals,
+    registry,
+    runner,
+    scene,
+    surrogates,
+    tasks,
+)
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
 from actsec.data.sets import row_ids
@@ -106,13 +121,13 @@ def attack(
     rows = None if given is None else _tensor(given, xs.device)
     if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
-    repeats = tasks.REPEATS["standard"] if target.stochastic else 1
+    repeats = budgets.REPEATS["standard"] if target.stochastic else 1
     radius = under.eps if radii is None else radii.to(target.device)
     cases = constrained(cases_of(target, xs, ys, under.norm, radius, rows), table)
     cases = masks.applied(cases, None if mask is None else masks.fitted(mask, tuple(target.shape)))
     cases = _aimed(goals.aimed(cases, under, target), target_class, len(target.classes))
     brief, made = _brief(made, name), proposals.ready(made, target, cases, Draws(seed, f"{name}@{under}"))
-    flat = tasks.Flat(cases, note)
+    flat = attacking.Flat(cases, note)
     surrogate = _surrogate(made, target) if source is None else source
     verdicts = attack_target(
         surrogates.ready(made, cases, surrogate, (), seed),

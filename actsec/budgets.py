@@ -36,6 +36,9 @@ CURVE = (0.25, 0.5, 1.5, 2.0)
 
 TABLE_EPS = 0.3
 FEATURE_LEVELS = 33
+REPEATS = {"quick": 5, "standard": 20, "thorough": 50}
+"""Draws averaged for each question to a stochastic target."""
+
 SHORT = "carlini_wagner(steps=100, search_steps=6, step_size=0.05, c=0.1)"
 """For the small models trained in the run: on 20 images of a digits CNN its median is within 0.1 % of the default's."""
 MOST_GUIDED = 1 << 22

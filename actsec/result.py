@@ -135,6 +135,8 @@ class AttackResult:
     error: str | None = None
     flat: int = 0
     """Examples whose cross-entropy was flat in float32, so that the attack climbed the margin instead."""
+    search: str = ""
+    """The faster stand-in that the attack asked, and how far it agrees with the model, which judged; empty: none."""
     saved: Share | None = None
     course: Course | None = None
 

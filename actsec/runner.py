@@ -207,8 +207,8 @@ class _Clock:
 def estimate(prepared: Prepared, job: Job) -> float:
     """Rough work of a job in passes of one image, for the time left."""
     from actsec import registry
+    from actsec.budgets import REPEATS
     from actsec.spec import parse
-    from actsec.tasks import REPEATS
 
     data = prepared.scene.splits
     trained = len(data.train) if data.train is not None else 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import resource
 import sys
 import time
@@ -27,36 +26,27 @@ import torch
 from torch import Tensor
 
 from actsec import (
+    attacking,
     corruptions,
-    costs,
-    goals,
     health,
-    losses,
-    lowering,
-    masks,
     models,
     probe,
-    proposals,
     registry,
     scene,
-    surrogates,
     training,
 )
 from actsec.activations import find
+from actsec.budgets import REPEATS
 from actsec.draws import Draws
-from actsec.errors import ActsecError, BadOption, ModelError, ThreatError
-from actsec.ledger import NORMS_KEPT, Verdicts
+from actsec.errors import ActsecError, BadOption, ModelError
 from actsec.oracle import Oracle, frozen
-from actsec.referee import attack_target, cases_of, last_candidates
+from actsec.referee import cases_of, last_candidates
 from actsec.scene import Scene
-from actsec.spec import Spec, parse, parse_chain
+from actsec.spec import Spec, parse_chain
 from actsec.store import Store
-from actsec.tables import constrained
 from actsec.target import fingerprint
-from actsec.types import Ask, Cases, Job, Material, Outcome, Proposer, Reply, Target, Threat
+from actsec.types import Job, Material, Outcome, Proposer, Target, Threat
 
-REPEATS = {"quick": 5, "standard": 20, "thorough": 50}
-"""Draws averaged for each question to a stochastic target."""
 PROBE_ROWS = 200
 HEALTH_ROWS = 1000
 
@@ -212,62 +202,6 @@ def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
     return Outcome(job.id, numbers)
 
 
-def _attack(job: Job, loaded: Scene, store: Store) -> Outcome:
-    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
-    spec, threat = parse(scene.located(loaded, str(job.recipe["attack"]))), Threat.parse(str(job.recipe["threat"]))
-    attack = registry.build("attacks", spec)
-    if threat.norm not in attack.norms:
-        raise ThreatError(
-            f"{spec.name} works in {', '.join(attack.norms)}, not in {threat.norm}", "Give it a threat of its own norm."
-        )
-    first, last = (int(row) for row in job.recipe["rows"])
-    test = loaded.test
-    arrays = (test.x, test.y, test.ids.view(np.int64))
-    x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
-    if threat.goal == "kill" and (reason := health.kill_profile(target, x[:2], x[:2]).reason):
-        return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
-    cases = constrained(cases_of(target, x, y, threat.norm, threat.eps, rows), test.table)
-    cases = goals.aimed(masks.applied(cases, loaded.mask), threat, target)
-    name = f"{spec}@{threat}"
-    attack = proposals.ready(attack, target, cases, Draws(plan.seed, name))
-    goal, flat = losses.goal_of(threat, attack, target.threshold), Flat(cases)
-    passes = costs.attack_passes(attack, target.shape) * len(x)
-    lowered = scene.stand_in(loaded, target, job.needs[0]) if lowering.worth(goal, passes) else None
-    stored = [outcome.arrays for need in job.needs[1:] if (outcome := store.get(need)) is not None]
-    verdicts = attack_target(
-        surrogates.ready(attack, cases, scene.surrogate(loaded, attack), stored, plan.seed),
-        target,
-        cases,
-        goal,
-        search=lowered.target if lowered and lowered.what else None,
-        seed=plan.seed,
-        name=name,
-        repeats=REPEATS[plan.budget] if target.stochastic else 1,
-        grid=None if threat.goal == "kill" else test.grid,
-        note=flat,
-    )
-    verdicts = proposals.paid(attack, verdicts)
-    numbers: dict[str, Any] = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(x)}
-    numbers |= {"flat": flat.rows}
-    if lowered is not None:
-        numbers["search"] = {"what": list(lowered.what), "left_out": list(lowered.left_out)}
-        numbers["search"]["agreement"] = str(lowered.agreement)
-    left = {**_as_arrays(verdicts), "id": test.ids[first:last]}
-    if target.threshold is not None:
-        # The referee's logits are shifted so that the largest decides; what is stored is what the model says.
-        left["logits"][:, 1] += math.log(target.threshold / (1 - target.threshold))
-    if bool((cases.target >= 0).any()):
-        left["counted"] = goals.counted(cases).cpu().numpy()
-    if threat.goal == "kill":
-        with frozen(target.model):
-            profile = health.kill_profile(target, x, verdicts.x)
-        if profile.net is None or profile.killed_of_active is None:
-            raise ModelError(profile.reason, "Look for NaN in the weights.")
-        numbers["kill"] = {"sites": profile.sites}
-        left |= {"net": profile.net, "killed_of_active": profile.killed_of_active}
-    return Outcome(job.id, numbers, left)
-
-
 def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
     target, test = scene.ready(loaded, store, job, job.needs[0]), loaded.test
     first, last = (int(row) for row in job.recipe["rows"])
@@ -284,50 +218,12 @@ def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
     return Outcome(job.id, {"rows": last - first}, {"wrong": np.stack(wrong)})
 
 
-def _craft(job: Job, loaded: Scene, store: Store) -> Outcome:
-    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
-    threat, test = Threat.parse(str(job.recipe["threat"])), loaded.test
-    first, last = (int(row) for row in job.recipe["rows"])
-    arrays = (test.x, test.y, test.ids.view(np.int64))
-    x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
-    cases = cases_of(target, x, y, threat.norm, threat.eps, rows)
-    verdicts = surrogates.craft(parse(str(job.recipe["attack"])), target, cases, plan.seed)
-    passes = {name: getattr(verdicts, name).cpu().numpy() for name in ("x", "status", "forwards", "backwards")}
-    return Outcome(job.id, {"rows": len(x)}, {**passes, "id": test.ids[first:last]})
-
-
-class Flat:
-    """Counts the rows whose cross-entropy was flat at the input, so that the attack climbed the margin instead.
-
-    Listens to the questions of an attack whose loss can tell (``flat``), and passes them on to ``note``.
-    """
-
-    def __init__(self, cases: Cases, note: Callable[[Tensor, Ask, Reply], None] | None = None) -> None:
-        self.cases, self.note, self.rows = cases, note, 0
-
-    def __call__(self, index: Tensor, ask: Ask, reply: Reply) -> None:
-        if (flat := getattr(ask.loss, "flat", None)) is not None:
-            asked = slice(None) if ask.wants is None else ask.wants
-            self.rows += int(flat(reply.logits[:, 0][asked], self.cases.rows(index[asked])).sum())
-        if self.note is not None:
-            self.note(index, ask, reply)
-
-    def said(self, before: str = "") -> str:
-        """The count in words, after ``before``; empty when there is none."""
-        return f"{before}{self.rows} climbed the margin, their cross-entropy being flat" if self.rows else ""
-
-
-def _as_arrays(verdicts: Verdicts) -> dict[str, Any]:
-    fields = {f.name: getattr(verdicts, f.name) for f in dataclasses.fields(verdicts) if f.name != "refused"}
-    return {name: tensor.detach().cpu().numpy() for name, tensor in fields.items()}
-
-
 _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "base": _base,
     "defend": _defend,
     "clean": _clean,
     "probe": _probe,
-    "attack": _attack,
-    "craft": _craft,
+    "attack": attacking.attack,
+    "craft": attacking.craft,
     "corrupt": _corrupt,
 }

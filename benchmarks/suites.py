@@ -181,7 +181,7 @@ SUITES = {
             t.all_fall("ours"),
             t.nearest("ours", 1.005, 1.05),
             t.faster("ours", "art_cw", 10),
-            t.faster("ours", "cw", 5),
+            t.faster("ours", "cw", 5, "adv-lib"),
         ),
         minutes=10,
     ),

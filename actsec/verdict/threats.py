@@ -118,6 +118,7 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
         baseline=role in NOISES,
         counts=True,
         flat=sum(int(numbers.get("flat", 0)) for numbers in tried.numbers),
+        search=_searched(tried),
         saved=_kept(arrays["on_grid"][found]),
         course=None if role in NOISES else course(arrays["trace"]),
     )
@@ -127,6 +128,12 @@ def _kept(on_grid: Array) -> Share | None:
     """Of what was found, how much still succeeds as saved; None where it was not asked."""
     asked = on_grid[on_grid >= 0]
     return statistics.share_of(asked == 1) if len(asked) else None
+
+
+def _searched(tried: Tried) -> str:
+    """Which stand-in an attack searched on, in words; every shard has the same."""
+    made = tried.numbers[0].get("search") if tried.numbers else None
+    return f"{', '.join(made['what'])}: {made['agreement']}" if made and made["what"] else ""
 
 
 def _median_size(size: Array, right: Array, found: Array) -> tuple[float | None, str]:

@@ -54,6 +54,11 @@ def _threat(result: Result, name: str) -> Iterator[Block]:
     found = [(v, t) for v in result.variants for t in v.threats if t.threat == name]
     yield Heading(f"Under {name}", 3)
     yield Paragraph(found[0][1].echo)
+    for search in dict.fromkeys(attack.search for _, threat in found for attack in threat.attacks if attack.search):
+        yield Paragraph(
+            f"Some attacks searched on a faster stand-in of the model ({search}); the model itself in float32 judged "
+            "what they found, and successes it denied are counted as refused."
+        )
     yield _smallest(name, found) if found[0][1].eps is None else _bounded(name, found)
     figures = tuple(_figures(result, found))
     if figures:
@@ -210,4 +215,6 @@ def _remarks(attack: AttackResult) -> Content:
         parts.append(f"{words.of(attack.saved)} found hold as whole numbers")
     if attack.flat:
         parts.append(f"cross-entropy flat in {words.plural(attack.flat, 'example')}, which climbed the margin")
+    if attack.search:
+        parts.append("searched on a faster stand-in, judged on the model")
     return joined(parts, "; ") if parts else ""

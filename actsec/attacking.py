@@ -1,0 +1,149 @@
+"""One attack of a plan: from a job's recipe to a verdict and an example for each of its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actsec import costs, goals, health, losses, lowering, masks, proposals, registry, scene, surrogates
+from actsec.budgets import REPEATS
+from actsec.draws import Draws
+from actsec.errors import ModelError, ThreatError
+from actsec.ledger import NORMS_KEPT, Verdicts
+from actsec.lowering import Lowered
+from actsec.oracle import frozen
+from actsec.referee import attack_target, cases_of
+from actsec.scene import Scene
+from actsec.spec import parse
+from actsec.store import Store
+from actsec.tables import constrained
+from actsec.types import Ask, Cases, Goal, Job, Outcome, Reply, Target, Threat
+
+
+def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
+    """Run the attack of a job on its rows: verdicts, examples, counts. Raises ThreatError, ModelError."""
+    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
+    spec, threat = parse(scene.located(loaded, str(job.recipe["attack"]))), Threat.parse(str(job.recipe["threat"]))
+    built = registry.build("attacks", spec)
+    if threat.norm not in built.norms:
+        raise ThreatError(
+            f"{spec.name} works in {', '.join(built.norms)}, not in {threat.norm}", "Give it a threat of its own norm."
+        )
+    cases = _cases(job, loaded, target, threat)
+    if threat.goal == "kill" and (reason := health.kill_profile(target, cases.x[:2], cases.x[:2]).reason):
+        return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
+    name, grid = f"{spec}@{threat}", None if threat.goal == "kill" else loaded.test.grid
+    made = proposals.ready(built, target, cases, Draws(plan.seed, name))
+    goal, flat = losses.goal_of(threat, made, target.threshold), Flat(cases)
+    lowered = _stand_in(job, loaded, target, goal, costs.attack_passes(made, target.shape) * len(cases))
+    stored = [outcome.arrays for need in job.needs[1:] if (outcome := store.get(need)) is not None]
+    verdicts = attack_target(
+        surrogates.ready(made, cases, scene.surrogate(loaded, made), stored, plan.seed),
+        target,
+        cases,
+        goal,
+        search=lowered.target if lowered and lowered.what else None,
+        seed=plan.seed,
+        name=name,
+        repeats=REPEATS[plan.budget] if target.stochastic else 1,
+        grid=grid,
+        note=flat,
+    )
+    verdicts = proposals.paid(made, verdicts)
+    numbers = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(cases), "flat": flat.rows}
+    found = Outcome(job.id, numbers | _searched(lowered), _left(job, loaded, target, cases, verdicts))
+    return _with_kills(found, target, cases, verdicts) if threat.goal == "kill" else found
+
+
+def craft(job: Job, loaded: Scene, store: Store) -> Outcome:
+    """Make examples on a surrogate, followed past their first success, for transfer."""
+    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
+    threat = Threat.parse(str(job.recipe["threat"]))
+    x, y, rows = _rows(job, loaded, target)
+    cases = cases_of(target, x, y, threat.norm, threat.eps, rows)
+    verdicts = surrogates.craft(parse(str(job.recipe["attack"])), target, cases, plan.seed)
+    passes = {name: getattr(verdicts, name).cpu().numpy() for name in ("x", "status", "forwards", "backwards")}
+    return Outcome(job.id, {"rows": len(x)}, {**passes, "id": rows.cpu().numpy().view(np.uint64)})
+
+
+def _rows(job: Job, loaded: Scene, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, labels and ids of the job's shard, on the target's device."""
+    first, last = (int(row) for row in job.recipe["rows"])
+    test = loaded.test
+    arrays = (test.x, test.y, test.ids.view(np.int64))
+    x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
+    return x, y, rows
+
+
+def _cases(job: Job, loaded: Scene, target: Target, threat: Threat) -> Cases:
+    """The adversaries of the job: the rules of the table, the mask of the plan and the class of the threat hold."""
+    x, y, rows = _rows(job, loaded, target)
+    cases = constrained(cases_of(target, x, y, threat.norm, threat.eps, rows), loaded.test.table)
+    return goals.aimed(masks.applied(cases, loaded.mask), threat, target)
+
+
+def _stand_in(job: Job, loaded: Scene, target: Target, goal: Goal, passes: int) -> Lowered | None:
+    return scene.stand_in(loaded, target, job.needs[0]) if lowering.worth(goal, passes) else None
+
+
+def _searched(lowered: Lowered | None) -> dict[str, Any]:
+    """What the attack asked in the model's place, for the report."""
+    if lowered is None:
+        return {}
+    kept, left_out = list(lowered.what), list(lowered.left_out)
+    return {"search": {"what": kept, "left_out": left_out, "agreement": str(lowered.agreement)}}
+
+
+def _left(job: Job, loaded: Scene, target: Target, cases: Cases, verdicts: Verdicts) -> dict[str, Any]:
+    """The arrays of an outcome, rows first."""
+    first, last = (int(row) for row in job.recipe["rows"])
+    left = {**_as_arrays(verdicts), "id": loaded.test.ids[first:last]}
+    if target.threshold is not None:
+        # The referee's logits are shifted so that the largest decides; what is stored is what the model says.
+        left["logits"][:, 1] += math.log(target.threshold / (1 - target.threshold))
+    if bool((cases.target >= 0).any()):
+        left["counted"] = goals.counted(cases).cpu().numpy()
+    return left
+
+
+def _with_kills(found: Outcome, target: Target, cases: Cases, verdicts: Verdicts) -> Outcome:
+    """The outcome with what died and revived at every site."""
+    with frozen(target.model):
+        profile = health.kill_profile(target, cases.x, verdicts.x)
+    if profile.net is None or profile.killed_of_active is None:
+        raise ModelError(profile.reason, "Look for NaN in the weights.")
+    numbers = {**found.numbers, "kill": {"sites": profile.sites}}
+    arrays = {**found.arrays, "net": profile.net, "killed_of_active": profile.killed_of_active}
+    return Outcome(found.job, numbers, arrays)
+
+
+class Flat:
+    """Counts the rows whose cross-entropy was flat at the input, so that the attack climbed the margin instead.
+
+    Listens to the questions of an attack whose loss can tell (``flat``), and passes them on to ``note``.
+    """
+
+    def __init__(self, cases: Cases, note: Callable[[Tensor, Ask, Reply], None] | None = None) -> None:
+        self.cases, self.note, self.rows = cases, note, 0
+
+    def __call__(self, index: Tensor, ask: Ask, reply: Reply) -> None:
+        if (flat := getattr(ask.loss, "flat", None)) is not None:
+            asked = slice(None) if ask.wants is None else ask.wants
+            self.rows += int(flat(reply.logits[:, 0][asked], self.cases.rows(index[asked])).sum())
+        if self.note is not None:
+            self.note(index, ask, reply)
+
+    def said(self, before: str = "") -> str:
+        """The count in words, after ``before``; empty when there is none."""
+        return f"{before}{self.rows} climbed the margin, their cross-entropy being flat" if self.rows else ""
+
+
+def _as_arrays(verdicts: Verdicts) -> dict[str, Any]:
+    fields = {f.name: getattr(verdicts, f.name) for f in dataclasses.fields(verdicts) if f.name != "refused"}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in fields.items()}
