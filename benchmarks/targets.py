@@ -67,7 +67,7 @@ def _per_image(cell: Cell) -> float:
 
 
 def faster(ours: str, rival: str, factor: float, library: str = "") -> Target:
-    """The fastest cell tagged ``rival`` (of ``library``, where one is named) takes ``factor`` times as long per image."""
+    """The fastest cell tagged ``rival``, of ``library`` where one is named, takes ``factor`` times as long an image."""
 
     def measure(sheet: Sheet) -> tuple[str, bool]:
         others = [cell for cell in sheet.all(rival) if cell.label.startswith(library)]
@@ -75,7 +75,7 @@ def faster(ours: str, rival: str, factor: float, library: str = "") -> Target:
         ratio = _per_image(other) / _per_image(mine)
         return f"{ratio:.1f}x ({_timed(mine)} against {_timed(other)} for {other.label})", ratio >= factor
 
-    return _target(f"{ours} at least {factor:g}x faster than {' '.join((library, rival)).strip()}", measure)
+    return _target(f"{ours} at least {factor:g}x faster than {f'{library} {rival}'.strip()}", measure)
 
 
 def at_most(ours: str, bare: str, factor: float) -> Target:
