@@ -95,6 +95,10 @@ class MinimalL2:
         if self.confidence < 0:
             raise BadOption(f"minimal_l2(confidence={self.confidence})", "confidence is at least 0.")
 
+    def passes(self, shape: tuple[int, ...]) -> int:
+        """Forwards and twice the backwards of an image, at most."""
+        return 3 * (self.targets + _SCOUT_STEPS * self.scouts + self.steps) + self.refine
+
     def start(self, cases: Cases, draws: Draws) -> MinimalL2State:
         turn = torch.zeros_like(cases.id)
         far = torch.full_like(cases.eps, torch.inf)
