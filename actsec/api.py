@@ -46,7 +46,7 @@ from actsec.features import Table
 from actsec.ledger import ALREADY_WRONG, FOUND, Verdicts
 from actsec.plan import from_table
 from actsec.referee import attack_target, cases_of
-from actsec.result import Result, Share
+from actsec.result import Result, Share, saved_as
 from actsec.spec import Spec, parse, parse_chain
 from actsec.tables import constrained
 from actsec.types import Ask, Attack, Cases, Defense, Fitted, Material, Recipe, Reply, Split, Target, Threat
@@ -116,33 +116,45 @@ def attack(
     goals.check(under, target.shape, target.bounds, len(target.classes))
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     _check(target, xs, ys)
-    given = row_ids(xs.cpu().numpy()) if id is None and "by_content" in dir(made) else id
-    given = given.view(np.int64) if isinstance(given, np.ndarray) else given
-    rows = None if given is None else _tensor(given, xs.device)
     if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
         raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
-    repeats = budgets.REPEATS["standard"] if target.stochastic else 1
     radius = under.eps if radii is None else radii.to(target.device)
-    cases = constrained(cases_of(target, xs, ys, under.norm, radius, rows), table)
+    cases = constrained(cases_of(target, xs, ys, under.norm, radius, _ids(made, xs, id)), table)
     cases = masks.applied(cases, None if mask is None else masks.fitted(mask, tuple(target.shape)))
     cases = _aimed(goals.aimed(cases, under, target), target_class, len(target.classes))
-    brief, made = _brief(made, name), proposals.ready(made, target, cases, Draws(seed, f"{name}@{under}"))
+    named = f"{name}@{under}"  # as an audit does, so that the same attack draws the same numbers
+    brief, made = _brief(made, name), proposals.ready(made, target, cases, Draws(seed, named))
+    if source is None:
+        shape, device = tuple(target.shape), target.device
+        source = surrogates.named(made, classes=target.classes, shape=shape, bounds=target.bounds, device=device)
     flat = attacking.Flat(cases, note)
-    surrogate = _surrogate(made, target) if source is None else source
     verdicts = attack_target(
-        surrogates.ready(made, cases, surrogate, (), seed),
+        surrogates.ready(made, cases, source, (), seed),
         target,
         cases,
         losses.goal_of(under, made, target.threshold),
         seed=seed,
-        name=f"{name}@{under}",  # as an audit does, so that the same attack draws the same numbers
-        repeats=repeats,
+        name=named,
+        repeats=budgets.REPEATS["standard"] if target.stochastic else 1,
         grid=grid,
         note=flat,
     )
-    verdicts = proposals.paid(made, verdicts)
-    counted = goals.counted(cases).cpu().numpy()
-    status = verdicts.status.cpu().numpy()[counted]
+    return _achieved(brief, under, target, cases, proposals.paid(made, verdicts), grid, flat)
+
+
+def _ids(made: Any, x: Tensor, id: Images | None) -> Tensor | None:
+    """The rows' ids, those of their content for an attack that looks examples up by it; None counts from 0."""
+    given = row_ids(x.cpu().numpy()) if id is None and hasattr(made, "content") else id
+    given = given.view(np.int64) if isinstance(given, np.ndarray) else given
+    return None if given is None else _tensor(given, x.device)
+
+
+def _achieved(
+    brief: str, under: Threat, target: Target, cases: Cases, verdicts: Verdicts, grid: int | None, flat: attacking.Flat
+) -> Attacked:
+    """The verdicts as the caller reads them."""
+    counted, every = goals.counted(cases).cpu().numpy(), verdicts.status.cpu().numpy()
+    status = every[counted]
     before = int(np.sum(status != ALREADY_WRONG))
     wrong = verdicts.wrong.cpu().numpy().astype(np.float64)[counted]
     reached = np.isin(status, (FOUND, ALREADY_WRONG))
@@ -151,19 +163,17 @@ def attack(
     elif not target.stochastic:
         wrong[~reached] = 0.0
     still = statistics.share(round(float(np.sum(1 - wrong))), len(status)) if len(status) else NOTHING
-    success = (verdicts.status.cpu().numpy() == FOUND) & counted
+    said = _sentence(brief, under, counted, before, still, verdicts, aimed=aimed)
     return Attacked(
-        verdicts.x.cpu().numpy(),
-        success,
-        verdicts.size.cpu().numpy(),
-        before,
-        still,
-        verdicts,
-        _sentence(brief, under, counted, before, still, verdicts, aimed=aimed)
-        + _saved(verdicts, grid)
-        + flat.said("; "),
-        counted,
-        None if grid is None else _levels(cases, verdicts.x, grid),
+        x=verdicts.x.cpu().numpy(),
+        success=(every == FOUND) & counted,
+        size=verdicts.size.cpu().numpy(),
+        correct_before=before,
+        still_correct=still,
+        verdicts=verdicts,
+        sentence=said + _saved(verdicts, grid) + flat.said("; "),
+        counted=counted,
+        whole=None if grid is None else _levels(cases, verdicts.x, grid),
     )
 
 
@@ -189,7 +199,7 @@ def _saved(verdicts: Verdicts, grid: int | None) -> str:
     asked = int((verdicts.on_grid >= 0).sum())
     if grid is None or not asked:
         return ""
-    return f"; {int((verdicts.on_grid == 1).sum())} of {asked} found still succeed as {goals.saved(grid)}"
+    return f"; {int((verdicts.on_grid == 1).sum())} of {asked} found still succeed as {saved_as(grid)}"
 
 
 def _levels(cases: Cases, x: Tensor, grid: int) -> Array:
@@ -197,21 +207,6 @@ def _levels(cases: Cases, x: Tensor, grid: int) -> Array:
     low, high = geometry.reach(cases)
     level = ((geometry.gridded(cases, x, grid).double() - low) / (high - low) * grid).round()
     return level.cpu().numpy().astype(np.uint8 if grid < 256 else np.uint16)
-
-
-def _surrogate(made: Any, target: Target) -> Target | None:
-    """The model that ``transfer`` names as its source, loaded to take the target's inputs; None for other attacks."""
-    if getattr(made, "source", "base") == "base":
-        return None
-    return targets.load(
-        made.source,
-        weights=made.weights,
-        normalize=made.normalize,
-        classes=target.classes,
-        input_shape=target.shape,
-        bounds=target.bounds,
-        device=target.device,
-    )
 
 
 def _check(target: Target, x: Tensor, y: Tensor) -> None:

@@ -40,11 +40,11 @@ REPEATS = {"quick": 5, "standard": 20, "thorough": 50}
 """Draws averaged for each question to a stochastic target."""
 
 SHORT = "carlini_wagner(steps=100, search_steps=6, step_size=0.05, c=0.1)"
-"""For the small models trained in the run: on 20 images of a digits CNN its median is within 0.1 % of the default's."""
+"""For the small models trained in the run: on 19 images of a digits CNN its median is 0.5583, the default's 0.5569."""
 MOST_GUIDED = 1 << 22
 """The guided one-pixel search keeps every candidate of its grid in mind: at most so many."""
 OWN_SHORT = "carlini_wagner(steps=200)"
-"""For models of the user: on a ResNet-20 SHORT steps too far, median 0.22 (20 images); minimal_l2: 0.065 (60)."""
+"""For models of the user: on 22 images of a ResNet-20 its median is 0.0545, SHORT's 0.123, minimal_l2's 0.0500."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,12 +55,6 @@ def counted(cases: Cases) -> Tensor:
     return cases.target != cases.y
 
 
-def saved(grid: int) -> str:
-    """How data of so many steps between the ends of its box is saved, for people."""
-    names = {255: "8-bit images", 65535: "16-bit images"}
-    return names.get(grid, f"whole numbers from 0 to {grid}")
-
-
 def words(goal: str) -> str:
     """What success is under a goal, for people."""
     kind, _, value = goal.partition("=")

@@ -31,8 +31,8 @@ class Verdicts:
     queries, the question that first succeeded (-1: none) and inadmissible candidates; refused counts successes that a
     judge took back; non_finite (n,) int64 counts candidates whose logits were not all finite; on_grid (n,) int64 is 1
     where what was found still succeeds as rounded to the data's own grid, 0 where not, -1 where it was not asked; trace
-    (rows, questions, 3) follows the first TRACED rows: loss (NaN without
-    one), best score and best size after each question, NaN after a row's last.
+    (rows, questions, 3) follows the first TRACED rows: loss (NaN without one), best score and best size after each
+    question, NaN after a row's last.
     """
 
     status: Tensor

@@ -115,8 +115,7 @@ def lower(target: Target, sample: Tensor, *, dtype: torch.dtype = torch.float32,
     dtype bfloat16 loses perturbations below 2^-9 of a pixel's value: searches for the smallest change stay in float32.
     compile calls torch.compile, which takes minutes: for runs of hours, not for attacks that read activations. What
     this model, this hardware or the agreement forbids is left out and named. The target is untouched. Use one sample
-    for all parts of a run, or the parts may differ. Costs 96 forwards and backwards for
-    the original and for each step.
+    for all parts of a run, or the parts may differ. Costs 96 forwards and backwards for the original and for each step.
 
     Stochastic targets, and those whose logits or gradients are not finite on the sample, have no stand-in. Raises
     BadOption for any other dtype and for an empty sample.

@@ -17,32 +17,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actsec.data.archives import read_lone
 from actsec.errors import DataError
 from actsec.types import Cases
 
 Mask = NDArray[np.bool_]
 _HOW = "Store a boolean array: np.save('mask.npy', mask), True where pixels may change."
+_LIMIT = 1 << 30
+"""Bytes that no mask needs."""
 
 
 def read(path: str | Path, shape: tuple[int, ...]) -> Mask:
     """The mask in a file, of an input's shape. Raises DataError, or Unsafe for an array of Python objects."""
     place = Path(path)
-    try:
-        if place.suffix.lower() == ".npz":
-            with np.load(place, allow_pickle=False) as stored:
-                if len(stored.files) != 1:
-                    raise DataError(f"the mask {path} holds {len(stored.files)} arrays: which one?", _HOW)
-                values = stored[stored.files[0]]
-        elif place.suffix.lower() == ".npy":
-            values = np.load(place, allow_pickle=False)
-        else:
-            from PIL import Image
+    if place.suffix.lower() in (".npy", ".npz"):
+        return fitted(read_lone(place, _LIMIT, _HOW), shape, str(path))
+    from PIL import Image
 
-            with Image.open(place) as picture:
-                values = np.asarray(picture.convert("L"))
+    try:
+        with Image.open(place) as picture:
+            values = np.asarray(picture.convert("L"))
     except FileNotFoundError:
         raise DataError(f"there is no mask {path}", "Check the path.") from None
-    except (OSError, ValueError, EOFError) as problem:
+    except (OSError, ValueError, Image.DecompressionBombError) as problem:
         raise DataError(f"the mask {path} cannot be read: {problem}", _HOW) from problem
     return fitted(values, shape, str(path))
 

@@ -17,17 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from actsec.errors import ModelError
-from actsec.types import Cases, Loss, Observed, SiteValues, Target
+from actsec.types import BATCH, Cases, Loss, Observed, SiteValues, Target
 
 PAD = 32
-BATCH = 256
-"""The most rows of one call where memory allows: more of them are not faster."""
-MEMORY = 2048
-"""MiB that the activations of one call may take unless a plan says otherwise."""
 T = TypeVar("T")
 
 
-def rows_within(target: Target, x: Tensor, memory: int = MEMORY) -> int:
+def rows_within(target: Target, x: Tensor, memory: int) -> int:
     """How many rows of x (n, *shape) one call may hold so that what a backward keeps of them stays in ``memory`` MiB.
 
     Between PAD and BATCH, a multiple of PAD. From what autograd saves on two rows and on four, which is the same on

@@ -36,7 +36,7 @@ class Stored:
 
     norms: ClassVar[tuple[Norm, ...]] = NORMS
     knowledge: ClassVar[Knowledge] = "black_box"
-    roles: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[tuple[str, ...]] = ("stored",)
 
     def start(self, cases: Cases, draws: Draws) -> StoredState:
         place = torch.searchsorted(self.id, cases.id)

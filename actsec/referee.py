@@ -18,7 +18,7 @@ from actsec import geometry, losses, rows
 from actsec.draws import Draws
 from actsec.ledger import ALREADY_WRONG, FOUND, NORMS_KEPT, REFUSED, Ledger, Verdicts, opened
 from actsec.oracle import Oracle, frozen
-from actsec.types import Ask, Attack, Cases, Goal, Loss, Norm, Recipe, Reply, Target
+from actsec.types import BATCH, Ask, Attack, Cases, Goal, Loss, Norm, Recipe, Reply, Target
 
 JUDGE_DRAWS = 20
 CANDIDATE_VALUES = 1 << 23
@@ -33,7 +33,7 @@ def drive(
     draws: Draws,
     *,
     settle: bool = True,
-    width: int = 256,
+    width: int = BATCH,
     judge: Oracle | None = None,
     queries: int | None = None,
     grid: int | None = None,
@@ -95,8 +95,9 @@ def _run(court: _Court, attack: Attack[object], cases: Cases, draws: Draws, *, s
     over = ledger.success if settle else ledger.verdicts.status == ALREADY_WRONG
     waiting = torch.nonzero(~over).flatten()
     width = _width(attack, cases.rows(waiting[:1]), draws, court.width)
-    # Who looks for the smallest change comes from outside the ball: it is told the box as it is.
-    cut = (lambda part: part) if "minimal" in attack.roles else geometry.tightened
+    # The box cut to the ball is narrower than the ball by a rounding: who walks loses nothing by it, but what was made
+    # elsewhere is held to the ball itself, and who looks for the smallest change comes from outside it.
+    cut = (lambda part: part) if {"minimal", "stored"} & set(attack.roles) else geometry.tightened
     index, state, live, fresh = waiting[:0], None, None, None
     while len(index) or len(waiting):
         if len(waiting) and len(index) <= width // 2:
@@ -233,11 +234,8 @@ def _queried(
         piece = slice(start, start + oracle.rows())
         own, part = cases.rows(piece), x[piece]
         if loss is None:
-            seen, value, gradient = (
-                oracle.observe(part, goal.watches),
-                part.new_zeros(len(part)),
-                torch.zeros_like(part),
-            )
+            seen = oracle.observe(part, goal.watches)
+            value, gradient = part.new_zeros(len(part)), torch.zeros_like(part)
         else:
             aimed = replace(own, target=aim[piece])
             seen, value, gradient = oracle.differentiate(part, aimed, loss, goal.watches)

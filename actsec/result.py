@@ -12,6 +12,11 @@ from typing import Any, Literal
 SCHEMA = 1
 
 
+def saved_as(grid: int | None) -> str:
+    """How data of so many steps between the ends of its box is saved, for people."""
+    return {255: "8-bit images", 65535: "16-bit images"}.get(grid or 0, f"whole numbers from 0 to {grid}")
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """k of n, with the 95 % Wilson interval (Clopper-Pearson at k = 0 or n)."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 import actsec
-from actsec import data, masks, models, registry
+from actsec import data, masks, models, registry, surrogates
 from actsec import target as targets
 from actsec.data import Dataset, Splits, tables
 from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
@@ -188,7 +188,7 @@ def contents(scene: Scene) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
     for trial in scene.plan.attacks:
         attack, full = registry.build("attacks", trial.attack), registry.canonical("attacks", trial.attack)
-        if "by_content" in dir(attack):
+        if hasattr(attack, "content"):
             found[str(full)] = str(full.having(**attack.content()))
         elif (source := surrogate(scene, attack)) is not None:
             found[str(full)] = str(full.having(source=targets.fingerprint(source), weights=None, normalize=None))
@@ -204,22 +204,16 @@ def located(scene: Scene, attack: str) -> str:
 
 def surrogate(scene: Scene, attack: object) -> Target | None:
     """The model that ``transfer`` names as its source; None for the base, and for other attacks."""
-    source = getattr(attack, "source", "base")
-    if source == "base":
-        return None
     plan, test = scene.plan, scene.test
-    found = targets.load(
-        source,
-        weights=getattr(attack, "weights", None),
+    return surrogates.named(
+        attack,
         classes=test.classes,
-        input_shape=tuple(test.x.shape[1:]),
+        shape=tuple(test.x.shape[1:]),
         bounds=test.bounds,
-        normalize=getattr(attack, "normalize", None),
-        trust=plan.trust_model,
         device=plan.device,
+        trust=plan.trust_model,
         seed=plan.seed,
     )
-    return found.having(name=source)
 
 
 def base_target(scene: Scene, variant: VariantPlan) -> Target:

@@ -115,7 +115,10 @@ class _Reader:
         while text[position:].strip():
             match = _TOKEN.match(text, position)
             if match is None:
-                raise SpecError(f"cannot read {text!r} at {text[position:].strip()[:20]!r}", _GRAMMAR)
+                raise SpecError(
+                    f"cannot read {text!r} at {text[position:].strip()[:20]!r}",
+                    f"{_GRAMMAR} A path goes in quotes: replay(run='runs/mine').",
+                )
             kind = match.lastgroup or ""
             self.tokens.append((kind, match[kind]))
             position = match.end()

@@ -5,13 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from actsec import examples, registry
+from actsec import target as targets
 from actsec.errors import ThreatError
 from actsec.ledger import Verdicts
 from actsec.losses import Hardest
 from actsec.referee import attack_target
 from actsec.spec import Spec
 from actsec.types import Attack, Cases, Recipe, Target
+
+
+def named(
+    attack: object,
+    *,
+    classes: tuple[str, ...],
+    shape: tuple[int, ...],
+    bounds: tuple[float, float],
+    device: str | torch.device = "cpu",
+    trust: bool = False,
+    seed: int = 0,
+) -> Target | None:
+    """The model that ``transfer`` names as its source, loaded to take such inputs; None for the base and others."""
+    source = getattr(attack, "source", "base")
+    if source == "base":
+        return None
+    found = targets.load(
+        source,
+        weights=getattr(attack, "weights", None),
+        normalize=getattr(attack, "normalize", None),
+        classes=classes,
+        input_shape=shape,
+        bounds=bounds,
+        trust=trust,
+        device=device,
+        seed=seed,
+    )
+    return found.having(name=source)
 
 
 def craft(attack: Spec, source: Target, cases: Cases, seed: int) -> Verdicts:

@@ -25,6 +25,9 @@ Norm = Literal["linf", "l2", "l1", "l0"]
 Knowledge = Literal["white_box", "black_box"]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 
+BATCH = 256
+"""The most rows of one call of a model where memory allows: more of them were not measured to be faster."""
+
 SLACK = 1e-6
 """A candidate is inside the ball when its size is at most eps * (1 + SLACK): float32 rounding, nothing more."""
 
@@ -143,7 +146,7 @@ class Target:
     stochastic: bool = False
     output: str | None = None
     """Which field of a dict or attribute of an object holds the logits; None finds ``logits`` or the first tensor."""
-    batch: int = 256
+    batch: int = BATCH
     """The most rows of one call: what memory allows, never what the result depends on."""
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """Where a mask says no, no attack changes anything: every candidate of every attack, and the report says so."""
 
+import pickle
 import warnings
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from test_attacks import NAMES, attack_of, goal_of, threats
 import actsec
 from actsec import masks, runner
 from actsec.data import from_arrays
-from actsec.errors import DataError
+from actsec.errors import DataError, Unsafe
 from actsec.ledger import ALREADY_WRONG
 from actsec.plan import Plan, from_table, jobs
 from actsec.referee import attack_target, cases_of
@@ -120,14 +121,33 @@ def test_files_that_are_no_masks_are_refused(tmp_path):
     (tmp_path / "m.png").write_text("no picture")
     np.savez(tmp_path / "two.npz", a=LEFT, b=LEFT)
     np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
-    for name, says in (
-        ("m.png", "cannot be read"),
-        ("none.npy", "there is no mask"),
-        ("two.npz", "2 arrays"),
-        ("objects.npy", "cannot be read"),
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "short.npy").write_bytes((tmp_path / "objects.npy").read_bytes()[:9])
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(LEFT))
+    for name, error, says in (
+        ("m.png", DataError, "cannot be read"),
+        ("none.png", DataError, "there is no mask"),
+        ("none.npy", DataError, "there is no file"),
+        ("two.npz", DataError, "2 arrays"),
+        ("text.npy", DataError, "cannot be read"),
+        ("short.npy", DataError, "cannot be read"),
+        ("objects.npy", Unsafe, "Python objects"),
+        ("pickle.npy", Unsafe, "is a pickle"),
     ):
-        with pytest.raises(DataError, match=says):
+        with pytest.raises(error, match=says) as problem:
             masks.read(tmp_path / name, (1, 8, 8))
+        assert "allow_pickle" not in str(problem.value)
+
+
+def test_a_mask_that_claims_more_than_it_holds_is_not_read(tmp_path):
+    np.save(tmp_path / "m.npy", LEFT)
+    content = (tmp_path / "m.npy").read_bytes().replace(b"(8, 8)", b"(9, 8)")
+    (tmp_path / "m.npy").write_bytes(content)
+    with pytest.raises(DataError, match="do not fill it"):
+        masks.read(tmp_path / "m.npy", (1, 8, 8))
+    (tmp_path / "m.npy").write_bytes(content.replace(b"(9, 8), }      ", b"(99999999999,)}"))
+    with pytest.raises(DataError, match="GiB"):
+        masks.read(tmp_path / "m.npy", (1, 8, 8))
 
 
 def test_the_job_knows_the_mask_by_its_content(tmp_path):

@@ -9,9 +9,9 @@ from torch import nn
 
 from actsec.attacks import PGD, Square
 from actsec.errors import ModelError
-from actsec.oracle import BATCH, PAD, Oracle, frozen, rows_within
+from actsec.oracle import PAD, Oracle, frozen, rows_within
 from actsec.referee import attack_target, cases_of
-from actsec.types import Target
+from actsec.types import BATCH, Target
 
 
 class Narrow(nn.Module):

@@ -36,12 +36,38 @@ def test_the_nearest_class_is_found_although_every_gradient_away_from_the_label_
 
 def test_the_cost_is_what_the_page_says():
     target, x, y = digits()
-    attack = MinimalL2(steps=10, targets=4, scouts=2, refine=3)
+    attack = MinimalL2(steps=10, walks=2, targets=4, scouts=2, refine=3)
     verdicts = attack_target(attack, target, cases_of(target, x[:12], y[:12], "l2", None))
     tried = verdicts.status != ALREADY_WRONG
-    assert verdicts.backwards[tried].max() <= 4 + 8 * 2 + 10
+    assert verdicts.backwards[tried].max() <= 4 + 8 * 2 + 2 * 10
     assert verdicts.backwards[tried].min() >= 4 + 8 + 10
     assert (verdicts.forwards - verdicts.backwards)[tried].eq(3).all()
+
+
+class Winners(nn.Module):
+    """k-winners-take-all: its gradient jumps wherever the k-th largest unit changes."""
+
+    def forward(self, z):
+        flat = z.flatten(1)
+        least = flat.topk(flat.shape[1] // 5, 1).values[:, -1:]
+        return torch.where(flat >= least, flat, 0.0).reshape(z.shape)
+
+
+def test_rows_that_still_gain_ground_walk_again_and_the_others_do_not():
+    target, x, y = digits()
+    layers = [Winners() if isinstance(layer, nn.ReLU) else layer for layer in target.model]
+    jumping = replace(target, model=nn.Sequential(*layers))
+    spent, sizes = {}, {}
+    for name, model in (("relu", target), ("kwta", jumping)):
+        y = model.decide(model.logits(x))
+        for walks in (1, 4):
+            found = attack_target(MinimalL2(walks=walks), model, cases_of(model, x, y, "l2", None))
+            assert (found.status == FOUND).all()
+            spent[name, walks], sizes[name, walks] = found.backwards.double().mean(), found.size.mean()
+    assert sizes["kwta", 4] < 0.97 * sizes["kwta", 1]
+    assert sizes["relu", 4] <= sizes["relu", 1] * 1.001
+    extra = {name: spent[name, 4] - spent[name, 1] for name in ("relu", "kwta")}
+    assert extra["relu"] < extra["kwta"]
 
 
 @pytest.mark.parametrize("text", ["minimal_l2", "carlini_wagner"])

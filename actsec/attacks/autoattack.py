@@ -6,7 +6,7 @@ the standard version, 100 steps each and 5,000 queries). The targeted loss is th
 margin where there are fewer than 4 classes: no part is left out. For L-inf and L2.
 
 Cost of an image that stands, with nine targets: about 8,000 forwards and 1,900 backwards at least. ``cascade`` breaks
-the same images for a fraction; this recipe is the reference that numbers are compared by.
+about as many images for a fraction; this recipe is the reference that numbers are compared by.
 """
 
 from __future__ import annotations

@@ -4,14 +4,15 @@ Which class lies nearest decides more than how well the way to it is polished: o
 class nearer than the one that every untargeted attack falls into, by up to a third. So each row is asked, in this
 order: the first-order distance |margin| / ||grad|| to each of the likeliest classes (DeepFool, Moosavi-Dezfooli et al.
 2016, eq. 8); a short scout towards each class whose distance is within half of the nearest's, at most ``scouts`` of
-them; a long walk away from the label, from the best point so far; a bisection of the best point's segment to the input.
-Rows with a target of their own have one class.
+them; a long walk away from the label, from the best point so far, and another while the last one's second half still
+gained ground, as it does where the gradient jumps (k-winners-take-all); a bisection of the best point's segment to the
+input. Rows with a target of their own have one class.
 
 Scouts and walk step along the normalised gradient, by a share of the radius that falls as a cosine, and go back to a
 sphere whose radius shrinks by gamma after a success and grows after a failure (DDN, Rony et al. 2019, algorithm 1). It
 begins at the first-order distance to the boundary (FMN, Pintor et al. 2021, algorithm 1) and grows by a quarter while a
 row has no success yet. Steps are measured in radii, so that nothing depends on the scale of the input. Cost: at most
-targets + 8 * scouts + steps forwards and backwards, refine forwards; on a ResNet-20 some 70 of each.
+targets + 8 * scouts + walks * steps forwards and backwards, refine forwards; on a ResNet-20 some 110 of each.
 
 What is asked of a success is the goal's to say: how much margin is missing is read off its score, so that
 ``Misclassify(confidence)`` and ``Confident(probability)`` are reached as straight as the boundary. The option
@@ -43,6 +44,7 @@ _SCOUT_GAMMA = 0.2
 _SCOUT_FIRST, _WALK_FIRST, _LAST_STEP = 2.0, 1.0, 0.01
 _WORTH = 1.5
 _LOST = 1.25
+_GAINS = 0.99
 _BISECT_FROM = 0.8
 _TINY = 1e-12
 
@@ -53,7 +55,7 @@ class MinimalL2State:
 
     target and reach (n, targets) are the classes and the first-order distances to them; looks and scouts (n,) say how
     many of them the row looks at and sends a scout to, turn how many questions it has asked; low is the share of the
-    best's way that failed.
+    best's way that failed; mark is the best size at the middle of this walk, walks how many were made before it.
     """
 
     x: Tensor
@@ -67,6 +69,8 @@ class MinimalL2State:
     scouts: Tensor
     turn: Tensor
     low: Tensor
+    mark: Tensor
+    walks: Tensor
     done: Tensor
 
 
@@ -74,11 +78,12 @@ class MinimalL2State:
 class MinimalL2:
     """Look at every likely class, scout the near ones, walk from the best, bisect to the boundary."""
 
-    steps: Annotated[int, "gradient steps of the walk"] = 40
+    steps: Annotated[int, "gradient steps of a walk"] = 40
+    walks: Annotated[int, "walks, at most: another follows one whose second half gained more than a hundredth"] = 4
     targets: Annotated[int, "likeliest other classes whose distance is estimated"] = 9
     scouts: Annotated[int, "of them, the most that a scout is sent to"] = 5
     refine: Annotated[int, "bisections to the boundary"] = 10
-    gamma: Annotated[float, "share that the walk's radius changes by at first; it decays with the step"] = 0.05
+    gamma: Annotated[float, "share that a walk's radius changes by at first; it decays with the step"] = 0.1
     confidence: Annotated[float, "margin in logits that a success must have"] = 0.0
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
@@ -86,18 +91,23 @@ class MinimalL2:
     roles: ClassVar[tuple[str, ...]] = ("minimal",)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.refine < 0 or not 0 < self.gamma < 1 or not 1 <= self.scouts <= self.targets:
+        if min(self.steps, self.walks, self.scouts) < 1 or self.scouts > self.targets or self.refine < 0:
             raise BadOption(
-                f"minimal_l2(steps={self.steps}, targets={self.targets}, scouts={self.scouts}, refine={self.refine}, "
-                f"gamma={self.gamma})",
-                "steps and scouts are at least 1, targets at least scouts, refine at least 0, gamma lies in (0, 1).",
+                f"minimal_l2(steps={self.steps}, walks={self.walks}, targets={self.targets}, scouts={self.scouts}, "
+                f"refine={self.refine})",
+                "steps, walks and scouts are at least 1, targets at least scouts, refine at least 0.",
+            )
+        if not 0 < self.gamma < 1:
+            raise BadOption(
+                f"minimal_l2(gamma={self.gamma})",
+                "gamma lies in (0, 1).",
             )
         if self.confidence < 0:
             raise BadOption(f"minimal_l2(confidence={self.confidence})", "confidence is at least 0.")
 
     def passes(self, shape: tuple[int, ...]) -> int:
         """Forwards and twice the backwards of an image, at most."""
-        return 3 * (self.targets + _SCOUT_STEPS * self.scouts + self.steps) + self.refine
+        return 3 * (self.targets + _SCOUT_STEPS * self.scouts + self.walks * self.steps) + self.refine
 
     def start(self, cases: Cases, draws: Draws) -> MinimalL2State:
         turn = torch.zeros_like(cases.id)
@@ -115,6 +125,8 @@ class MinimalL2:
             scouts=torch.full_like(turn, self.scouts),
             turn=turn,
             low=torch.full_like(far, _BISECT_FROM),
+            mark=far,
+            walks=turn,
             done=turn > 0,
         )
 
@@ -140,7 +152,7 @@ class MinimalL2:
         tried = (state.low + 1) / 2
         low = torch.where(refining, torch.where(nearer, state.low / tried, tried), state.low)
         state = replace(self._looked(state, reply, cases) if bool(looked.any()) else state, low=low)
-        return self._next(replace(state, turn=state.turn + 1), x, radius, cases)
+        return self._next(self._again(replace(state, turn=state.turn + 1)), x, radius, cases)
 
     def _walks_from(self, state: MinimalL2State) -> Tensor:
         """The turn (n,) of the walk's first question."""
@@ -190,6 +202,19 @@ class MinimalL2:
         length = decay * torch.where(walks, _WALK_FIRST, _SCOUT_FIRST) * radius
         moved = state.x - cases.x + steepest(gradient, "l2") * spread(length, gradient).to(gradient.dtype)
         return _on_sphere(cases, moved, radius), radius
+
+    def _again(self, state: MinimalL2State) -> MinimalL2State:
+        """Rows at the end of a walk that was still gaining ground go back to its beginning."""
+        walk = self._walks_from(state)
+        half = state.turn == walk + self.steps // 2
+        gains = (state.turn == walk + self.steps) & (state.size < _GAINS * state.mark)
+        again = gains & (state.walks < self.walks - 1)
+        return replace(
+            state,
+            mark=torch.where(half, state.size, state.mark),
+            walks=state.walks + again.to(state.walks),
+            turn=torch.where(again, walk, state.turn),
+        )
 
     def _next(self, state: MinimalL2State, x: Tensor, radius: Tensor, cases: Cases) -> MinimalL2State:
         """The next question: another look or a new scout begin at x, the walk at the best, the others go on."""

@@ -31,7 +31,6 @@ class Replay:
     norms: ClassVar[tuple[Norm, ...]] = NORMS
     knowledge: ClassVar[Knowledge] = "black_box"
     roles: ClassVar[tuple[str, ...]] = ("any_eps",)
-    by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.most < 1:

@@ -56,6 +56,39 @@ def read_npz(path: Path, limit: int) -> tuple[Array, Array, tuple[str, ...] | No
     return arrays["x"], arrays["y"], _names(arrays.get("classes")), notes
 
 
+def read_lone(path: Path, limit: int, mend: str) -> Array:
+    """The one array of a .npy or .npz file, its size checked like that of ``read_npz``'s members before it is read.
+
+    mend says how to write the file. Raises DataError, or Unsafe for pickles and arrays of Python objects.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+            file.seek(0)
+            if _pickled(magic):
+                raise Unsafe(f"{path} is a pickle: opening it would execute code", mend)
+            if magic == npy.MAGIC_PREFIX:
+                shape, dtype = _header(file)
+                _check_member(path.name, shape, dtype, limit)
+                if math.prod(shape) * dtype.itemsize != path.stat().st_size - file.tell():
+                    raise ValueError(f"shape {shape} and type {dtype} do not fill it")
+                file.seek(0)
+                return np.asarray(npy.read_array(file, allow_pickle=False))
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            if len(members) != 1:
+                raise DataError(f"{path} holds {len(members)} arrays: which one?", mend)
+            return _member(archive, members[0], members[0].filename.removesuffix(".npy"), limit)
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}", "Check the path.") from None
+    except _DAMAGED as error:
+        raise DataError(f"{path} cannot be read: {error}", f"The file is damaged or incomplete. {mend}") from error
+
+
+def _pickled(magic: bytes) -> bool:
+    return magic[:1] == b"\x80" and magic[1:2] in b"\x02\x03\x04\x05"
+
+
 def _check_kind(path: Path) -> None:
     """Tell by the first bytes what is not a zip archive."""
     try:
@@ -67,7 +100,7 @@ def _check_kind(path: Path) -> None:
         raise DataError(f"{path} is empty", _HOW)
     if magic == npy.MAGIC_PREFIX:
         raise DataError(f"{path} holds a single array, x and y are needed", _HOW)
-    if magic[:1] == b"\x80" and magic[1:2] in b"\x02\x03\x04\x05":
+    if _pickled(magic):
         raise Unsafe(f"{path} is a pickle: opening it would execute code", _HOW)
     if magic[:2] != b"PK":
         raise DataError(f"{path} is not an .npz file", _HOW)
@@ -76,17 +109,21 @@ def _check_kind(path: Path) -> None:
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, limit: int) -> Array:
     with archive.open(info) as file:
         shape, dtype = _header(file)
-        if dtype.hasobject:
-            raise Unsafe(
-                f"{key} is an array of Python objects, which is a pickle: opening it would execute code",
-                f"Store {key} as numbers, for example {key}.astype('float32').",
-            )
-        check_size(key, shape, dtype, limit)
+        _check_member(key, shape, dtype, limit)
         declared = info.file_size - file.tell()
         if math.prod(shape) * dtype.itemsize != declared:
             raise ValueError(f"{key} of shape {shape} and type {dtype} does not fill the {declared} bytes it has")
     with archive.open(info) as file:
         return np.asarray(npy.read_array(file, allow_pickle=False))
+
+
+def _check_member(key: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int) -> None:
+    if dtype.hasobject:
+        raise Unsafe(
+            f"{key} is an array of Python objects, which is a pickle: opening it would execute code",
+            f"Store {key} as numbers, for example {key}.astype('float32').",
+        )
+    check_size(key, shape, dtype, limit)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actsec.reports.blocks import Chip, Content, Tone, code, joined, muted, strong, struck
-from actsec.result import AttackResult, Calibration, ClassShare, Kill, Share, ThreatResult, Variant
+from actsec.result import AttackResult, Calibration, ClassShare, Kill, Share, ThreatResult, Variant, saved_as
 
 LONG = 12
 """Lists longer than this are shown by their ends."""
@@ -230,9 +230,7 @@ def stands(threat: ThreatResult) -> tuple[str, str]:
 
 def saved(found: Share, grid: int | None) -> str:
     """``13 of 14 found still succeed when saved as 8-bit images``."""
-    kinds = {255: "8-bit images", 65535: "16-bit images"}
-    as_ = kinds.get(grid or 0, f"whole numbers from 0 to {grid}")
-    return f"{of(found)} found still succeed when saved as {as_}"
+    return f"{of(found)} found still succeed when saved as {saved_as(grid)}"
 
 
 def smallest(attack: AttackResult) -> Content:

@@ -14,9 +14,9 @@ from torch import Tensor
 from actsec.spec import Spec
 from benchmarks.peers import Attempt, Question
 
-if importlib.util.find_spec("visdom") is None:
+if "visdom" not in sys.modules and importlib.util.find_spec("visdom") is None:
     # Imported by its logger, which is used only when a caller passes one: a plotting server nobody needs here.
-    sys.modules.setdefault("visdom", types.ModuleType("visdom"))
+    sys.modules["visdom"] = types.ModuleType("visdom")
 
 from adv_lib import attacks
 
