@@ -40,7 +40,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
     classes_decided, classes_present
     looks_like_probabilities       outputs in [0, 1] that sum to 1
     repeatable, repeat_difference  five passes: largest L2 distance of normalised logits from the first pass
-    company_difference             the same of rows alone and among others; None for a stochastic target
+    company_difference             the same of company_rows rows alone and among others; None for a stochastic target
     broken_graph                   "" or why no gradient reaches the input
     zero_cross_entropy_gradients, zero_margin_gradients, non_finite_gradients     shares, exact in float32
     gradient_norms                 5, 25, 50, 75, 95 % quantiles of the margin gradient's dual norm
@@ -54,6 +54,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
         torch.manual_seed(seed)
         numbers = _outputs(target, oracle, x, y)
         numbers["company_difference"] = None if target.stochastic else _company(oracle, x[:ALONE])
+        numbers["company_rows"] = min(len(x), ALONE)
         numbers["broken_graph"] = broken_graph(target, x[:2])
         keep = oracle.observe(x).logits.argmax(1) == y
         rows = torch.nonzero(keep | ~keep.any()).flatten()

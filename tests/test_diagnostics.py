@@ -22,6 +22,7 @@ HONEST_PROBE = {
     "repeatable": True,
     "repeat_difference": 0.0,
     "company_difference": 0.0,
+    "company_rows": 8,
     "broken_graph": "",
     "zero_cross_entropy_gradients": 0.0,
     "zero_margin_gradients": 0.0,

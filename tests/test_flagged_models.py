@@ -67,6 +67,7 @@ def test_rows_that_depend_on_each_other_are_found(wrapper, status):
     (found,) = Company()(evidence(numbers))
     assert found.status == status
     assert found.voids == (status == "red")
+    assert found.numbers["n"] == 8
 
 
 @pytest.mark.parametrize(("count", "status"), [(None, "not_done"), (0, "ok"), (3, "red")])

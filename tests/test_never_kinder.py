@@ -10,9 +10,10 @@ from torch import nn
 import actsec
 from actsec import budgets
 from actsec.errors import DataError, PlanError, ThreatError
-from actsec.plan import Plan, Trial
-from actsec.types import Evidence, Target, Threat
+from actsec.plan import Plan, Trial, VariantPlan
+from actsec.types import Evidence, Outcome, Target, Threat
 from actsec.verdict import calibration
+from actsec.verdict.gathering import Gathered, Tried, compared
 from actsec.verdict.policy import _worst
 from actsec.verdict.sanity import diagnose
 from actsec.verdict.statistics import per_class
@@ -41,6 +42,32 @@ def test_noise_alone_is_no_attack():
     from actsec.plan import tested
 
     assert tested(plan, "relu", Threat("l2", 0.5)) == 0
+
+
+def test_what_the_base_alone_has_faced_does_not_flatter_a_defense():
+    def tried(attack, wrong, role="attack", error=None):
+        arrays = {
+            "status": np.where(wrong, 1, 2),
+            "wrong": wrong.astype(float),
+            "smallest": np.where(wrong[:, None], 0.1, np.inf) * np.ones(3),
+        }
+        return Tried(Trial(attack, "linf:0.1", 4, role), arrays, ({},), error, missing=False)
+
+    def gathered(name, *trials):
+        clean = Outcome("c", {}, {"test_wrong": np.zeros(4)})
+        return Gathered(VariantPlan(name, "reference:cnn"), clean, None, None, trials, ())
+
+    weak, strong = np.array([True, False, False, False]), np.array([True, True, True, False])
+    base = gathered("relu", tried("pgd", weak), tried("cascade", strong), tried("art/X", strong, "second_opinion"))
+    drawing = gathered("noisy", tried("pgd", weak), tried("transfer", strong, "transfer"))
+    crashed = gathered("broken", tried("pgd", weak), tried("cascade", strong, error="it crashed"))
+    threat = Threat("linf", 0.1)
+    for other, left in ((drawing, strong), (crashed, weak)):
+        ours, theirs = compared(base, other)
+        assert np.array_equal(base.wrong_under(threat, 4, ours), weak)
+        assert np.array_equal(other.wrong_under(threat, 4, theirs), left)
+    ours, _ = compared(base, gathered("gelu", tried("pgd", weak), tried("cascade", weak)))
+    assert np.array_equal(base.wrong_under(threat, 4, ours), strong)
 
 
 def test_a_check_that_crashes_voids_the_pass():

@@ -38,7 +38,7 @@ class Company:
         if evidence.stochastic or value is None:
             yield finding(self, "not_applicable", "Not applicable: the output differs from call to call.")
             return
-        numbers = {"value": float(value), "limit": self.limit, "n": int(evidence.probe["n"])}
+        numbers = {"value": float(value), "limit": self.limit, "n": int(evidence.probe["company_rows"])}
         if value <= self.limit:
             yield finding(self, "ok", "An input gets the same output alone and among others.", numbers)
             return

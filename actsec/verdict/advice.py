@@ -16,7 +16,7 @@ from actsec.costs import price, spelled
 from actsec.plan import Plan, headline_threats, tested
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
 from actsec.verdict import calibration, statistics
-from actsec.verdict.gathering import Gathered
+from actsec.verdict.gathering import Gathered, compared
 
 Array = NDArray[Any]
 COST_LIMIT = 0.5
@@ -38,7 +38,8 @@ def compare(base: Gathered, other: Gathered, plan: Plan, y: Array, made: tuple[V
         n = min(tested(plan, name, threat) for name in names)
         if n and base.under(threat) and other.under(threat):
             both = base.counted(threat, n) & other.counted(threat, n)
-            pair = (1 - g.wrong_under(threat, n, g.compared())[both] for g in (base, other))
+            trials = compared(base, other)
+            pair = (1 - g.wrong_under(threat, n, t)[both] for g, t in zip((base, other), trials, strict=True))
             before, after = (_shares(correct) for correct in pair)
             rows.append(
                 statistics.compare(
@@ -86,7 +87,8 @@ def _judge(base: Gathered, g: Gathered, plan: Plan, variant: Variant) -> tuple[A
     n = min(tested(plan, base.variant.name, threat), tested(plan, g.variant.name, threat))
     if n < 2:
         return Advice(name, "no detectable effect", f"{name}: {n} images tested, too few to say.", ""), 0.0
-    before, after = (1 - each.wrong_under(threat, n, each.compared()) for each in (base, g))
+    trials = compared(base, g)
+    before, after = (1 - each.wrong_under(threat, n, t) for each, t in zip((base, g), trials, strict=True))
     clean = (1 - base.clean_wrong, 1 - g.clean_wrong)
     even, odd = np.arange(0, n, 2), np.arange(1, n, 2)
     chosen = statistics.paired_mean(before[even], after[even], plan.seed)

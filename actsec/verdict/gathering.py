@@ -137,10 +137,6 @@ class Gathered:
                 found[:rows] &= tried.arrays["counted"][:rows]
         return found
 
-    def compared(self) -> tuple[Tried, ...]:
-        """The trials a comparison rests on: a second opinion is heard on one variant alone."""
-        return tuple(t for t in self.tried if t.trial.role != "second_opinion")
-
     def _reached(self, threat: Threat, n: int, trials: Iterable[Tried]) -> Array:
         """Per example (n,), 0 or 1: whether a candidate inside the ball reached the goal of the threat."""
         limit = np.inf if threat.eps is None else threat.eps * (1 + SLACK)
@@ -179,6 +175,16 @@ class Gathered:
             rows = min(n, len(tried.arrays["status"]))
             least[:rows] = np.minimum(least[:rows], tried.smallest(norm)[:rows])
         return least
+
+
+def compared(base: Gathered, other: Gathered) -> tuple[tuple[Tried, ...], tuple[Tried, ...]]:
+    """The trials of two variants that a comparison rests on: of the base those the other faced too, of the other all.
+
+    What the base alone has faced, a second opinion or a cascade that is not run on models that draw, would flatter the
+    other.
+    """
+    faced = {(t.trial.attack, t.trial.threat) for t in other.tried if t.usable}
+    return tuple(t for t in base.tried if (t.trial.attack, t.trial.threat) in faced), other.tried
 
 
 def gather(plan: Plan, facts: Facts, store: Store) -> tuple[Gathered, ...]:

@@ -34,7 +34,7 @@ def render(report: Report) -> str:
     name = words.clean(str(result.model.get("name", "model")))
     facts = [
         ("data", result.data.name),
-        ("test images", words.number(max((v.clean.accuracy.n for v in result.variants), default=0))),
+        ("test examples", words.number(max((v.clean.accuracy.n for v in result.variants), default=0))),
         ("budget", str(result.plan.get("budget", "as planned"))),
         ("seed", str(result.plan.get("seed", "as planned"))),
         ("status", result.status),

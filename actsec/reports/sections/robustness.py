@@ -69,7 +69,10 @@ def _threat(result: Result, name: str) -> Iterator[Block]:
         if variant is first:
             yield Paragraph(_worked(variant, threat))
             if threat.saved is not None:
-                yield Paragraph(f"{words.saved(threat.saved, result.data.grid)}, rounded and judged again.")
+                yield Paragraph(
+                    f"{words.saved(threat.saved, result.data.grid)}, rounded and judged again. Attacks stop at their "
+                    "first success, so this is no upper limit: one that goes on may find more that hold."
+                )
             yield _attacks(variant, threat)
         else:
             others.append(_attacks(variant, threat))
