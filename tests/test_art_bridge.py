@@ -21,7 +21,7 @@ from actsec.plan import Plan, Trial, VariantPlan, from_table, write
 from actsec.referee import attack_target, cases_of
 from actsec.result import Result
 from actsec.types import Outcome, Proposal, Proposer, Target, Threat
-from actsec.verdict.gathering import Gathered, Tried
+from actsec.verdict.gathering import Gathered, Tried, compared
 
 PGD = "art/ProjectedGradientDescent(eps_step=0.02, max_iter=10)"
 
@@ -345,4 +345,7 @@ def test_disagreements_are_counted_by_row():
     assert "1 of them broken by no attack of ours" in second_opinion.said([opinion])
     at = Threat("linf", 0.1)
     assert gathered.wrong_under(at, 6).tolist() == [1, 1, 1, 1, 1, 0]
-    assert gathered.wrong_under(at, 6, gathered.compared()).tolist() == [1, 1, 1, 0, 1, 0]
+    alone = Gathered(VariantPlan("tanh", "reference:mlp"), clean, None, None, (tried[0], tried[2]), ())
+    shared, others = compared(gathered, alone)
+    assert gathered.wrong_under(at, 6, shared).tolist() == [1, 1, 1, 0, 1, 0], "what only one model faced is left out"
+    assert others == alone.tried
