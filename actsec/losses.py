@@ -110,6 +110,33 @@ class DLR:
 
 
 @dataclass(frozen=True, slots=True)
+class Divergence:
+    """KL(p || softmax(z)) in nats, p being what the model said of the untouched row: TRADES climbs it, labels unseen.
+
+    (Zhang et al. 2019, eq. 5.) ``log_p`` (n, classes) holds log p of the rows ``ids`` (n,), ascending. It and its
+    gradient are zero at the untouched row itself, so an attack must start elsewhere.
+    """
+
+    ids: Tensor
+    log_p: Tensor
+    watches: ClassVar[bool] = False
+
+    def __call__(self, observed: Observed, cases: Cases) -> Tensor:
+        before = self.log_p[torch.searchsorted(self.ids, cases.id)]
+        return (before.exp() * (before - observed.logits.log_softmax(1))).sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class LargestConfidence:
+    """log of the largest probability, whichever class it is: what makes nonsense look certain (Hein et al. 2019)."""
+
+    watches: ClassVar[bool] = False
+
+    def __call__(self, observed: Observed, cases: Cases) -> Tensor:
+        return observed.logits.log_softmax(1).amax(1)
+
+
+@dataclass(frozen=True, slots=True)
 class DeadCount:
     """The smoothed share of dead units: the mean of sigmoid(-z / tau), tau = width * std(z) per row and site.
 

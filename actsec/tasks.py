@@ -45,7 +45,7 @@ from actsec.scene import Scene
 from actsec.spec import Spec, parse_chain
 from actsec.store import Store
 from actsec.target import fingerprint
-from actsec.types import Job, Material, Outcome, Proposer, Target, Threat
+from actsec.types import Job, Loss, Material, Outcome, Proposer, Target, Threat
 
 PROBE_ROWS = 200
 HEALTH_ROWS = 1000
@@ -154,13 +154,25 @@ def _base_name(loaded: Scene) -> str:
     return variants(loaded.plan)[0].name
 
 
-def perturb(target: Target, x: Tensor, y: Tensor, id: Tensor, attack: Spec, threat: Threat, seed: int) -> Tensor:
-    """Adversarial inputs (n, *shape) for training: where the attack ends, as in Madry et al. (2017)."""
+def perturb(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    id: Tensor,
+    attack: Spec,
+    threat: Threat,
+    seed: int,
+    loss: Loss | None = None,
+) -> Tensor:
+    """Adversarial inputs (n, *shape) for training: where the attack ends, as in Madry et al. (2017).
+
+    With a loss it climbs that one, whatever its own is.
+    """
     made = registry.build("attacks", attack)
-    if isinstance(made, Proposer):
-        raise BadOption(f"{attack} needs the finished model and cannot train one", "Train with pgd(steps=10).")
+    if isinstance(made, Proposer) or not hasattr(made, "ask"):
+        raise BadOption(f"{attack} needs the finished model, or is several attacks, and cannot train one", "Train with pgd(steps=10).")
     cases = cases_of(target, x, y, threat.norm, threat.eps, id)
-    return last_candidates(made, target, cases, Draws(seed, str(attack)))
+    return last_candidates(made, target, cases, Draws(seed, str(attack)), loss=loss)
 
 
 def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:

@@ -432,12 +432,23 @@ class Split:
     id: Tensor
 
 
+class Checkpoint(Protocol):
+    """Where the state of a training is kept while it runs."""
+
+    def load(self) -> bytes | None:
+        """What was saved last, whole, or None."""
+
+    def save(self, made: Callable[[], bytes]) -> None:
+        """Put the state that ``made`` makes in place of the one before; what was saved just now may stay instead."""
+
+
 @dataclass(frozen=True, slots=True)
 class Material:
     """What a defense is given beside the target: its data, its seed, and an adversary it cannot name itself.
 
-    perturb(target, x, y, id, attack, threat, seed) returns adversarial inputs (n, *shape) from the attack of a spec.
-    tell(text, done, total) reports progress.
+    perturb(target, x, y, id, attack, threat, seed, loss=None) returns adversarial inputs (n, *shape) from the attack of
+    a spec, which climbs ``loss`` in place of its own where one is given. tell(text, done, total) reports progress.
+    checkpoint is where an interrupted training is taken up again; None: nowhere.
     """
 
     calibration: Split | None
@@ -445,6 +456,7 @@ class Material:
     seed: int
     perturb: Callable[..., Tensor]
     tell: Callable[[str, int, int], None]
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
