@@ -155,7 +155,8 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
         trials = [trial for trial in plan.attacks if not trial.variants or variant.name in trial.variants]
         sources = [job for trial in trials for job in source_jobs(plan, facts, trial)]
         tried = [job for trial in trials for job in trial_jobs(plan, facts, variant, trial)]
-        for job in (*prepared, *single, *corruption_jobs(plan, facts, variant), *sources, *tried):
+        beside = (*corruption_jobs(plan, facts, variant), *nonsense_jobs(plan, facts, variant))
+        for job in (*prepared, *single, *beside, *sources, *tried):
             made.setdefault(job.id, job)
     return tuple(made.values())
 
@@ -190,6 +191,17 @@ def single_job(kind: Literal["clean", "probe"], plan: Plan, facts: Facts, varian
     recipe: dict[str, Any] = {"model": model, "data": facts.test, "seed": plan.seed, "budget": plan.budget}
     recipe |= {"eps": plan.eps} if kind == "probe" else {"calibration": facts.calibration}
     return _job(kind, recipe, (model,), f"{kind} {variant.name}", variant.name)
+
+
+def nonsense_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:
+    """The jobs that ask how sure a variant is of nonsense, and how little a blank must change to fool it; of images."""
+    if len(facts.shape) != 3:
+        return ()
+    model = model_jobs(plan, facts, variant)[-1].id
+    recipe = {"model": model, "data": facts.test, "seed": plan.seed, "budget": plan.budget}
+    return tuple(
+        _job(kind, recipe, (model,), f"{kind} {variant.name}", variant.name) for kind in ("nonsense", "fool")
+    )
 
 
 def corruption_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:

@@ -218,6 +218,8 @@ def estimate(prepared: Prepared, job: Job) -> float:
             "defend": 120.0 * trained + 1000.0,
             "clean": 1.0 * len(data.test),
             "corrupt": 1.0 * len(job.recipe.get("corruptions", ())) * len(data.test),
+            "nonsense": 1500.0,
+            "fool": 10_000.0,
             "probe": 4000.0 + 5.0 * len(data.test),
         }[job.kind]
     attack = registry.build("attacks", parse(str(job.recipe["attack"])))

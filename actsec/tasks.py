@@ -6,6 +6,8 @@ clean    logits on the test and calibration data
 probe    direct measurements of the model: gradients, repeatability, activation health
 attack   one attack under one threat on some rows: leaves a verdict and an example per row
 corrupt  decisions on corrupted images
+nonsense confidence on noise, blanks and scrambled images, and far outside the box
+fool     how little a blank or noise must change to be taken for each class
 craft    the same on a surrogate, followed past its first success: leaves an example per row for transfer
 """
 
@@ -30,6 +32,7 @@ from actsec import (
     corruptions,
     health,
     models,
+    nonsense,
     probe,
     registry,
     scene,
@@ -230,6 +233,30 @@ def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
     return Outcome(job.id, {"rows": last - first}, {"wrong": np.stack(wrong)})
 
 
+def _nonsense(job: Job, loaded: Scene, store: Store) -> Outcome:
+    target, test, seed = scene.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan.seed
+    repeats = REPEATS[loaded.plan.budget] if target.stochastic else 1
+    x, rows = (torch.from_numpy(a[: nonsense.STATISTICS]).to(target.device) for a in (test.x, test.ids.view(np.int64)))
+    found, rays = nonsense.measure(target, x, rows, seed=seed, repeats=repeats), nonsense.far(target, seed)
+    away = {f"far_{name}": getattr(rays, name) for name in ("confidence", "label", "limit")}
+    numbers = {"kinds": list(nonsense.KINDS), "alphas": list(nonsense.ALPHAS), "precision": rays.precision}
+    fields = (field.name for field in dataclasses.fields(found))
+    return Outcome(job.id, numbers, {name: getattr(found, name) for name in fields} | away)
+
+
+def _fool(job: Job, loaded: Scene, store: Store) -> Outcome:
+    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
+    found = nonsense.fool(target, seed=plan.seed, repeats=REPEATS[plan.budget] if target.stochastic else 1)
+    width = target.bounds[1] - target.bounds[0]
+    numbers = {
+        "starts": list(nonsense.STARTS),
+        "attack": nonsense.FOOLING,
+        "sure": nonsense.SURE,
+        "eps": [e * width for e in nonsense.FOOLING_EPS],
+    }
+    return Outcome(job.id, numbers, {field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
+
+
 _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "base": _base,
     "defend": _defend,
@@ -238,4 +265,6 @@ _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "attack": attacking.attack,
     "craft": attacking.craft,
     "corrupt": _corrupt,
+    "nonsense": _nonsense,
+    "fool": _fool,
 }

@@ -21,6 +21,7 @@ from actsec.plan import (
     corruption_jobs,
     jobs,
     model_jobs,
+    nonsense_jobs,
     single_job,
     trial_jobs,
     variants,
@@ -76,7 +77,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Everything finished about one variant. clean_wrong (rows,) is over the test data in sampling order."""
+    """Everything finished about one variant. clean_wrong (rows,) is over the test data in sampling order.
+
+    nonsense and fooled hold what actsec.nonsense measured, on the same inputs for every variant: confidence (n,)
+    float64, the probability of the decided class, and kind (n,) int64, an index into numbers["kinds"], among others.
+    """
 
     variant: VariantPlan
     clean: Outcome | None
@@ -86,6 +91,8 @@ class Gathered:
     errors: tuple[str, ...]
     confined: bool = False
     corrupted: tuple[Outcome | None, ...] = ()
+    nonsense: Outcome | None = None
+    fooled: Outcome | None = None
 
     @cached_property
     def clean_wrong(self) -> Array:
@@ -206,9 +213,11 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
     errors += [t.error for t in tried if t.error]
     corrupted = tuple(found[job.id] for job in corruption_jobs(plan, facts, variant))
     errors += [o.error for o in corrupted if o is not None and o.error]
+    beside = [found[job.id] for job in nonsense_jobs(plan, facts, variant)]
+    errors += [o.error for o in beside if o is not None and o.error]
     whole = (_whole(clean), _whole(probe), _whole(models[-1]))
     seen = tuple(map(_whole, corrupted))
-    return Gathered(variant, *whole, tried, tuple(dict.fromkeys(errors)), facts.confined, seen)
+    return Gathered(variant, *whole, tried, tuple(dict.fromkeys(errors)), facts.confined, seen, *map(_whole, beside))
 
 
 def _whole(outcome: Outcome | None) -> Outcome | None:
