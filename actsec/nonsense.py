@@ -25,7 +25,7 @@ from actsec.draws import Draws
 from actsec.errors import BadOption
 from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import Confident
-from actsec.oracle import PAD, Oracle, frozen
+from actsec.oracle import Oracle, frozen
 from actsec.referee import attack_target
 from actsec.spec import Spec
 from actsec.types import Cases, Target, pad_zero, read_head
@@ -263,11 +263,11 @@ def spaced(count: int) -> tuple[int, ...]:
 def _rows(target: Target, pairs: Tensor, radii: Sequence[float], seed: int) -> Cases:
     """One row for each pair (start, class) and radius. A row has no true class: its label is its target."""
     low, high = target.bounds
-    id = pairs[:, 0] * len(target.classes) + pairs[:, 1]
-    noise = low + (high - low) * Draws(seed, "nonsense/start").uniform(id, 0, tuple(target.shape))
+    row = pairs[:, 0] * len(target.classes) + pairs[:, 1]
+    noise = low + (high - low) * Draws(seed, "nonsense/start").uniform(row, 0, tuple(target.shape))
     blank = pairs[:, 0].reshape(-1, *(1,) * len(target.shape)) == STARTS.index("black")
     one = Cases(
-        id=id,
+        id=row,
         x=torch.where(blank, torch.full_like(noise, low), noise),
         y=pairs[:, 1],
         target=pairs[:, 1],

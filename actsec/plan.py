@@ -199,9 +199,7 @@ def nonsense_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, 
         return ()
     model = model_jobs(plan, facts, variant)[-1].id
     recipe = {"model": model, "data": facts.test, "seed": plan.seed, "budget": plan.budget}
-    return tuple(
-        _job(kind, recipe, (model,), f"{kind} {variant.name}", variant.name) for kind in ("nonsense", "fool")
-    )
+    return tuple(_job(kind, recipe, (model,), f"{kind} {variant.name}", variant.name) for kind in ("nonsense", "fool"))
 
 
 def corruption_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:
