@@ -135,7 +135,7 @@ def attack(
         losses.goal_of(under, made, target.threshold),
         seed=seed,
         name=named,
-        repeats=budgets.REPEATS["standard"] if target.stochastic else 1,
+        repeats=budgets.repeats("standard", target),
         grid=grid,
         note=flat,
     )

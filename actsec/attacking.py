@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from actsec import costs, goals, health, losses, lowering, masks, proposals, registry, scene, surrogates
-from actsec.budgets import REPEATS
+from actsec.budgets import repeats
 from actsec.draws import Draws
 from actsec.errors import ModelError, ThreatError
 from actsec.ledger import NORMS_KEPT, Verdicts
@@ -51,7 +51,7 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
         search=lowered.target if lowered and lowered.what else None,
         seed=plan.seed,
         name=name,
-        repeats=REPEATS[plan.budget] if target.stochastic else 1,
+        repeats=repeats(plan.budget, target),
         grid=grid,
         note=flat,
     )

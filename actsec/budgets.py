@@ -17,7 +17,7 @@ from actsec.activations import activation
 from actsec.errors import BadOption, PlanError, ThreatError, unknown
 from actsec.plan import CHECKED, EXPERIMENTS, Plan, Trial, VariantPlan, variants
 from actsec.spec import Spec, parse, parse_chain, show
-from actsec.types import Threat, chain_text
+from actsec.types import Target, Threat, chain_text
 
 DEMO_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh")
 DEMO_DEFENSES = (
@@ -122,6 +122,12 @@ class Images:
     def width(self) -> float:
         """The L-inf size that nothing exceeds."""
         return _tidy(self.bounds[1] - self.bounds[0])
+
+
+def repeats(budget: str, target: Target) -> int:
+    """Answers averaged for each question to a target: those a budget has, fewer where each averages over draws."""
+    return -(-REPEATS[budget] // target.draws) if target.stochastic else 1
+
 
 
 def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Plan:

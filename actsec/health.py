@@ -16,7 +16,7 @@ from torch import Tensor
 
 from actsec.activations import Site, activation, find, watch
 from actsec.losses import Kill
-from actsec.oracle import Oracle, frozen
+from actsec.oracle import Oracle, by_row, frozen
 from actsec.result import SiteHealth, SiteKill
 from actsec.spec import Spec
 from actsec.types import Target
@@ -86,11 +86,12 @@ def site_health(target: Target, x: Tensor, y: Tensor, batch: int = 128) -> list[
             leaf = piece.detach().clone().requires_grad_(True)
             with watch(target.model, only=frozenset(tallies), post=False) as seen:
                 logits = target.decision_logits(target.logits(leaf))
-            calls = [call for call in seen.calls if call.pre.shape[0] == len(piece)]
+            calls = [call for call in seen.calls if call.pre.shape[0] == len(piece) * target.draws]
             loss = F.cross_entropy(logits, labels, reduction="sum")
             gradients = _by_site(loss, [call.pre for call in calls])
             for call, gradient in zip(calls, gradients, strict=True):
-                tallies[call.name].add(call.pre.detach().flatten(1), gradient)
+                by_site = None if gradient is None else by_row(gradient, target.draws)
+                tallies[call.name].add(by_row(call.pre.detach(), target.draws).flatten(1), by_site)
         return [asdict(tally.health()) for tally in tallies.values()]
 
 

@@ -222,11 +222,16 @@ class Oracle:
         with watch(self.target.model, post=False) as seen:
             logits = self.target.decision_logits(self.target.logits(padded))[:m]
             sites = tuple(
-                SiteValues(call.name, call.kind, call.pre[:m])
+                SiteValues(call.name, call.kind, by_row(call.pre, self.target.draws)[:m])
                 for call in seen.calls
-                if call.pre.shape[0] == len(padded)
+                if call.pre.shape[0] == len(padded) * self.target.draws
             )
         return Observed(logits, sites)
+
+
+def by_row(pre: Tensor, draws: int) -> Tensor:
+    """Pre-activations (m * draws, *units) of a target that runs so many copies of each input, as (m, draws, *units)."""
+    return pre if draws == 1 else pre.reshape(-1, draws, *pre.shape[1:])
 
 
 def _join(pieces: list[Observed]) -> Observed:

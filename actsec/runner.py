@@ -224,7 +224,8 @@ def estimate(prepared: Prepared, job: Job) -> float:
         }[job.kind]
     attack = registry.build("attacks", parse(str(job.recipe["attack"])))
     first, last = job.recipe["rows"]
-    draws = REPEATS[prepared.plan.budget] if "noisy_inference" in job.variant else 1
+    randomised = any(name in job.variant for name in ("noisy_inference", "smoothing"))
+    draws = REPEATS[prepared.plan.budget] if randomised else 1
     return float((last - first) * costs.attack_passes(attack, prepared.facts.shape) * draws)
 
 

@@ -148,6 +148,8 @@ class Target:
     """Which field of a dict or attribute of an object holds the logits; None finds ``logits`` or the first tensor."""
     batch: int = BATCH
     """The most rows of one call: what memory allows, never what the result depends on."""
+    draws: int = 1
+    """Noisy copies of an input that one answer averages over already, as many rows at each activation call."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and (len(self.classes) != 2 or not 0 < self.threshold < 1):
