@@ -4,6 +4,7 @@
     RUN/run.json             what the plan's names stood for: content hashes
     RUN/outcomes/ID.npz      the arrays of a job, written first
     RUN/outcomes/ID.json     its numbers and the digest of its arrays: exists only when the job is finished
+    RUN/training/ID-K        where the K-th training of a job stands, after its digest; gone when the job is finished
     RUN/costs/ID.json        seconds and memory, kept apart because they differ from run to run
     RUN/report.*             rendered from the outcomes
 
@@ -22,8 +23,9 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ import numpy as np
 from actsec.errors import StoreError
 from actsec.plan import Facts, Plan, plan_id, read, write
 from actsec.types import Outcome
+
+SAVE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,15 @@ class Store:
             return None
         return (record, content) if hashlib.sha256(content).hexdigest() == record["arrays"] else None
 
+    def training(self, job_id: str, number: int) -> Training:
+        """Where the state of a job's training is kept while the job runs."""
+        return Training(self, f"training/{job_id}-{number}")
+
+    def forget_training(self, job_id: str) -> None:
+        """Remove what ``training`` kept: the job's outcome holds the weights."""
+        for kept in (self.root / "training").glob(f"{job_id}-*"):
+            kept.unlink(missing_ok=True)
+
     def costs(self) -> dict[str, Any]:
         """Seconds and memory by job id."""
         found = {
@@ -187,6 +200,38 @@ class Store:
         except (OSError, ValueError):
             return None
         return record if isinstance(record, dict) else None
+
+
+@dataclass(slots=True)
+class Training:
+    """The state of one training in a run folder, its digest first; see types.Checkpoint.
+
+    A state is written whole or not at all, and no more often than every SAVE_SECONDS: an interruption costs at most
+    that time, or an epoch where one takes longer.
+    """
+
+    store: Store
+    name: str
+    last: float = field(default_factory=time.monotonic)
+
+    def load(self) -> bytes | None:
+        """What was saved last; None where nothing was, or where it is damaged."""
+        try:
+            content = (self.store.root / self.name).read_bytes()
+        except OSError:
+            return None
+        size = hashlib.sha256().digest_size
+        return content[size:] if hashlib.sha256(content[size:]).digest() == content[:size] else None
+
+    def save(self, made: Callable[[], bytes]) -> None:
+        """Keep a state in place of the one before. Raises StoreError when the folder cannot be written."""
+        if time.monotonic() - self.last < SAVE_SECONDS:
+            return
+        content = made()
+        with _explained(self.store.root):
+            (self.store.root / self.name).parent.mkdir(exist_ok=True)
+            self.store._put(self.name, hashlib.sha256(content).digest() + content)  # noqa: SLF001  # a part of the store
+        self.last = time.monotonic()
 
 
 @cache

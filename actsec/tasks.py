@@ -36,6 +36,7 @@ from actsec import (
     probe,
     registry,
     scene,
+    timing,
     training,
 )
 from actsec.activations import find
@@ -80,12 +81,41 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
     }
     if "forwards" in outcome.arrays:
         cost["passes"] = int(outcome.arrays["forwards"].sum() + 2 * outcome.arrays["backwards"].sum())
+    if job.kind in _TIMED and outcome.error is None and loaded is not None:
+        cost |= _timed(job, loaded, store, outcome)
     try:
         store.put(outcome, cost)
     except ValueError:
         outcome = Outcome(job.id, {}, error="the job's numbers are not finite: look for NaN in the weights")
         store.put(outcome, cost)
+    if outcome.error is None:
+        store.forget_training(job.id)
     return outcome.error
+
+
+def _timed(job: Job, loaded: Scene, store: Store, outcome: Outcome) -> dict[str, Any]:
+    """Times of a model that was just made. What cannot be timed is not measured, and no reason to lose the model."""
+    try:
+        with _threads(loaded.plan.threads):
+            return {"variant": job.variant, **_TIMED[job.kind](job, loaded, store, outcome)}
+    except Exception as problem:  # noqa: BLE001  # a stranger's model raises what it likes
+        return {"variant": job.variant, "untimed": f"{type(problem).__name__}: {problem}"}
+
+
+def _pass_time(job: Job, loaded: Scene, _store: Store, outcome: Outcome) -> dict[str, float]:
+    target = scene.restored(loaded, loaded.variant(job.variant), outcome)
+    x, y = (torch.from_numpy(a[: timing.ROWS]).to(target.device) for a in (loaded.test.x, loaded.test.y))
+    return {"seconds_per_pass": timing.seconds_per_pass(target, x, y)}
+
+
+def _latency(job: Job, loaded: Scene, store: Store, outcome: Outcome) -> dict[str, float]:
+    before = store.get(job.needs[0])
+    if before is None:
+        return {}
+    base = scene.restored(loaded, loaded.variant(_base_name(loaded)), before)
+    other = scene.restored(loaded, loaded.variant(job.variant), outcome)
+    x = torch.from_numpy(loaded.test.x[: timing.ROWS]).to(base.device)
+    return {"latency_ratio": timing.latency_ratio(base, other, x)}
 
 
 @contextlib.contextmanager
@@ -99,7 +129,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _base(job: Job, loaded: Scene, _store: Store) -> Outcome:
+def _base(job: Job, loaded: Scene, store: Store) -> Outcome:
     plan = loaded.plan
     target = scene.base_target(loaded, loaded.variant(job.variant))
     numbers: dict[str, Any] = {"stochastic": target.stochastic, "threshold": target.threshold}
@@ -108,7 +138,7 @@ def _base(job: Job, loaded: Scene, _store: Store) -> Outcome:
         if data is None:
             raise ModelError("a reference model is trained in the run, but there is no training data", "Give --train.")
         recipe = training.Recipe(seed=plan.seed)
-        history = training.fit(target.model, data.x, data.y, recipe, ids=data.id)
+        history = training.fit(target.model, data.x, data.y, recipe, ids=data.id, checkpoint=store.training(job.id, 0))
         numbers |= {"training": dataclasses.asdict(history), "recipe": dataclasses.asdict(recipe)}
         numbers["architecture"] = str(models.canonical(loaded.variant(job.variant).base))
     else:
@@ -136,10 +166,11 @@ def _defend(job: Job, loaded: Scene, store: Store) -> Outcome:
         _silent,
     )
     numbers: dict[str, Any] = {"fit": {}, "notes": []}
-    for spec in parse_chain(str(job.recipe["chain"])):
+    for number, spec in enumerate(parse_chain(str(job.recipe["chain"]))):
         defense = registry.build("defenses", spec)
         target = defense.wrap(target)
-        fitted = defense.fit(target, material)
+        # Of a chain that was interrupted, the trainings that had ended are taken up at their end.
+        fitted = defense.fit(target, dataclasses.replace(material, checkpoint=store.training(job.id, number)))
         numbers["fit"][str(registry.brief("defenses", spec))] = dict(fitted.numbers)
         numbers["notes"] += list(fitted.notes)
     numbers["stochastic"] = target.stochastic
@@ -173,7 +204,10 @@ def perturb(
     """
     made = registry.build("attacks", attack)
     if isinstance(made, Proposer) or not hasattr(made, "ask"):
-        raise BadOption(f"{attack} needs the finished model, or is several attacks, and cannot train one", "Train with pgd(steps=10).")
+        raise BadOption(
+            f"{attack} needs the finished model, or is several attacks: it cannot train one",
+            "Train with pgd(steps=10).",
+        )
     cases = cases_of(target, x, y, threat.norm, threat.eps, id)
     return last_candidates(made, target, cases, Draws(seed, str(attack)), loss=loss)
 
@@ -212,9 +246,10 @@ def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
             "probe": probe.probe(target, x[:PROBE_ROWS], y[:PROBE_ROWS], plan.eps or 0.1, "linf", plan.seed),
             "sites": health.site_health(target, x, y),
         }
+        dead = health.dead_share(target, x)
         sites = find(target.model, x[:2] if target.normalization is None else target.normalization(x[:2]))
     numbers["unresolved"] = [f"{item.name}: {item.reason}" for item in sites.unresolved]
-    return Outcome(job.id, numbers)
+    return Outcome(job.id, numbers, {} if dead is None else {"dead": dead})
 
 
 def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -268,3 +303,4 @@ _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "nonsense": _nonsense,
     "fool": _fool,
 }
+_TIMED: dict[str, Callable[[Job, Scene, Store, Outcome], dict[str, float]]] = {"base": _pass_time, "defend": _latency}

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from actsec import activations, data, models
 from actsec.errors import BadOption, DataError, ModelError
 from actsec.spec import build, parse
-from actsec.training import Recipe, accuracy, fit, recalibrate_batchnorm
+from actsec.training import Memory, Recipe, accuracy, fit, recalibrate_batchnorm
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.rand(70, 1, 8, 8, generator=GENERATOR)
@@ -377,6 +377,149 @@ def test_a_spoiled_buffer_is_caught():
         fit(Counting(), X, Y, QUICK)
 
 
+# Interrupted, and gone on with
+
+
+class Kept:
+    """A checkpoint in memory that can end the training after an epoch, as kill -9 would."""
+
+    def __init__(self, ends: int | None = None) -> None:
+        self.content, self.ends, self.saves = None, ends, 0
+
+    def load(self) -> bytes | None:
+        return self.content
+
+    def save(self, made) -> None:
+        self.content = made()
+        self.saves += 1
+        if self.saves == self.ends:
+            raise KeyboardInterrupt
+
+
+HELD = (X[:20], (Y[:20] + 1) % 4)
+DROPPING = {"epochs": 4, "batch_size": 16, "learning_rate": 0.01, "dropout": 0.2, "gradient_noise": 0.01}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"optimizer": "adam"}, {"optimizer": "sgd", "weight_decay": 0.01}, {"patience": 2, "confidence_penalty": 0.1}],
+)
+@pytest.mark.parametrize("ends", [1, 2, 3])
+def test_a_training_ended_after_any_epoch_goes_on_to_the_same_bits(options, ends):
+    recipe = Recipe(**DROPPING | options)
+    held = HELD if recipe.patience else None
+
+    def trained(model, checkpoint=None):
+        memory = Memory()
+
+        def after(model, epoch):
+            memory.numbers.setdefault("epochs", []).append(epoch)
+            memory.tensors["last"] = next(iter(model.parameters())).detach().clone()
+
+        history = fit(model, X, Y, recipe, validation=held, memory=memory, after_epoch=after, checkpoint=checkpoint)
+        return history, memory
+
+    whole, resumed, again, kept = noisy(), noisy(), noisy(), Kept(ends)
+    first, told = trained(whole)
+    with pytest.raises(KeyboardInterrupt):
+        trained(noisy(), kept)
+    kept.ends = None
+    with torch.no_grad():
+        resumed.first.weight.zero_()  # what it begins with does not matter
+    second, retold = trained(resumed, kept)
+    assert second == first
+    assert equal(state(whole), state(resumed))
+    assert retold.numbers == told.numbers
+    assert torch.equal(retold.tensors["last"], told.tensors["last"])
+    saves = kept.saves
+    assert trained(again, kept)[0] == first
+    assert equal(state(whole), state(again))
+    assert kept.saves == saves
+
+
+def test_a_stopped_training_is_not_gone_on_with():
+    kept = Kept()
+    first = fit(small(), X, Y, Recipe(epochs=5), after_epoch=lambda *_: "enough", checkpoint=kept)
+    assert first.epochs_run == 1
+    assert fit(small(), X, Y, Recipe(epochs=5), checkpoint=kept) == first
+
+
+@pytest.mark.parametrize("change", ["recipe", "rows", "model"])
+def test_the_state_of_another_training_is_left_unread(change):
+    kept = Kept()
+    fit(small(), X, Y, QUICK, checkpoint=kept)
+    recipe = dataclasses.replace(QUICK, seed=1) if change == "recipe" else QUICK
+    n = 60 if change == "rows" else 70
+    spec = "mlp(width=[13])" if change == "model" else "mlp(width=[12])"
+    plain, tempted = small(spec), small(spec)
+    expected = fit(plain, X[:n], Y[:n], recipe)
+    assert fit(tempted, X[:n], Y[:n], recipe, checkpoint=kept) == expected
+    assert equal(state(plain), state(tempted))
+
+
+# Objectives, penalties and dropout
+
+
+def test_penalties_are_added_as_written():
+    with torch.no_grad():
+        z = small()(X)
+    log_p = z - z.logsumexp(1, keepdim=True)
+    cross, entropy = -log_p[torch.arange(70), Y].mean(), -(log_p.exp() * log_p).sum(1).mean()
+    history = fit(small(), X, Y, Recipe(epochs=1, batch_size=70, confidence_penalty=0.3, logit_penalty=0.2))
+    assert history.loss[0] == pytest.approx(float(cross - 0.3 * entropy + 0.2 * z.square().mean()), rel=1e-5)
+
+
+def test_an_objective_takes_the_place_of_the_cross_entropy_of_what_perturb_made():
+    def objective(ask, x, found, y):
+        assert torch.equal(found, x + 1)
+        return ask(x), 2 * ask(found).square().mean()
+
+    model = small()
+    with torch.no_grad():
+        expected = F.cross_entropy(model(X), Y) + 2 * model(X + 1).square().mean()
+        right = float((model(X).argmax(1) == Y).double().mean())
+    recipe = Recipe(epochs=1, batch_size=70)
+    history = fit(model, X, Y, recipe, perturb=lambda _, x, *__: x + 1, objective=objective)
+    assert history.loss[0] == pytest.approx(float(expected), rel=1e-5)
+    assert history.accuracy[0] == right
+    assert history.forwards == history.backwards == 140
+
+
+def test_dropout_acts_on_hidden_units_in_training_only_and_leaves_no_hook():
+    from actsec.training.dropout import dropout, dropped_layers
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5000), nn.Linear(5000, 4))
+    assert dropped_layers(model) == [model[2]]
+    given = []
+    hidden = model[1](X[:1].flatten(1))
+    with dropout(model, 0.3):
+        handle = model[2].register_forward_hook(lambda layer, inputs, _: given.append(inputs[0]))
+        model.train()
+        model(X[:1])
+        model.eval()
+        model(X[:1])
+        handle.remove()
+    dropped = given[0] == 0
+    assert abs(float(dropped.double().mean()) - 0.3) < 5 * (0.3 * 0.7 / 5000) ** 0.5
+    torch.testing.assert_close(given[0][~dropped], hidden[~dropped] / 0.7)
+    assert torch.equal(given[1], hidden)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    with pytest.raises(ModelError, match=r"dropout=0.3 has nowhere to act"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), X, Y, Recipe(epochs=1, dropout=0.3))
+
+
+def test_clipping_bounds_each_update():
+    recipe = Recipe(
+        epochs=3, batch_size=70, optimizer="sgd", momentum=0, learning_rate=1, schedule="constant", clip_norm=0.01
+    )
+    model = small()
+    path = [state(model)]
+    fit(model, X, Y, recipe, after_epoch=lambda m, _: path.append(state(m)))
+    for before, after in itertools.pairwise(path):
+        length = sum((a - b).square().sum() for a, b in zip(before, after, strict=True)).sqrt()
+        assert float(length) == pytest.approx(0.01, rel=1e-4)
+
+
 # Bad requests
 
 
@@ -394,6 +537,9 @@ def test_a_spoiled_buffer_is_caught():
         {"momentum": 1.0},
         {"label_smoothing": 1.0},
         {"label_smoothing": -0.1},
+        {"confidence_penalty": -0.1},
+        {"logit_penalty": math.inf},
+        {"dropout": 1.0},
         {"optimizer": "lion"},
         {"schedule": "step"},
     ],

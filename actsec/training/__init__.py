@@ -15,20 +15,35 @@ from actsec.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from actsec.training.batchnorm import recalibrate_batchnorm
+    from actsec.training.checkpoint import Memory
     from actsec.training.evaluating import accuracy
-    from actsec.training.loop import AfterEpoch, History, Perturb, Progress, fit
+    from actsec.training.loop import fit
+    from actsec.training.nouns import AfterEpoch, History, Objective, Perturb, Progress
 
 _LAZY = {
-    "AfterEpoch": "loop",
-    "History": "loop",
-    "Perturb": "loop",
-    "Progress": "loop",
+    "AfterEpoch": "nouns",
+    "History": "nouns",
+    "Memory": "checkpoint",
+    "Objective": "nouns",
+    "Perturb": "nouns",
+    "Progress": "nouns",
     "accuracy": "evaluating",
     "fit": "loop",
     "recalibrate_batchnorm": "batchnorm",
 }
 
-__all__ = ["AfterEpoch", "History", "Perturb", "Progress", "Recipe", "accuracy", "fit", "recalibrate_batchnorm"]
+__all__ = [
+    "AfterEpoch",
+    "History",
+    "Memory",
+    "Objective",
+    "Perturb",
+    "Progress",
+    "Recipe",
+    "accuracy",
+    "fit",
+    "recalibrate_batchnorm",
+]
 
 
 def __getattr__(name: str) -> Any:

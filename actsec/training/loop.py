@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actsec.errors import BadOption, ModelError
+from actsec.training.checkpoint import Memory, packed, unpacked
+from actsec.training.dropout import dropout
 from actsec.training.evaluating import (
     batches,
     checked,
@@ -23,46 +24,10 @@ from actsec.training.evaluating import (
     private_draws,
     reseed,
 )
+from actsec.training.nouns import FINISHED, AfterEpoch, History, Objective, Perturb, Progress
 from actsec.training.recipe import Recipe
 from actsec.training.updates import SGD, Adam
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class History:
-    """What a training did. Times are not in it: they are a fact about the machine.
-
-    ``loss`` and ``accuracy`` per epoch, over the examples as trained on (perturbed ones under adversarial training) and
-    in train mode; ``validation_*`` in eval mode, empty without validation data. ``stopped``: "finished", "patience", or
-    the text of the ``after_epoch`` hook. ``kept_epoch`` (from 1): the epoch whose weights the model holds. ``forwards``
-    and ``backwards`` count examples through the model, without those of ``perturb`` and ``after_epoch``.
-    """
-
-    loss: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    validation_loss: tuple[float, ...]
-    validation_accuracy: tuple[float, ...]
-    epochs_run: int
-    kept_epoch: int
-    stopped: str
-    forwards: int
-    backwards: int
-
-
-class Perturb(Protocol):
-    """An attack inside training: x_adv (n, ...) for a batch, of x's shape and dtype.
-
-    Called with the model in eval mode (batch norm on running statistics, no dropout), its parameters requiring
-    gradients as in training; gradients it leaves on them are dropped. ``ids`` (n,) int64, ``epoch`` from 0.
-    """
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, epoch: int) -> Tensor: ...
-
-
-Progress = Callable[[int, int, float, float], None]
-"""Called after each epoch with (epoch from 1, epochs, loss, accuracy)."""
-
-AfterEpoch = Callable[[nn.Module, int], "bool | str | None"]
-"""Called after each epoch with (model in eval mode, epoch from 1); True or a text stops the training."""
+from actsec.types import Checkpoint
 
 
 def fit(
@@ -74,8 +39,11 @@ def fit(
     ids: Tensor | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
     perturb: Perturb | None = None,
+    objective: Objective | None = None,
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
+    memory: Memory | None = None,
+    checkpoint: Checkpoint | None = None,
     device: torch.device | str | None = None,
 ) -> History:
     """Train ``model`` in place on x (n, ...) float32 and y (n,) int64 by cross-entropy; logits are (n, C).
@@ -84,6 +52,10 @@ def fit(
     model's own when None; the model is moved there). ``ids`` (n,) int64 name the rows for ``perturb``: 0..n-1 if None.
     With ``patience``, training stops after so many epochs without a lower validation loss and the weights of the best
     epoch are restored. Afterwards the model is in eval mode and holds no gradients.
+
+    ``checkpoint`` is given the whole state after each epoch, ``memory`` included: what ``perturb`` and ``after_epoch``
+    remember. A training that finds its own state there (the same recipe, rows and parameters) goes on from it and ends
+    in the same bits; any other state is left unread. The caller's start is then without effect on the weights.
 
     Raises ModelError, naming epoch and step, when the loss, the gradient, a parameter or a buffer stops being finite
     (the update is not made), when nothing can be trained, or when the logits do not fit the labels; DataError on data
@@ -100,7 +72,23 @@ def fit(
     held = checked(*validation, place) if validation is not None else None
     rows = torch.arange(len(x), device=place) if ids is None else ids.to(place)
     with private_draws(place), plain_float32(place), torch.enable_grad():
-        return _Loop(model, trained, recipe, perturb, place).run(x, y, rows, held, progress, after_epoch)
+        loop = _Loop(model, trained, recipe, place, perturb, objective, memory or Memory(), checkpoint)
+        with dropout(model, recipe.dropout):
+            return loop.run(x, y, rows, held, progress, after_epoch)
+
+
+@dataclasses.dataclass(slots=True)
+class _Done:
+    """What of a training's course is JSON: counters, curves, and the best epoch so far (from 0)."""
+
+    step: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    curve: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+    held: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+    best: float | None = None
+    kept: int = 0
+    stopped: str = FINISHED
 
 
 class _Loop:
@@ -111,14 +99,18 @@ class _Loop:
         model: nn.Module,
         trained: list[nn.Parameter],
         recipe: Recipe,
-        perturb: Perturb | None,
         place: torch.device,
+        perturb: Perturb | None,
+        objective: Objective | None,
+        memory: Memory,
+        checkpoint: Checkpoint | None,
     ) -> None:
-        self.model, self.trained, self.recipe, self.perturb, self.place = model, trained, recipe, perturb, place
+        self.model, self.trained, self.recipe, self.place = model, trained, recipe, place
+        self.perturb, self.objective, self.memory, self.checkpoint = perturb, objective, memory, checkpoint
         self.optimizer = _optimizer(recipe, trained)
         self.order = torch.Generator().manual_seed(key(recipe.seed, "order"))
         self.noise = torch.Generator().manual_seed(key(recipe.seed, "gradient noise"))
-        self.step = self.forwards = self.backwards = 0
+        self.done, self.best_state = _Done(), dict[str, Tensor]()
 
     def run(
         self,
@@ -130,39 +122,74 @@ class _Loop:
         after_epoch: AfterEpoch | None,
     ) -> History:
         recipe, model = self.recipe, self.model
-        curve: list[tuple[float, float]] = []
-        held_curve: list[tuple[float, float]] = []
-        best, kept, stopped = math.inf, 0, "finished"
-        best_state: dict[str, Tensor] = {}
-        for epoch in range(recipe.epochs):
-            curve.append(self.epoch(x, y, rows, epoch))
+        self.resume(len(x))
+        done = self.done
+        for epoch in range(len(done.curve), recipe.epochs):
+            if done.stopped != FINISHED:
+                break
+            done.curve.append(self.epoch(x, y, rows, epoch))
             model.eval()
             if held is not None:
-                held_curve.append(evaluate(model, *held))
-                self.forwards += len(held[0])
+                self.validate(held, epoch)
             if progress is not None:
-                progress(epoch + 1, recipe.epochs, *curve[-1])
-            if recipe.patience is not None and held_curve[-1][0] < best:
-                best, kept = held_curve[-1][0], epoch
-                best_state = {key: value.clone() for key, value in model.state_dict().items()}
+                progress(epoch + 1, recipe.epochs, *done.curve[-1])
             verdict = after_epoch(model, epoch + 1) if after_epoch is not None else None
             if verdict:
-                stopped = verdict if isinstance(verdict, str) else "stopped by after_epoch"
-                break
-            if recipe.patience is not None and epoch - kept >= recipe.patience:
-                stopped = "patience"
-                break
-        if best_state:
-            model.load_state_dict(best_state)
+                done.stopped = verdict if isinstance(verdict, str) else "stopped by after_epoch"
+            elif recipe.patience is not None and epoch - done.kept >= recipe.patience:
+                done.stopped = "patience"
+            self.save(len(x))
+        if self.best_state:
+            model.load_state_dict(self.best_state)
         else:
-            kept = len(curve) - 1
+            done.kept = len(done.curve) - 1
         model.eval()
         self.drop_gradients()
-        loss, accuracy = zip(*curve, strict=True)
-        held_loss, held_accuracy = zip(*held_curve, strict=True) if held_curve else ((), ())
-        return History(
-            loss, accuracy, held_loss, held_accuracy, len(curve), kept + 1, stopped, self.forwards, self.backwards
-        )
+        loss, accuracy = zip(*done.curve, strict=True)
+        held_loss, held_accuracy = zip(*done.held, strict=True) if done.held else ((), ())
+        counted = len(done.curve), done.kept + 1, done.stopped, done.forwards, done.backwards
+        return History(loss, accuracy, held_loss, held_accuracy, *counted)
+
+    def validate(self, held: tuple[Tensor, Tensor], epoch: int) -> None:
+        done = self.done
+        done.held.append(evaluate(self.model, *held))
+        done.forwards += len(held[0])
+        if self.recipe.patience is not None and (done.best is None or done.held[-1][0] < done.best):
+            done.best, done.kept = done.held[-1][0], epoch
+            self.best_state = {key: value.clone() for key, value in self.model.state_dict().items()}
+
+    def save(self, rows: int) -> None:
+        """Hand the state after an epoch to the checkpoint."""
+        if self.checkpoint is None:
+            return
+        numbers = {"of": self.identity(rows), "done": dataclasses.asdict(self.done), "memory": self.memory.numbers}
+        generators = {"order": self.order.get_state(), "noise": self.noise.get_state()}
+        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state(), "generators": generators}
+        parts |= {"best": self.best_state, "memory": self.memory.tensors}
+        self.checkpoint.save(lambda: packed(numbers, parts))
+
+    def resume(self, rows: int) -> None:
+        """Take up the state that the checkpoint holds, if it is of this training."""
+        content = None if self.checkpoint is None else self.checkpoint.load()
+        if content is None:
+            return
+        numbers, parts = unpacked(content)
+        if numbers["of"] != self.identity(rows):
+            return
+        self.model.load_state_dict(parts["model"])
+        self.optimizer.restore(parts.get("optimizer", {}))
+        self.order.set_state(parts["generators"]["order"])
+        self.noise.set_state(parts["generators"]["noise"])
+        self.best_state = parts.get("best", {})
+        self.done = _Done(**numbers["done"])
+        for kept, found in ((self.memory.numbers, numbers["memory"]), (self.memory.tensors, parts.get("memory", {}))):
+            kept.clear()
+            kept.update(found)
+
+    def identity(self, rows: int) -> dict[str, Any]:
+        """What a stored state must share with this training, in JSON."""
+        shapes = [list(p.shape) for p in self.trained]
+        return {"recipe": dataclasses.asdict(self.recipe), "rows": rows, "shapes": shapes}
 
     def epoch(self, x: Tensor, y: Tensor, rows: Tensor, epoch: int) -> tuple[float, float]:
         """One pass over the data; returns mean loss and accuracy over the examples as they were trained on."""
@@ -170,7 +197,7 @@ class _Loop:
         loss, correct = torch.zeros(2, dtype=torch.float64, device=self.place)
         for index in parts:
             at = index.to(self.place)
-            where = f"epoch {epoch + 1}, update {self.step + 1}"
+            where = f"epoch {epoch + 1}, update {self.done.step + 1}"
             batch_loss, hits = self.update(x[at], y[at], rows[at], epoch, where, len(parts) * self.recipe.epochs)
             loss += batch_loss.double() * len(at)
             correct += hits
@@ -180,16 +207,15 @@ class _Loop:
         return float(loss) / len(x), float(correct) / len(x)
 
     def update(self, x: Tensor, y: Tensor, rows: Tensor, epoch: int, where: str, steps: int) -> tuple[Tensor, Tensor]:
-        recipe, model = self.recipe, self.model
+        recipe, model, step, found = self.recipe, self.model, self.done.step, x
         if self.perturb is not None:
             model.eval()
-            reseed(self.place, key(recipe.seed, f"perturb {self.step}"))
-            x = self.perturb(model, x, y, rows, epoch).detach()
+            reseed(self.place, key(recipe.seed, f"perturb {step}"))
+            found = self.perturb(model, x, y, rows, epoch).detach()
         model.train()
         self.drop_gradients()
-        reseed(self.place, key(recipe.seed, f"update {self.step}"))
-        logits = logits_of(model, x, y)
-        loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        reseed(self.place, key(recipe.seed, f"update {step}"))
+        loss, logits = self.loss(x, found, y)
         if not math.isfinite(float(loss.detach())):
             raise self.diverged(f"the loss is {float(loss.detach())} at {where}")
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -202,16 +228,31 @@ class _Loop:
         if recipe.gradient_noise:  # after clipping, so that its variance is the stated one
             for gradient in gradients:
                 gradient.add_(self.noise_like(gradient))
-        self.optimizer.step(recipe.rate(self.step, steps))
-        self.step += 1
-        self.forwards += len(x)
-        self.backwards += len(x)
+        self.optimizer.step(recipe.rate(step, steps))
+        self.done.step += 1
         return loss.detach(), (logits.argmax(1) == y).sum()
+
+    def loss(self, x: Tensor, found: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, and the logits (n, C) that the batch's accuracy is told by."""
+
+        def ask(given: Tensor) -> Tensor:
+            self.done.forwards += len(given)
+            self.done.backwards += len(given)
+            return logits_of(self.model, given, y)
+
+        recipe = self.recipe
+        logits, more = (ask(found), None) if self.objective is None else self.objective(ask, x, found, y)
+        loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        if recipe.confidence_penalty:
+            loss = loss - recipe.confidence_penalty * entropy(logits).mean()
+        if recipe.logit_penalty:
+            loss = loss + recipe.logit_penalty * logits.square().mean()
+        return loss if more is None else loss + more, logits
 
     def noise_like(self, gradient: Tensor) -> Tensor:
         """Drawn on the CPU, so that every device sees the same noise."""
         drawn = torch.randn(gradient.shape, generator=self.noise, dtype=gradient.dtype)
-        return drawn.to(gradient.device) * self.recipe.noise_std(self.step)
+        return drawn.to(gradient.device) * self.recipe.noise_std(self.done.step)
 
     def drop_gradients(self) -> None:
         for parameter in self.model.parameters():
@@ -226,6 +267,12 @@ class _Loop:
             f"training diverged: {what}",
             f"Lower learning_rate (to {lower:g}, say), set clip_norm=1, or check the range of the inputs.",
         )
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """The entropy of softmax(logits) a row (n,), in nats."""
+    log_p = logits.log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)
 
 
 def _optimizer(recipe: Recipe, trained: list[nn.Parameter]) -> Adam | SGD:

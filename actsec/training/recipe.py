@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from actsec.errors import BadOption
 
@@ -24,6 +24,9 @@ class Recipe:
     momentum: Annotated[float, "sgd's momentum; adam has its own"] = 0.9
     weight_decay: Annotated[float, "L2 penalty, added to the gradient"] = 0.0
     label_smoothing: Annotated[float, "share of a label spread evenly over all classes"] = 0.0
+    confidence_penalty: Annotated[float, "beta: what a nat of entropy of the output takes off the loss"] = 0.0
+    logit_penalty: Annotated[float, "beta: what a unit of the logits' mean square adds to the loss"] = 0.0
+    dropout: Annotated[float, "share of the hidden units before linear layers dropped in training"] = 0.0
     gradient_noise: Annotated[float, "eta of the noise of variance eta / (1 + step)^gamma on every gradient"] = 0.0
     gradient_noise_decay: Annotated[float, "gamma of that noise"] = 0.55
     clip_norm: Annotated[float | None, "largest 2-norm of the whole gradient"] = None
@@ -35,10 +38,16 @@ class Recipe:
             value = getattr(self, option)
             if value is not None and not 0 < value < math.inf:
                 raise BadOption(f"{option}={value} is not a positive number", f"Give {option} above 0.")
-        for option in ("weight_decay", "gradient_noise", "gradient_noise_decay"):
+        for option in (
+            "weight_decay",
+            "confidence_penalty",
+            "logit_penalty",
+            "gradient_noise",
+            "gradient_noise_decay",
+        ):
             if not 0 <= getattr(self, option) < math.inf:
                 raise BadOption(f"{option}={getattr(self, option)} is negative or infinite", f"Give {option} >= 0.")
-        for option in ("momentum", "label_smoothing"):
+        for option in ("momentum", "label_smoothing", "dropout"):
             if not 0 <= getattr(self, option) < 1:
                 raise BadOption(f"{option}={getattr(self, option)} is outside [0, 1)", f"Give 0 <= {option} < 1.")
         for option, allowed in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
@@ -55,6 +64,11 @@ class Recipe:
         if step < warm:
             return self.learning_rate * (step + 1) / warm
         return self.learning_rate * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Every option as JSON numbers and texts: what two trainings must share to be compared, the seed apart."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "seed"}
 
     def noise_std(self, step: int) -> float:
         """Standard deviation of the gradient noise at ``step`` (from 0): Neelakantan et al. 2015, equation 1."""

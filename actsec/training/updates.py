@@ -5,7 +5,7 @@ Equal to torch.optim.Adam and torch.optim.SGD with their defaults, to float32 ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,18 @@ class Adam:
         self.steps = [0] * len(parameters)
         self.first = [torch.zeros_like(p) for p in parameters]
         self.second = [torch.zeros_like(p) for p in parameters]
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on beside weights and gradients."""
+        moments = {"first": self.first, "second": self.second}
+        return {"steps": torch.tensor(self.steps)} | _listed(moments)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` gave."""
+        self.steps = state["steps"].tolist()
+        for i in range(len(self.parameters)):
+            self.first[i].copy_(state[f"first.{i}"])
+            self.second[i].copy_(state[f"second.{i}"])
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -45,6 +57,16 @@ class SGD:
         self.parameters, self.momentum, self.weight_decay = parameters, momentum, weight_decay
         self.velocity: list[Tensor | None] = [None] * len(parameters)
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on beside weights and gradients."""
+        return _listed({"velocity": self.velocity})
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` gave."""
+        for i, parameter in enumerate(self.parameters):
+            found = state.get(f"velocity.{i}")
+            self.velocity[i] = None if found is None else torch.empty_like(parameter).copy_(found).detach()
+
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """Update every parameter that has a gradient."""
@@ -56,6 +78,10 @@ class SGD:
             moved = gradient.clone() if before is None else before.mul_(self.momentum).add_(gradient)
             self.velocity[i] = moved
             parameter.add_(moved, alpha=-rate)
+
+
+def _listed(lists: Mapping[str, Sequence[Tensor | None]]) -> dict[str, Tensor]:
+    return {f"{key}.{i}": value for key, values in lists.items() for i, value in enumerate(values) if value is not None}
 
 
 def _decayed(parameter: nn.Parameter, weight_decay: float) -> Tensor:
