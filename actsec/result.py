@@ -267,6 +267,94 @@ class Corruptions:
 
 
 @dataclass(frozen=True, slots=True)
+class NonsenseKind:
+    """Confidence on one kind of nonsense inside the box. sure: at least 99 %.
+
+    auroc_confidence, auroc_energy: how often a test image scores above one of these, by the largest probability and by
+    the logsumexp of the logits (0.5 is a coin); None where the model has no such score. attractor is the class said
+    most often; not_finite inputs have no probability and count as not confident.
+    """
+
+    kind: str
+    mean_confidence: float
+    above_90: Share
+    sure: Share
+    auroc_confidence: float | None
+    auroc_energy: float | None
+    attractor: str
+    attracted: Share
+    not_finite: int
+
+
+@dataclass(frozen=True, slots=True)
+class FarField:
+    """Confidence at alpha times a noise image, far outside the box: means over rays, and the shares at 99 % or more.
+
+    limited: rays along which one class's logit rises fastest, so that its probability tends to 1; agreed: those of them
+    that are called that class at the largest alpha.
+    """
+
+    alphas: tuple[float, ...]
+    confidence: tuple[float, ...]
+    sure: tuple[Share, ...]
+    limited: Share
+    agreed: Share | None
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class FooledClass:
+    """How little a black image, and noise, must change (L-inf) to be taken for a class; None: none tried did.
+
+    confidence is that of the class there, or the most it came to.
+    """
+
+    name: str
+    black: float | None
+    black_confidence: float
+    noise: float | None
+    noise_confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fooling:
+    """Classes that a black image and noise are taken for, with the probability ``sure`` or more, within each eps."""
+
+    attack: str
+    sure: float
+    eps: tuple[float, ...]
+    black: tuple[Share, ...]
+    noise: tuple[Share, ...]
+    classes: tuple[FooledClass, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NonsensePicture:
+    """One nonsense input that the model is sure of: row ``index`` of the array nonsense in examples.npz."""
+
+    index: int
+    what: str
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Nonsense:
+    """How sure a model is where there is nothing to see, beside how sure it is of test images.
+
+    above_90 is over all kinds together, the same inputs for every variant.
+    """
+
+    n: int
+    above_90: Share
+    test_above_90: Share
+    kinds: tuple[NonsenseKind, ...]
+    far: FarField
+    fooling: Fooling | None
+    pictures: tuple[NonsensePicture, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """One model of the audit: the audited one, a reference model, or one of them behind a chain of defenses."""
 
@@ -289,6 +377,7 @@ class Variant:
     unresolved: tuple[str, ...]
     kills: tuple[Kill, ...]
     corruptions: Corruptions | None = None
+    nonsense: Nonsense | None = None
 
 
 @dataclass(frozen=True, slots=True)

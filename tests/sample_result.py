@@ -236,6 +236,31 @@ def kill(dead: float | None, kind: str) -> r.Kill:
     )
 
 
+def nonsense(sure: int, classes: tuple[str, ...], limit: int = 32, pictures: int = 0) -> r.Nonsense:
+    """Of 800 nonsense inputs ``sure`` are answered above 90 %; along ``limit`` of 32 rays certainty is the limit."""
+    names = ("uniform noise", "gaussian noise", "permuted pixels", "blank")
+    kinds = tuple(
+        r.NonsenseKind(
+            name, 0.7 - i / 20, share(sure // 4, 200), share(sure // 9, 200), 0.91, 0.94 - i / 50, classes[i],
+            share(80 + i, 200), 3 * (i == 3),
+        )
+        for i, name in enumerate(names)
+    )  # fmt: skip
+    far = r.FarField(
+        (1.0, 10.0, 100.0, 1e4, 1e6),
+        (0.724, 0.949, 0.999, 1.0, 1.0) if limit else (0.724, 0.61, 0.59, 0.587, 0.587),
+        tuple(share(k, 32) for k in ((2, 20, 31, 32, 32) if limit else (2, 0, 0, 0, 0))),
+        share(limit, 32),
+        share(limit, limit) if limit else None,
+        "float64",
+    )
+    found = tuple(share(k if limit else 0, 10) for k in (0, 4, 10))
+    each = tuple(r.FooledClass(c, 0.187 if limit else None, 0.992 if limit else 0.83, 0.11, 0.995) for c in classes)
+    fooling = r.Fooling("fooling(steps=30)", 0.99, (0.1, 0.25, 1.0), found, found, each)
+    drawn = tuple(r.NonsensePicture(i, names[i % 4], classes[i], 0.999 - i / 100) for i in range(pictures))
+    return r.Nonsense(800, share(sure, 800), share(900, 1000), kinds, far, fooling, drawn)
+
+
 def variant(name: str, correct: int, left: int, n: int = 1000, **more: Any) -> r.Variant:
     mortal = name == "relu"
     classes = more.pop("classes", CLASSES)
@@ -261,6 +286,7 @@ def variant(name: str, correct: int, left: int, n: int = 1000, **more: Any) -> r
         sites(name, 0.06 if mortal else None),
         (),
         (kill(0.06 if mortal else None, name),),
+        nonsense=nonsense(166, classes, 0 if name == "tanh" else 32, 6 if mortal else 0),
     )
     return dataclasses.replace(base, **more)
 
@@ -440,7 +466,13 @@ def partial() -> r.Result:
         state="unchecked",
     )
     only = dataclasses.replace(
-        whole.variants[0], threats=(threat,), calibration=(), sites=(), kills=(), unresolved=("clamp at features.9",)
+        whole.variants[0],
+        threats=(threat,),
+        calibration=(),
+        sites=(),
+        kills=(),
+        nonsense=None,
+        unresolved=("clamp at features.9",),
     )
     return dataclasses.replace(
         whole,
@@ -490,7 +522,9 @@ def images(result: r.Result) -> dict[str, np.ndarray[Any, Any]]:
     original = np.stack([[np.exp(-((rows - 0.2 - i / 12) ** 2 + (columns - 0.5) ** 2) * 9)] for i in range(m)])
     sign = np.sign(np.random.default_rng(0).standard_normal(original.shape))
     attacked = np.clip(original + 0.1 * sign, 0, 1)
-    return {"original": original.astype(np.float32), "attacked": attacked.astype(np.float32)}
+    noise = np.random.default_rng(1).random((6, 1, 8, 8))
+    made = {"original": original, "attacked": attacked, "nonsense": noise}
+    return {name: array.astype(np.float32) for name, array in made.items()}
 
 
 ENVIRONMENT: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """A stored run as one record, read strictly and written in any format.
 
 A run folder holds ``report.json`` = {"result": ..., "environment": ...} and, where examples were kept,
-``examples.npz`` with float32 arrays ``original`` and ``attacked`` (m, *shape).
+``examples.npz`` with float32 arrays ``original`` and ``attacked`` (m, *shape), and ``nonsense`` (k, *shape).
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RESULT, EXAMPLES = "report.json", "examples.npz"
+ARRAYS = ("original", "attacked", "nonsense")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a format renders. examples holds ``original`` and ``attacked`` (m, *shape), or is None.
+    """What a format renders.
 
-    folder is where the run lies, for the terminal to point at; empty keeps every path out of the report.
+    examples holds ``original`` and ``attacked`` (m, *shape) and ``nonsense`` (k, *shape), where there are any, or is
+    None; folder is where the run lies, for the terminal to point at; empty keeps every path out of the report.
     """
 
     result: Result
@@ -152,11 +154,14 @@ def _examples(path: Path, result: Result) -> dict[str, NDArray[np.float32]] | No
     mend = "Run the audit again, or delete the file to render without images."
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: np.asarray(stored[name], dtype=np.float32) for name in ("original", "attacked")}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            arrays = {name: np.asarray(stored[name], dtype=np.float32) for name in ARRAYS if name in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise StoreError(f"cannot read {path}: {error}", mend) from None
     need = max((e.index for e in result.examples), default=-1) + 1
-    original, attacked = arrays["original"], arrays["attacked"]
+    original, attacked = (arrays.get(name, np.zeros(0)) for name in ARRAYS[:2])
     if original.shape != attacked.shape or original.ndim == 0 or len(original) < need:
         raise StoreError(f"{path} holds {original.shape} and {attacked.shape}, but {need} examples are named", mend)
+    drawn = max((p.index for v in result.variants if v.nonsense for p in v.nonsense.pictures), default=-1) + 1
+    if drawn and len(arrays.get("nonsense", ())) < drawn:
+        raise StoreError(f"{path} lacks the {drawn} nonsense inputs that are named", mend)
     return arrays

@@ -10,6 +10,7 @@ SECTIONS: tuple[str, ...] = (
     "second_opinion",
     "corruptions",
     "calibration",
+    "nonsense",
     "activations",
     "defenses",
     "examples",

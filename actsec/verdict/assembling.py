@@ -40,6 +40,7 @@ from actsec.verdict import calibration, statistics
 from actsec.verdict.advice import advise, compare
 from actsec.verdict.corrupted import corrupted
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
+from actsec.verdict.nonsense import nonsense, pictured
 from actsec.verdict.policy import exit_code, gate_results, heading, headline, problems
 from actsec.verdict.statistics import share_of
 from actsec.verdict.threats import mean_share, threat_result
@@ -60,10 +61,13 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
     y, classes = scene.test.y, scene.test.classes
     made = tuple(_variant(g, plan, y, classes, echo) for g in gathered)
     made = tuple(
-        dataclasses.replace(v, corruptions=corrupted(g, plan, facts.shape)) for g, v in zip(gathered, made, strict=True)
+        dataclasses.replace(v, corruptions=corrupted(g, plan, facts.shape), nonsense=nonsense(g, classes))
+        for g, v in zip(gathered, made, strict=True)
     )
     comparisons = tuple(row for g in gathered[1:] if g.variant.chain for row in compare(gathered[0], g, plan, y, made))
     examples, images = _examples(gathered[0], scene)
+    first, drawn = pictured(gathered[0], made[0].nonsense, classes)
+    made, images = (dataclasses.replace(made[0], nonsense=first), *made[1:]), images | drawn
     gates = gate_results(plan, made)
     found = problems(plan, made, gathered, data.disjoint(scene.splits.train, scene.splits.calibration, scene.test))
     asked = opinions(gathered[0], plan)

@@ -1,17 +1,141 @@
-"""What a variant's confidence on nonsense says. Nothing here imports torch."""
+"""What a variant's confidence on nonsense says: shares, separability from test images, far field, fooling.
+
+Nothing here imports torch: everything rests on the arrays that the jobs of actsec.nonsense left.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actsec.result import FarField, FooledClass, Fooling, Nonsense, NonsenseKind, NonsensePicture, Share
 from actsec.types import Outcome
+from actsec.verdict import calibration
+from actsec.verdict.gathering import Gathered
+from actsec.verdict.statistics import share, share_of
 
 Array = NDArray[Any]
+HIGH, SURE = 0.9, 0.99
 
 
 def share_above(outcome: Outcome, level: float) -> Array:
     """Nonsense inputs (n,) bool whose confidence is above ``level``: the same inputs in the same order for all."""
     return np.asarray(outcome.arrays["confidence"] > level)
+
+
+def auroc(inside: Array, outside: Array) -> float:
+    """The probability that a score of ``inside`` (n,) is above one of ``outside`` (m,), ties counting half."""
+    ranked = np.sort(outside)
+    below = np.searchsorted(ranked, inside, "left") + np.searchsorted(ranked, inside, "right")
+    return float(below.sum() / (2 * len(inside) * len(outside)))
+
+
+def nonsense(g: Gathered, classes: Sequence[str]) -> Nonsense | None:
+    """How sure a variant is of nonsense; None where that was not measured."""
+    if g.nonsense is None or g.clean is None:
+        return None
+    logits = g.clean.arrays["test_logits"]
+    logits = logits[np.isfinite(logits).all(1)]
+    if not len(logits):
+        return None
+    sure = calibration.confidence(logits, g.threshold)
+    # The stored logits of a model that draws are logs of its mean probabilities, whose logsumexp is 0.
+    energy = None if g.stochastic else np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    kinds = range(len(g.nonsense.numbers["kinds"]))
+    return Nonsense(
+        n=len(g.nonsense.arrays["confidence"]),
+        above_90=share_of(share_above(g.nonsense, HIGH)),
+        test_above_90=share_of(sure > HIGH),
+        kinds=tuple(_kind(g.nonsense, kind, sure, energy, classes) for kind in kinds),
+        far=_far(g.nonsense),
+        fooling=_fooling(g.fooled, classes) if g.fooled else None,
+    )
+
+
+def _kind(outcome: Outcome, kind: int, test: Array, energy: Array | None, classes: Sequence[str]) -> NonsenseKind:
+    rows = outcome.arrays["kind"] == kind
+    confidence, label = outcome.arrays["confidence"][rows], outcome.arrays["label"][rows]
+    finite = label >= 0
+    counts = np.bincount(label[finite], minlength=len(classes))
+    own = outcome.arrays["energy"][rows][finite]
+    return NonsenseKind(
+        kind=str(outcome.numbers["kinds"][kind]),
+        mean_confidence=float(confidence.mean()),
+        above_90=share_of(confidence > HIGH),
+        sure=share_of(confidence >= SURE),
+        auroc_confidence=auroc(test, confidence[finite]) if finite.any() else None,
+        auroc_energy=auroc(energy, own) if finite.any() and energy is not None else None,
+        attractor=classes[int(counts.argmax())] if finite.any() else "none",
+        attracted=share(int(counts.max()), len(label)),
+        not_finite=int((~finite).sum()),
+    )
+
+
+def _far(outcome: Outcome) -> FarField:
+    confidence, limit = outcome.arrays["far_confidence"], outcome.arrays["far_limit"]
+    found = limit >= 0
+    last = outcome.arrays["far_label"][:, -1]
+    return FarField(
+        alphas=tuple(outcome.numbers["alphas"]),
+        confidence=tuple(confidence.mean(0).tolist()),
+        sure=tuple(share_of(column >= SURE) for column in confidence.T),
+        limited=share_of(found),
+        agreed=share_of((last == limit)[found]) if found.any() else None,
+        precision=str(outcome.numbers["precision"]),
+    )
+
+
+def _fooling(outcome: Outcome, classes: Sequence[str]) -> Fooling:
+    radii = [float(e) for e in outcome.numbers["eps"]]
+    black, noise = (_start(outcome, name) for name in ("black", "noise"))
+    target = outcome.arrays["target"][black]
+
+    def reached(rows: Array) -> tuple[Share, ...]:
+        return tuple(share_of(outcome.arrays["eps"][rows] <= e * (1 + 1e-6)) for e in radii)
+
+    def smallest(row: int) -> float | None:
+        eps = float(outcome.arrays["eps"][row])
+        return eps if np.isfinite(eps) else None
+
+    confidence = outcome.arrays["confidence"]
+    rows = zip(target, np.flatnonzero(black), np.flatnonzero(noise), strict=True)
+    return Fooling(
+        attack=str(outcome.numbers["attack"]),
+        sure=float(outcome.numbers["sure"]),
+        eps=tuple(radii),
+        black=reached(black),
+        noise=reached(noise),
+        classes=tuple(
+            FooledClass(classes[int(t)], smallest(b), float(confidence[b]), smallest(n), float(confidence[n]))
+            for t, b, n in rows
+        ),
+    )
+
+
+def _start(outcome: Outcome, name: str) -> Array:
+    return np.asarray(outcome.arrays["start"] == list(outcome.numbers["starts"]).index(name))
+
+
+def pictured(g: Gathered, found: Nonsense | None, classes: Sequence[str]) -> tuple[Nonsense | None, dict[str, Array]]:
+    """The same with its pictures, and the inputs they show: the surest of each kind, then the nearest of each class."""
+    if found is None or g.nonsense is None:
+        return found, {}
+    surest = g.nonsense.arrays["surest"]
+    rows = [
+        (str(kind), int(g.nonsense.arrays["label"][row]), float(g.nonsense.arrays["confidence"][row]))
+        for kind, row in zip(g.nonsense.numbers["kinds"], surest, strict=True)
+    ]
+    images = [*g.nonsense.arrays["shown"]]
+    for i in np.flatnonzero(_start(g.fooled, "black") & np.isfinite(g.fooled.arrays["eps"])) if g.fooled else ():
+        arrays = g.fooled.arrays  # type: ignore[union-attr]  # of no outcome there are no rows
+        rows.append((f"black +{arrays['eps'][i]:.3g}", int(arrays["target"][i]), float(arrays["confidence"][i])))
+        images.append(arrays["x"][i])
+    pictures = tuple(
+        NonsensePicture(i, what, classes[label] if label >= 0 else "nothing finite", confidence)
+        for i, (what, label, confidence) in enumerate(rows)
+    )
+    return dataclasses.replace(found, pictures=pictures), {"nonsense": np.stack(images).astype(np.float32)}
