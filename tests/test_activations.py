@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import erf, expit
 
 from actsec.activations import activation, formula, make, names
-from actsec.errors import BadOption, SpecError, UnknownName
+from actsec.errors import BadOption, ModelError, SpecError, UnknownName
 from actsec.spec import Spec
 
 # every function of the catalogue written again in numpy, from the papers
@@ -32,6 +32,10 @@ REFERENCE = {
     "silu": lambda z: z * expit(z),
     "mish": lambda z: z * np.tanh(np.logaddexp(0, z)),
     "hardswish": lambda z: z * np.clip(z + 3, 0, 6) / 6,
+    "swish": lambda z: z * expit(z),
+    "swish(beta=2.5)": lambda z: z * expit(2.5 * z),
+    "pswish(init=0.5)": lambda z: z * expit(0.5 * z),
+    "gelu(approximate=tanh)": lambda z: z / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
     "tanh": np.tanh,
     "hardtanh": lambda z: np.clip(z, -1, 1),
     "sigmoid": expit,
@@ -53,7 +57,10 @@ def test_listing_and_formulas_import_no_torch():
 def test_the_issues_activations_are_all_there():
     asked = {"relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "softplus", "relu6", "identity"}
     assert asked < set(names())
-    assert set(REFERENCE) | {"kwta"} == set(names())
+    asked |= {"step", "hardtanh", "selu", "celu", "swish", "mish", "hardswish", "maxout"}
+    assert asked < set(names())
+    alone = {"kwta", "step", "maxout"}  # they compete, jump or shrink, and have tests of their own
+    assert {activation(text).name for text in REFERENCE} | alone == set(names())
     assert all(formula(name) for name in names())
 
 
@@ -80,6 +87,31 @@ def test_derivatives_agree_with_differences(name, z):
     assert slope == pytest.approx(difference, abs=2e-7)
 
 
+FACTS = {
+    **{name: getattr(math, name) for name in ("exp", "log", "tanh", "sqrt", "pi")},
+    "sigmoid": lambda u: float(expit(u)),
+    "Phi": lambda u: (1 + math.erf(u / math.sqrt(2))) / 2,
+    "phi": lambda u: math.exp(-u * u / 2) / math.sqrt(2 * math.pi),
+}
+WRITTEN = [*REFERENCE, "step", "leaky_relu(slope=0.3)", "elu(alpha=2)", "celu(alpha=2)", "step(window=0.7)"]
+WRITTEN += ["hardtanh(lower=-2, upper=0.5)", "softplus(beta=3)", "prelu(init=0.4)"]
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_the_written_formulas_are_the_functions(text):
+    """Formula and derivative as printed, evaluated as Python, beside f and autograd."""
+    made = activation(text)
+    options = dict(made.spec.options)
+    options |= {"a": options.get("init"), "b": options.get("init")}
+    for z in (-3.7, -2.2, -0.61, -0.2, 0.0, 0.13, 0.45, 1.7, 5.5, 7.1):
+        given = torch.tensor([z], dtype=torch.float64)
+        u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+        say = lambda words: eval(words.partition(";")[0], {**FACTS, **options, "z": z, "u": u})  # noqa: B023, E731, S307  # our own text, used at once
+        assert float(made(given)) == pytest.approx(say(made.formula), abs=1e-7)
+        if z != 0 or made.name in ("silu", "gelu", "tanh", "step"):
+            assert float(made.derivative(given)) == pytest.approx(say(made.slope), abs=1e-7)
+
+
 def test_options_change_the_function():
     z = torch.tensor([-2.0, 3.0])
     assert torch.equal(activation("leaky_relu(slope=0.5)")(z), torch.tensor([-1.0, 3.0]))
@@ -93,11 +125,22 @@ def test_options_change_the_function():
     assert 4e-4 < float((exact(grid) - tanh(grid)).abs().max()) < 5e-4
 
 
-@pytest.mark.parametrize("text", ["leaky_relu(slope=0.1)", "kwta(fraction=0.2)", "gelu(approximate=tanh)", "relu"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "leaky_relu(slope=0.1)",
+        "kwta(fraction=0.2)",
+        "gelu(approximate=tanh)",
+        "relu",
+        "swish(beta=2)",
+        "maxout(pieces=3)",
+    ],
+)
 def test_specs_round_trip(text):
     made = activation(text)
     assert activation(str(made.spec)) == made == activation(made.spec) == activation(made)
     assert activation(Spec("leaky_relu", (("slope", 0.3),))).options.slope == 0.3
+    assert activation("gelu(approximate=none)") == activation("gelu")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +159,13 @@ def test_specs_round_trip(text):
         ("prelu(init=inf)", BadOption, "init"),
         ("hardtanh(lower=2)", BadOption, "lower"),
         ("gelu(approximate=fast)", BadOption, "tanh"),
+        ("swish(beta=0)", BadOption, "beta"),
+        ("pswish(init=-1)", BadOption, "init"),
+        ("step(window=0)", BadOption, "window"),
+        ("step(window=inf)", BadOption, "window"),
+        ("maxout(pieces=1)", BadOption, "pieces"),
+        ("maxout(pieces=2.5)", BadOption, "pieces"),
+        ("swsh", UnknownName, "swish"),
         ("leaky_relu(slope=yes)", BadOption, "slope"),
         ("relu(", SpecError, "relu("),
     ],
@@ -130,8 +180,84 @@ def test_modules_are_torchs_own_where_it_has_them():
     assert make("leaky_relu(slope=0.3)").negative_slope == 0.3
     assert [p.shape for p in make("prelu").parameters()] == [(1,)]
     assert make("prelu") is not make("prelu")
+    assert [p.tolist() for p in make("pswish(init=0.5)").parameters()] == [[0.5]]
+    assert {name for name in names() if activation(name).learnable} == {"prelu", "pswish"}
     assert not any(list(make(name).parameters()) for name in names() if not activation(name).learnable)
     assert repr(make("kwta(fraction=0.2)")) == "KWTA(fraction=0.2)"
+    assert repr(make("swish(beta=2)")) == "Swish(beta=2.0)"
+    assert repr(make("step")) == "Step(window=1.0)"
+    assert repr(make("maxout(pieces=4)")) == "Maxout(pieces=4)"
+
+
+def test_a_learnable_activation_has_a_fixed_twin_of_the_same_values():
+    z = torch.linspace(-4, 4, 81, dtype=torch.float64)
+    for text, twin in (("prelu(init=0.3)", "leaky_relu(slope=0.3)"), ("pswish(init=1.5)", "swish(beta=1.5)")):
+        made = activation(text)
+        assert made.fixed == activation(twin)
+        assert not made.fixed.learnable
+        assert torch.allclose(made.fixed(z), made(z), rtol=0, atol=1e-7)  # the parameter is made in float32
+    assert activation("gelu").fixed == activation("gelu")
+
+
+def test_pswish_learns_the_slope_of_z_sigmoid_by_beta():
+    """d/d beta of z sigmoid(beta z) is z^2 s (1 - s); one gradient step goes where it says."""
+    made = make("pswish(init=0.5)").double()
+    z = torch.tensor([-2.0, 0.5, 3.0], dtype=torch.float64)
+    made(z).sum().backward()
+    s = expit(0.5 * z.numpy())
+    assert float(made.beta.grad) == pytest.approx(float((z.numpy() ** 2 * s * (1 - s)).sum()), rel=1e-9)
+    with torch.no_grad():
+        made.beta.fill_(9.0)
+    made.reset_parameters()
+    assert made.beta.tolist() == [0.5]
+
+
+def test_step_is_a_step_with_a_straight_through_gradient():
+    z = torch.tensor([-1.5, -1.0, -0.25, 0.0, 0.25, 1.0, 1.5, math.inf, -math.inf], requires_grad=True)
+    out = make("step")(z)
+    assert out.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 0]
+    (slope,) = torch.autograd.grad((out * torch.arange(1.0, 10.0)).sum(), z)
+    assert slope.tolist() == [0, 2, 3, 4, 5, 6, 0, 0, 0]
+    assert make("step")(torch.tensor([math.nan])).isnan().all()  # a NaN is neither on nor off
+    p = activation("step").properties
+    assert (p.lower, p.upper, p.monotone, p.bounded, p.estimated_slope) == (0, 1, True, True, True)
+    assert p.lipschitz == p.curvature == math.inf
+    assert not any(activation(name).properties.estimated_slope for name in names() if name != "step")
+
+
+def test_a_step_does_and_and_or_and_no_line_does_xor():
+    """The seeds' perceptron: with a 1 at and above 0. XOR is not linearly separable: no weights of a grid do it."""
+    x = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]])
+    unit = lambda w, b: make("step")(x @ torch.tensor(w) + b).tolist()  # noqa: E731
+    assert unit([1.0, 1.0], -1.5) == [0, 0, 0, 1]
+    assert unit([1.0, 1.0], -0.5) == [0, 1, 1, 1]
+    grid = [i / 4 for i in range(-8, 9)]
+    assert not any(unit([a, b], c) == [0, 1, 1, 0] for a in grid for b in grid for c in grid)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 3), groups=st.integers(1, 5), pieces=st.integers(2, 4), side=st.integers(1, 3))
+def test_maxout_is_the_largest_of_each_group_and_one_gets_the_gradient(rows, groups, pieces, side):
+    z = torch.randn(rows, groups * pieces, side, generator=torch.Generator().manual_seed(rows + groups)).round()
+    z.requires_grad_()
+    out = make(f"maxout(pieces={pieces})")(z)
+    assert out.shape == (rows, groups, side)
+    grouped = z.detach().numpy().reshape(rows, groups, pieces, side)
+    assert np.array_equal(out.detach().numpy(), grouped.max(2))
+    (slope,) = torch.autograd.grad(out.sum(), z)
+    taken = slope.numpy().reshape(rows, groups, pieces, side)
+    assert (taken.sum(2) == 1).all()
+    assert ((taken * grouped).sum(2) == grouped.max(2)).all()
+
+
+def test_maxout_says_what_does_not_fit():
+    assert make("maxout")(torch.tensor([1.0, 5.0, -2.0, -3.0])).tolist() == [5, -2]
+    with pytest.raises(ModelError, match="5 channels"):
+        make("maxout")(torch.zeros(2, 5))
+    assert activation("maxout(pieces=3)").pieces == 3
+    assert {activation(name).pieces for name in names() if name != "maxout"} == {1}
+    p = activation("maxout").properties
+    assert (p.lower, p.upper, p.max_slope, p.can_die) == (0, math.inf, 1, False)
 
 
 @settings(max_examples=60, deadline=None)
@@ -198,7 +324,10 @@ def test_properties_against_known_truths(name):
     )
 
 
-@pytest.mark.parametrize(("name", "start"), [("silu", -1.3), ("gelu", -0.8), ("mish", -1.2), ("hardswish", -1.4)])
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("silu", -1.3), ("gelu", -0.8), ("mish", -1.2), ("hardswish", -1.4), ("swish(beta=2.5)", -0.5)],
+)
 def test_minima_against_an_optimiser(name, start):
     found = minimize_scalar(REFERENCE[name], bracket=(start - 0.5, start, start + 0.5), options={"xtol": 1e-12})
     p = activation(name).properties
@@ -212,6 +341,30 @@ def test_the_seeds_wrong_range_of_silu_is_not_repeated():
     p = activation("silu").properties
     assert (round(p.lower, 5), round(p.argmin, 4), p.can_die) == (-0.27846, -1.2786, False)
     assert p.upper == math.inf
+
+
+CURVATURE = {  # the largest |f''| in closed form; at a kink there is none
+    "tanh": 4 / (3 * math.sqrt(3)),
+    "sigmoid": 1 / (6 * math.sqrt(3)),
+    "softplus": 1 / 4,
+    "softplus(beta=3)": 3 / 4,
+    "silu": 1 / 2,
+    "swish(beta=2)": 1,
+    "gelu": 2 / math.sqrt(2 * math.pi),
+    "elu": 1,
+    "celu(alpha=2)": 1 / 2,
+    "elu(alpha=2)": math.inf,
+    "identity": 0,
+    "relu": math.inf,
+    "leaky_relu(slope=0.999)": math.inf,
+    "hardswish": math.inf,
+    "selu": math.inf,
+}
+
+
+@pytest.mark.parametrize("text", CURVATURE)
+def test_curvature_is_the_largest_second_derivative(text):
+    assert activation(text).properties.curvature == pytest.approx(CURVATURE[text], rel=2**-11)
 
 
 def test_leaky_relu_without_a_slope_dies_like_relu():

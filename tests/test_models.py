@@ -111,6 +111,8 @@ def test_image_networks_take_any_size(shape):
         ("activation=sigmoid,init=glorot", 2 / 700),
         ("activation=tanh,init=he", 2 / 400),
         ("activation=relu,init=torch", 1 / 3 / 400),
+        ("activation=relu,init=lecun", 1 / 400),
+        ("activation=leaky_relu(slope=0.5),init=orthogonal", 2 / 1.25 / 400),
     ],
 )
 def test_initial_weights_have_the_stated_variance(options, variance):
@@ -118,6 +120,88 @@ def test_initial_weights_have_the_stated_variance(options, variance):
     weight = model[1].weight
     # relative standard error of a variance of 120,000 draws is at most sqrt(2 / 120000) = 0.41 %; five of them
     assert weight.var().item() == pytest.approx(variance, rel=5 * math.sqrt(2 / weight.numel()))
+
+
+def test_orthogonal_weights_are_orthonormal_times_the_gain():
+    weight = models.build("mlp(width=[30],init=orthogonal)", (50,), 3, seed=0)[1].weight
+    assert torch.allclose(weight @ weight.T, 2 * torch.eye(30), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "widths"),
+    [
+        ("", (128, 128, 64)),
+        ("depth=5", (128, 128, 64, 64, 64)),
+        ("depth=1", (128,)),
+        ("depth=4,width=[10]", (10, 10, 10, 10)),
+        ("depth=2,width=[9,8,7]", (9, 8)),
+    ],
+)
+def test_depth_repeats_the_last_width_or_leaves_widths_out(options, widths):
+    model = models.build(f"mlp({options})", (12,), 3, seed=0)
+    assert tuple(m.out_features for m in model if isinstance(m, nn.Linear)) == (*widths, 3)
+
+
+def test_a_residual_layer_adds_its_input_where_widths_agree():
+    model = models.build("mlp(width=[6],depth=3,residual=true,norm=layer,activation=tanh)", (5,), 2, seed=0)
+    first, *rest = (m for m in model.modules() if isinstance(m, nn.Linear))
+    x = torch.randn(4, 5)
+    unit = lambda z: torch.tanh(F.layer_norm(z, (6,)))  # noqa: E731
+    h = unit(first(x))
+    for layer in rest[:-1]:
+        h = h + unit(layer(h))
+    assert torch.equal(model(x), rest[-1](h))
+
+
+def test_a_residual_network_without_a_place_for_it_is_refused():
+    with pytest.raises(BadOption, match="equal widths"):
+        models.build("mlp(width=[6,7],residual=true)", (5,), 2, seed=0)
+    assert models.build("mlp(width=[5,7],residual=true)", (5,), 2, seed=0)(torch.rand(3, 5)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize("name", models.names())
+def test_norms_stand_before_every_activation(name, norm):
+    """Layer norm: an example's answer ignores the scale of a layer; batch norm: a batch's. Without one, both matter."""
+    model = models.build(f"{name}(norm={norm})", (1, 8, 8), 10, seed=0)
+    kinds = {"none": (), "batch": (nn.BatchNorm1d, nn.BatchNorm2d), "layer": (nn.LayerNorm, nn.GroupNorm)}
+    norms = [m for m in model.modules() if isinstance(m, (*kinds["batch"], *kinds["layer"]))]
+    acts = sum(isinstance(m, nn.ReLU) for m in model.modules())
+    assert len(norms) == (0 if norm == "none" else acts)
+    assert all(isinstance(m, kinds[norm]) for m in norms)
+    first = next(m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+    before = model(INPUTS)
+    with torch.no_grad():
+        first.weight *= 7
+    assert torch.allclose(model(INPUTS), before, rtol=0, atol=1e-2 * before.abs().max().item()) == (norm != "none")
+    alone = torch.cat([model.eval()(x[None]) for x in INPUTS])
+    assert torch.allclose(alone, model(INPUTS), atol=1e-4)  # in eval mode rows do not meet
+
+
+def test_the_plain_network_is_the_residual_one_without_shortcuts():
+    shared = [models.build(f"resnet20(width=4{more})", (1, 8, 8), 10, seed=0) for more in ("", ",residual=false")]
+    assert all(map(torch.equal, *map(parameters, shared)))
+    block = shared[1].blocks[0]
+    x = torch.rand(2, 4, 8, 8)
+    h = block.norm2(block.conv2(torch.relu(block.norm1(block.conv1(x)))))
+    assert torch.equal(block(x), torch.relu(h))
+    assert torch.equal(shared[0].blocks[0](x), torch.relu(h + x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_dropout_drops_in_training_alone(name):
+    dropping, plain = (models.build(f"{name}(dropout={share})", (1, 8, 8), 10, seed=0) for share in (0.5, 0))
+    assert torch.equal(dropping.eval()(INPUTS), plain.eval()(INPUTS))
+    dropping.train()
+    assert not torch.equal(dropping(INPUTS), dropping(INPUTS))
+
+
+def test_maxout_doubles_the_layer_before_it():
+    model = models.build("mlp(activation=maxout(pieces=3),width=[8,4])", (5,), 2, seed=0)
+    assert [m.out_features for m in model if isinstance(m, nn.Linear)] == [24, 12, 2]
+    x = torch.randn(6, 5)
+    h = model[1](x).unflatten(1, (8, 3)).amax(2)
+    assert torch.equal(model(x), model[5](model[3](h).unflatten(1, (4, 3)).amax(2)))
 
 
 def test_he_keeps_the_scale_of_a_deep_relu_network():
@@ -141,7 +225,12 @@ def test_he_keeps_the_scale_of_a_deep_relu_network():
         ("cnn(hidden=0)", BadOption, "at least 1 hidden"),
         ("mlp(width=[])", BadOption, "Give widths"),
         ("resnet20(width=3)", BadOption, "even"),
-        ("cnn(init=xavier)", BadOption, "auto, he, glorot, torch"),
+        ("cnn(init=xavier)", BadOption, "auto, he, glorot, lecun, orthogonal, torch"),
+        ("mlp(depth=0)", BadOption, "hidden layer"),
+        ("mlp(norm=group)", BadOption, "batch, layer or none"),
+        ("mlp(dropout=1)", BadOption, "share"),
+        ("cnn(dropout=-0.1)", BadOption, "share"),
+        ("resnet20(norms=layer)", UnknownName, "Did you mean 'norm'"),
         ("cnn(", SpecError, "cannot read"),
     ],
 )
@@ -163,7 +252,8 @@ def test_shapes_that_do_not_fit():
 
 def test_canonical_writes_every_option_and_round_trips():
     full = models.canonical("reference:cnn(activation=leaky_relu)")
-    assert str(full) == "cnn(activation=leaky_relu(slope=0.01), channels=[16, 32], hidden=64, init=auto)"
+    told = "activation=leaky_relu(slope=0.01), channels=[16, 32], hidden=64, norm=none, dropout=0.0, init=auto"
+    assert str(full) == f"cnn({told})"
     assert models.canonical(parse(str(full))) == full
     assert models.canonical("cnn(hidden=64,activation=leaky_relu(slope=0.01))") == full
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from actsec.activations import Swapped, activation, find, make, names, replace, watch
-from actsec.errors import ModelError, UnknownName
+from actsec.errors import BadOption, ModelError, UnknownName
 
 SHARED = Path(os.environ.get("ACTSEC_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -173,9 +173,9 @@ FORMS = {
 
 
 class One(nn.Module):
-    def __init__(self, act):
+    def __init__(self, act, pieces=1):
         super().__init__()
-        self.fc1, self.fc2, self.act = nn.Linear(4, 5), nn.Linear(5, 3), act
+        self.fc1, self.fc2, self.act = nn.Linear(4, 5 * pieces), nn.Linear(5, 3), act
 
     def forward(self, x):
         return self.fc2(self.act(self.fc1(x)))
@@ -204,10 +204,16 @@ def test_every_way_to_call_an_activation(form):
 def test_every_activation_of_the_catalogue_is_a_site_and_a_target(name):
     torch.manual_seed(0)
     x = torch.randn(3, 4)
-    model = One(make(name)).eval()
+    pieces = activation(name).pieces
+    model = One(make(name), pieces).eval()
     (site,) = find(model, x)
     assert (site.name, site.kind, site.functional) == ("act", name, False)
     assert site.activation == activation(name)
+    if pieces > 1:
+        with pytest.raises(BadOption, match="fits in no other's place"):
+            replace(model, name, example=x)
+        assert torch.equal(replace(model, "silu", example=x).stands["act"](x), F.silu(x))
+        return
     with torch.no_grad():
         assert torch.equal(replace(model, name, example=x)(x), model(x))
         z = model.fc1(x)

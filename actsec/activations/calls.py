@@ -35,7 +35,11 @@ _KNOWN: dict[str, tuple[str, tuple[tuple[str, str, float | str], ...]]] = {
     "special_expit": ("sigmoid", ()),
     "hardsigmoid": ("hardsigmoid", ()),
     "softplus": ("softplus", (("beta", "beta", 1.0),)),
+    "swish": ("swish", (("beta", "beta", 1.0),)),
+    "pswish": ("pswish", ()),
+    "step": ("step", (("window", "window", 1.0),)),
     "kwta": ("kwta", (("fraction", "fraction", 0.1),)),
+    "maxout": ("maxout", (("pieces", "pieces", 2),)),
     "identity": ("identity", ()),
 }
 
@@ -46,6 +50,7 @@ _OUTSIDE = {
     "softshrink": "soft shrinkage",
     "hardshrink": "hard shrinkage",
     "tanhshrink": "tanh shrinkage",
+    "heaviside": "a step, whose gradient torch does not know",
     "glu": "gated linear unit",
     "lstm": "an LSTM's gates, fused in one call",
     "gru": "a GRU's gates, fused in one call",

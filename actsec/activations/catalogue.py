@@ -69,7 +69,41 @@ class CELU:
 class GELU:
     """Options of gelu."""
 
-    approximate: Annotated[Literal["none", "tanh"], "the exact formula, or its tanh approximation"] = "none"
+    approximate: Annotated[Literal["none", "tanh"] | None, "the exact formula, or its tanh approximation"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.approximate is None:  # the notation reads the word none so
+            object.__setattr__(self, "approximate", "none")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Swish:
+    """Options of swish."""
+
+    beta: Annotated[float, "sharpness: 1 is silu, the limit of large beta is relu"] = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.beta < math.inf, "swish(beta=...)", self.beta, "a positive number such as 1.0")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PSwish:
+    """Options of pswish."""
+
+    init: Annotated[float, "sharpness before training"] = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.init < math.inf, "pswish(init=...)", self.init, "a positive number such as 1.0")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """Options of step."""
+
+    window: Annotated[float, "the straight-through gradient is 1 where |z| is at most this, else 0"] = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.window < math.inf, "step(window=...)", self.window, "a positive number such as 1.0")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,31 +137,86 @@ class KWTA:
         _require(0 < self.fraction <= 1, "kwta(fraction=...)", self.fraction, "a share above 0 and at most 1")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Maxout:
+    """Options of maxout."""
+
+    pieces: Annotated[int, "pre-activations of one output: neighbouring channels"] = 2
+
+    def __post_init__(self) -> None:
+        _require(self.pieces >= 2, "maxout(pieces=...)", self.pieces, "a whole number of at least 2")
+
+
 def _require(holds: bool, option: str, value: float, wanted: str) -> None:
     if not holds:
         raise BadOption(f"{option}: {value} is not {wanted}", f"Give {wanted}.")
 
 
-_CATALOGUE: dict[str, tuple[type, str]] = {
-    "relu": (Plain, "max(0, z)"),
-    "leaky_relu": (LeakyReLU, "z if z > 0 else slope * z"),
-    "prelu": (PReLU, "z if z > 0 else a * z, with a learned, one a call"),
-    "elu": (ELU, "z if z > 0 else alpha * (exp(z) - 1)"),
-    "celu": (CELU, "z if z > 0 else alpha * (exp(z / alpha) - 1)"),
-    "selu": (Plain, "1.0507 * (z if z > 0 else 1.6733 * (exp(z) - 1))"),
-    "gelu": (GELU, "z * Phi(z), Phi the standard normal distribution function"),
-    "silu": (Plain, "z * sigmoid(z)"),
-    "mish": (Plain, "z * tanh(log(1 + exp(z)))"),
-    "hardswish": (Plain, "z * min(max(z + 3, 0), 6) / 6"),
-    "tanh": (Plain, "tanh(z)"),
-    "hardtanh": (HardTanh, "min(max(z, lower), upper)"),
-    "sigmoid": (Plain, "1 / (1 + exp(-z))"),
-    "hardsigmoid": (Plain, "min(max(z + 3, 0), 6) / 6"),
-    "softplus": (Softplus, "log(1 + exp(beta * z)) / beta"),
-    "relu6": (Plain, "min(max(0, z), 6)"),
-    "identity": (Plain, "z"),
-    "kwta": (KWTA, "z if z is among the largest fraction of the call's units, else 0"),
+# Each formula and derivative, up to a semicolon, is an expression that a test evaluates beside the function.
+_CATALOGUE: dict[str, tuple[type, str, str]] = {
+    "relu": (Plain, "max(0, z)", "1 if z > 0 else 0"),
+    "leaky_relu": (LeakyReLU, "z if z > 0 else slope * z", "1 if z > 0 else slope"),
+    "prelu": (PReLU, "z if z > 0 else a * z; a is learned, one a call", "1 if z > 0 else a"),
+    "elu": (ELU, "z if z > 0 else alpha * (exp(z) - 1)", "1 if z > 0 else alpha * exp(z)"),
+    "celu": (CELU, "z if z > 0 else alpha * (exp(z / alpha) - 1)", "1 if z > 0 else exp(z / alpha)"),
+    "selu": (
+        Plain,
+        "1.0507009873554805 * (z if z > 0 else 1.6732632423543772 * (exp(z) - 1))",
+        "1.0507009873554805 * (1 if z > 0 else 1.6732632423543772 * exp(z))",
+    ),
+    "gelu": (
+        GELU,
+        "z * Phi(z); Phi is the standard normal distribution function",
+        "Phi(z) + z * phi(z); phi is the standard normal density",
+    ),
+    "silu": (Plain, "z * sigmoid(z)", "sigmoid(z) * (1 + z * (1 - sigmoid(z)))"),
+    "swish": (Swish, "z * sigmoid(beta * z)", "sigmoid(beta * z) * (1 + beta * z * (1 - sigmoid(beta * z)))"),
+    "pswish": (
+        PSwish,
+        "z * sigmoid(b * z); b is learned, one a call",
+        "sigmoid(b * z) * (1 + b * z * (1 - sigmoid(b * z)))",
+    ),
+    "mish": (
+        Plain,
+        "z * tanh(log(1 + exp(z)))",
+        "tanh(log(1 + exp(z))) + z * sigmoid(z) * (1 - tanh(log(1 + exp(z)))**2)",
+    ),
+    "hardswish": (
+        Plain,
+        "z * min(max(z + 3, 0), 6) / 6",
+        "0 if z < -3 else z / 3 + 1 / 2 if z < 3 else 1",
+    ),
+    "tanh": (Plain, "tanh(z)", "1 - tanh(z)**2"),
+    "hardtanh": (HardTanh, "min(max(z, lower), upper)", "1 if lower < z < upper else 0"),
+    "sigmoid": (Plain, "1 / (1 + exp(-z))", "sigmoid(z) * (1 - sigmoid(z))"),
+    "hardsigmoid": (Plain, "min(max(z + 3, 0), 6) / 6", "1 / 6 if -3 < z < 3 else 0"),
+    "softplus": (Softplus, "log(1 + exp(beta * z)) / beta", "sigmoid(beta * z)"),
+    "relu6": (Plain, "min(max(0, z), 6)", "1 if 0 < z < 6 else 0"),
+    "step": (
+        Step,
+        "1 if z >= 0 else 0",
+        "1 if abs(z) <= window else 0; a straight-through estimate: the slope itself is 0",
+    ),
+    "identity": (Plain, "z", "1"),
+    "kwta": (
+        KWTA,
+        "z if z is among the largest fraction of the call's units, else 0",
+        "1 for the winners, 0 for the rest",
+    ),
+    "maxout": (
+        Maxout,
+        "the largest of each group of so many neighbouring channels",
+        "1 for the largest of its group, 0 for the rest",
+    ),
 }
+_GELU_TANH = (
+    "z / 2 * (1 + tanh(u)); u = sqrt(2 / pi) * (z + 0.044715 * z**3)",
+    "(1 + tanh(u)) / 2 + z / 2 * (1 - tanh(u)**2) * sqrt(2 / pi) * (1 + 0.134145 * z**2); u as above",
+)
+
+
+# a learnable activation: what it is with its parameter held, and the option that holds it
+_FIXED = {"prelu": ("leaky_relu", "slope"), "pswish": ("swish", "beta")}
 
 
 def names() -> tuple[str, ...]:
@@ -150,7 +239,16 @@ class Activation:
     @property
     def formula(self) -> str:
         """The formula as text, z being the pre-activation."""
-        return _entry(self.name)[1]
+        return _GELU_TANH[0] if self._tanh_form else _entry(self.name)[1]
+
+    @property
+    def slope(self) -> str:
+        """The derivative's formula as text; at a kink, ``derivative`` says what torch answers."""
+        return _GELU_TANH[1] if self._tanh_form else _entry(self.name)[2]
+
+    @property
+    def _tanh_form(self) -> bool:
+        return self.name == "gelu" and self.options.approximate == "tanh"
 
     @property
     def spec(self) -> Spec:
@@ -160,12 +258,25 @@ class Activation:
     @property
     def learnable(self) -> bool:
         """Whether it has a parameter that training changes."""
-        return self.name == "prelu"
+        return self.name in _FIXED
+
+    @property
+    def fixed(self) -> Activation:
+        """The same function with nothing to learn: prelu(init=0.1) as leaky_relu(slope=0.1); others are themselves."""
+        if self.name not in _FIXED:
+            return self
+        name, option = _FIXED[self.name]
+        return activation(Spec(name, ((option, self.options.init),)))
 
     @property
     def elementwise(self) -> bool:
         """Whether a unit's output depends on its own pre-activation only."""
-        return self.name != "kwta"
+        return self.name not in ("kwta", "maxout")
+
+    @property
+    def pieces(self) -> int:
+        """Pre-activations of one output: 1 for every activation but maxout, whose output is smaller than its input."""
+        return getattr(self.options, "pieces", 1)
 
     @property
     def properties(self) -> Properties:
@@ -181,13 +292,16 @@ class Activation:
         return module(self)
 
     def __call__(self, z: Tensor) -> Tensor:
-        """f(z), any shape, floating point; prelu with its slope at ``init``."""
+        """f(z), any shape, floating point; learnable ones at ``init``. maxout makes one output of each group."""
         from actsec.activations.functions import evaluate
 
         return evaluate(self, z)
 
     def derivative(self, z: Tensor) -> Tensor:
-        """f'(z) by autograd, same shape as z, off z's graph; at a kink, torch's choice (relu: 0 at 0)."""
+        """f'(z) by autograd, same shape as z, off z's graph; at a kink, torch's choice (relu: 0 at 0).
+
+        For step it is the straight-through estimate, as everywhere that autograd is asked.
+        """
         from actsec.activations.properties import derivative
 
         return derivative(self, z)

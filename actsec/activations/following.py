@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from actsec.activations import calls
-from actsec.activations.functions import KWTA, Identity
+from actsec.activations.functions import OWN
 from actsec.errors import ModelError
 
 
@@ -162,7 +162,7 @@ def refuse_compiled(model: nn.Module) -> None:
 
 def is_activation(module: nn.Module) -> bool:
     """Whether a module is one call of an activation and nothing else: torch's own classes and the catalogue's."""
-    if isinstance(module, (KWTA, Identity)):
+    if isinstance(module, OWN):
         return True
     kind = type(module)
     return kind.__module__ == _torch_activations.__name__ and kind is not nn.MultiheadAttention

@@ -24,7 +24,9 @@ class Properties:
     """Computed properties of one activation; ``lower`` and ``upper`` are infimum and supremum of its output.
 
     For k-winners-take-all, whose units compete, the curve is one unit's output while the others stand at the quantiles
-    of a standard normal; it jumps, so its Lipschitz constant is infinite.
+    of a standard normal; it jumps, so its Lipschitz constant is infinite. For maxout it is the output by one of its
+    pieces while the others stand at 0. For step, slopes are the straight-through estimate, which is what training and
+    attacks see; ``lipschitz`` and ``curvature`` are infinite, since the function jumps.
     """
 
     lower: float
@@ -32,6 +34,7 @@ class Properties:
     argmin: float | None  # the z of the lowest output, where that is attained inside the grid
     max_slope: float  # the largest |f'(z)|
     lipschitz: float
+    curvature: float  # the largest |f''(z)|; infinite at a kink
     mean_output: float  # E f(Z) for a standard normal Z
     monotone: bool
     zero_centred: bool  # |mean_output| < 1e-3: symmetric inputs leave no offset for the next layer
@@ -41,6 +44,7 @@ class Properties:
     saturates: bool  # |f'| tends to 0 at both ends
     saturated_below: float | None  # |f'(z)| < 0.05 max |f'| for every z below
     saturated_above: float | None  # ... and for every z above
+    estimated_slope: bool  # the slopes are an estimate in place of the function's own, which are 0
 
 
 def derivative(activation: Activation, z: Tensor) -> Tensor:
@@ -76,6 +80,7 @@ def properties(activation: Activation) -> Properties:
         argmin=float(z[low_at]) if 0 < low_at < len(z) - 1 and f[low_at] < min(f[0], f[-1]) else None,
         max_slope=max_slope,
         lipschitz=math.inf if jump else max_slope,
+        curvature=math.inf if jump else _curvature(slope[fine]),
         mean_output=mean,
         monotone=bool((f[1:] - f[:-1] >= -1e-12 * (1 + f[1:].abs())).all()),
         zero_centred=abs(mean) < 1e-3,
@@ -85,6 +90,7 @@ def properties(activation: Activation) -> Properties:
         saturates=float(torch.maximum(slope[0].abs(), slope[-1].abs())) < 1e-6 * max_slope,
         saturated_below=below,
         saturated_above=None if above is None else -above,
+        estimated_slope=activation.name == "step",
     )
 
 
@@ -95,12 +101,25 @@ def _grid() -> Tensor:
 
 
 def _curve(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
+    """f and f' of one unit along the grid."""
     if activation.elementwise:
         return activation(z), derivative(activation, z)
-    others = 99  # few enough that the grid times the crowd stays small
-    crowd = torch.special.ndtri(torch.arange(1, others + 1, dtype=torch.float64) / (others + 1))
-    rows = torch.cat([z[:, None], crowd.expand(len(z), others)], dim=1)
+    if activation.pieces > 1:
+        rows = torch.nn.functional.pad(z[:, None], (0, activation.pieces - 1))
+    else:
+        others = 99  # few enough that the grid times the crowd stays small
+        crowd = torch.special.ndtri(torch.arange(1, others + 1, dtype=torch.float64) / (others + 1))
+        rows = torch.cat([z[:, None], crowd.expand(len(z), others)], dim=1)
     return activation(rows)[:, 0], derivative(activation, rows)[:, 0]
+
+
+def _curvature(slope: Tensor) -> float:
+    """The largest |f''| by differences of f'; infinite where they grow as the step shrinks, as at a kink.
+
+    Not by autograd, which does not know the second derivative of every activation.
+    """
+    near, far = (float((slope[by:] - slope[:-by]).abs().max()) / (by * _STEP) for by in (1, 4))
+    return math.inf if near > 2 * far else near
 
 
 def _limit(z: Tensor, f: Tensor) -> float:

@@ -17,7 +17,7 @@ from actsec.activations.catalogue import Activation, activation
 from actsec.activations.finding import tensors
 from actsec.activations.following import Follower, Stands, following, is_activation, key_of
 from actsec.activations.sites import Site, find, find_in_training, resting
-from actsec.errors import ModelError, unknown
+from actsec.errors import BadOption, ModelError, unknown
 from actsec.spec import Spec
 
 
@@ -88,9 +88,10 @@ def replace(
     the sites: in eval mode on the model and in train mode on a copy, so that auxiliary heads are replaced as well.
     relu by relu is bit-equal.
 
-    Raises UnknownName when a glob matches no site, ModelError when there is nothing to replace.
+    Raises UnknownName when a glob matches no site, ModelError when there is nothing to replace, BadOption for maxout,
+    whose output is smaller than its input.
     """
-    wanted = activation(to)
+    wanted = replaceable(to)
     found, training = find(model, example), find_in_training(model, example)
     known = {site.name for site in found.sites}
     later = [site for site in training.sites if site.name not in known]
@@ -104,6 +105,17 @@ def replace(
     swapped = Swapped(clone, stands, frozenset(known | {site.name for site in later}))
     swapped.training = swapped.stands.training = model.training
     return swapped
+
+
+def replaceable(to: Spec | str | Activation) -> Activation:
+    """The activation of a spec that can stand in another's place. Raises BadOption for one that changes the shape."""
+    wanted = activation(to)
+    if wanted.pieces > 1:
+        raise BadOption(
+            f"{wanted.name} makes one output of {wanted.pieces} pre-activations, so it fits in no other's place",
+            f"Build a network with it: reference:mlp(activation={wanted.name}).",
+        )
+    return wanted
 
 
 def _chosen(active: Sequence[Site], only: str | Sequence[str] | None) -> list[Site]:

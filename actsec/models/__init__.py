@@ -16,22 +16,45 @@ from actsec.spec import Spec
 if TYPE_CHECKING:
     from torch import nn
 
-Init = Literal["auto", "he", "glorot", "torch"]
-_INIT = "initial weights: he, glorot, torch (its own), or auto: glorot for tanh, sigmoid, identity; he for the others"
+Init = Literal["auto", "he", "glorot", "lecun", "orthogonal", "torch"]
+Norm = Literal["batch", "layer"] | None
+_INIT = (
+    "initial weights: he, glorot, lecun, orthogonal, torch (its own), or auto: glorot for tanh, sigmoid, identity; he "
+    "for the others"
+)
 _ACTIVATION = "any activation of the catalogue, with its options"
+_NORM = "normalisation before every activation: none, batch, or layer (over all units of an example)"
+_DROPOUT = "share of the units dropped in training after every hidden linear layer's activation"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MLP:
-    """A fully connected network on the flattened input, an activation after every hidden layer."""
+    """A fully connected network on the flattened input: linear, norm, activation, dropout in every hidden layer.
+
+    With ``residual`` a hidden layer with as many inputs as outputs adds its input to its output (He et al. 2016).
+    """
 
     activation: Annotated[Spec, _ACTIVATION] = Spec("relu")  # noqa: RUF009  # a Spec is immutable
     width: Annotated[tuple[int, ...], "units of each hidden layer"] = (128, 128, 64)
+    depth: Annotated[int | None, "hidden layers: widths are left out, or the last one repeated; none: as listed"] = None
+    norm: Annotated[Norm, _NORM] = None
+    residual: Annotated[bool, "add a hidden layer's input to its output where they are equally wide"] = False
+    dropout: Annotated[float, _DROPOUT] = 0.0
     init: Annotated[Init, _INIT] = "auto"
 
     def __post_init__(self) -> None:
         if not self.width or min(self.width) < 1:
             raise BadOption(f"mlp(width={list(self.width)}) has no units in a layer", "Give widths such as [128, 64].")
+        if self.depth is not None and self.depth < 1:
+            raise BadOption(f"mlp(depth={self.depth}) has no hidden layer", "Give 1 or more.")
+        _check_dropout("mlp", self.dropout)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each of the hidden layers, ``depth`` of them."""
+        if self.depth is None:
+            return self.width
+        return (*self.width, *self.width[-1:] * self.depth)[: self.depth]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +68,8 @@ class CNN:
     activation: Annotated[Spec, _ACTIVATION] = Spec("relu")  # noqa: RUF009  # a Spec is immutable
     channels: Annotated[tuple[int, ...], "output channels of the two convolutions"] = (16, 32)
     hidden: Annotated[int, "units of the hidden linear layer"] = 64
+    norm: Annotated[Norm, _NORM] = None
+    dropout: Annotated[float, _DROPOUT] = 0.0
     init: Annotated[Init, _INIT] = "auto"
 
     def __post_init__(self) -> None:
@@ -53,22 +78,31 @@ class CNN:
                 f"cnn(channels={list(self.channels)}, hidden={self.hidden}) is not a network",
                 "Give two numbers of channels, such as [16, 32], and at least 1 hidden unit.",
             )
+        _check_dropout("cnn", self.dropout)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResNet20:
     """The CIFAR ResNet of He et al. (2015, section 4.2) of depth 20: 3 stages of 3 blocks, 19 activation calls.
 
-    Batch normalisation after every convolution; shortcuts without parameters (subsample, pad channels with zeros).
+    A norm after every convolution (convolutions have biases where there is none); shortcuts without parameters
+    (subsample, pad channels with zeros). ``residual=false`` is their plain network of 20 layers.
     """
 
     activation: Annotated[Spec, _ACTIVATION] = Spec("relu")  # noqa: RUF009  # a Spec is immutable
     width: Annotated[int, "channels of the first stage, doubled at the second and third"] = 16
+    norm: Annotated[Norm, _NORM] = "batch"
+    residual: Annotated[bool, "shortcuts around every block"] = True
     init: Annotated[Init, _INIT] = "auto"
 
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
             raise BadOption(f"resnet20(width={self.width}) cannot be padded evenly", "Give an even number such as 16.")
+
+
+def _check_dropout(name: str, share: float) -> None:
+    if not 0 <= share < 1:
+        raise BadOption(f"{name}(dropout={share}) is not a share of the units", "Give 0 or a share below 1.")
 
 
 Options = MLP | CNN | ResNet20

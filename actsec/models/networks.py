@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from actsec.activations import Activation, activation
 from actsec.errors import BadOption, ModelError
-from actsec.models import CNN, MLP, Init, Options
+from actsec.models import CNN, MLP, Init, Norm, Options, ResNet20
 
 # Glorot & Bengio assume unit slope at zero; the sigmoids' slopes there, 1/4 and 1/6, are made up for.
 _GLOROT = {"tanh": 1.0, "hardtanh": 1.0, "identity": 1.0, "sigmoid": 4.0, "hardsigmoid": 6.0}
@@ -33,7 +33,7 @@ def build(options: Options, input_shape: tuple[int, ...], classes: int, seed: in
             if isinstance(options, CNN):
                 model = _cnn(options, kind, (channels, height, width), classes)
             else:
-                model = ResNet(kind, channels, options.width, classes)
+                model = ResNet(options, kind, channels, classes)
         _initialise(model, options.init, kind)
     return model
 
@@ -46,11 +46,43 @@ def _image(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
 
 def _mlp(options: MLP, kind: Activation, shape: tuple[int, ...], classes: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Flatten()]
-    inputs = math.prod(shape)
-    for width in options.width:
-        layers += [nn.Linear(inputs, width), kind.module()]
+    inputs, skipped = math.prod(shape), 0
+    for width in options.widths:
+        wide = width * kind.pieces
+        layer = [nn.Linear(inputs, wide), *_norm(options.norm, wide, flat=True), kind.module()]
+        layer += _dropout(options.dropout)
+        if options.residual and inputs == width:
+            layer = [Residual(*layer)]
+            skipped += 1
+        layers += layer
         inputs = width
+    if options.residual and not skipped:
+        raise BadOption(
+            f"mlp(residual=true): no layer of {[math.prod(shape), *options.widths]} has as many outputs as inputs",
+            "Give equal widths, such as mlp(width=[64], depth=5, residual=true).",
+        )
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+class Residual(nn.Sequential):
+    """Layers whose input is added to their output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + super().forward(x)
+        return out
+
+
+def _norm(kind: Norm, channels: int, *, flat: bool = False) -> list[nn.Module]:
+    """A norm of channels, with weight and bias each; layer norm of an image takes channels and places together."""
+    if kind is None:
+        return []
+    if kind == "batch":
+        return [nn.BatchNorm1d(channels) if flat else nn.BatchNorm2d(channels)]
+    return [nn.LayerNorm(channels) if flat else nn.GroupNorm(1, channels)]
+
+
+def _dropout(share: float) -> list[nn.Module]:
+    return [nn.Dropout(share)] if share else []
 
 
 def _cnn(options: CNN, kind: Activation, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
@@ -58,14 +90,19 @@ def _cnn(options: CNN, kind: Activation, shape: tuple[int, int, int], classes: i
     first, second = options.channels
     stride = 2 if min(height, width) >= 16 else 1
     high, wide = (math.ceil(math.ceil(side / stride) / 2) for side in (height, width))
+    more = kind.pieces
     return nn.Sequential(
-        nn.Conv2d(channels, first, 3, stride=stride, padding=1),
+        nn.Conv2d(channels, first * more, 3, stride=stride, padding=1),
+        *_norm(options.norm, first * more),
         kind.module(),
-        nn.Conv2d(first, second, 3, stride=2, padding=1),
+        nn.Conv2d(first, second * more, 3, stride=2, padding=1),
+        *_norm(options.norm, second * more),
         kind.module(),
         nn.Flatten(),
-        nn.Linear(second * high * wide, options.hidden),
+        nn.Linear(second * high * wide, options.hidden * more),
+        *_norm(options.norm, options.hidden * more, flat=True),
         kind.module(),
+        *_dropout(options.dropout),
         nn.Linear(options.hidden, classes),
     )
 
@@ -73,16 +110,16 @@ def _cnn(options: CNN, kind: Activation, shape: tuple[int, int, int], classes: i
 class ResNet(nn.Module):
     """The CIFAR ResNet of depth 20 with any activation."""
 
-    def __init__(self, kind: Activation, channels: int, width: int, classes: int) -> None:
+    def __init__(self, options: ResNet20, kind: Activation, channels: int, classes: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        width = options.width
+        self.conv, self.norm = _convolution(options.norm, channels, width * kind.pieces, 1)
         self.act = kind.module()
         stages = [(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
         blocks: list[nn.Module] = []
         for inputs, outputs, stride in stages:
-            blocks.append(Block(kind, inputs, outputs, stride))
-            blocks += [Block(kind, outputs, outputs, 1) for _ in range(2)]
+            blocks.append(Block(options, kind, inputs, outputs, stride))
+            blocks += [Block(options, kind, outputs, outputs, 1) for _ in range(2)]
         self.blocks = nn.Sequential(*blocks)
         self.linear = nn.Linear(4 * width, classes)
 
@@ -95,30 +132,40 @@ class ResNet(nn.Module):
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut without parameters."""
 
-    def __init__(self, kind: Activation, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, options: ResNet20, kind: Activation, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
+        wide = outputs * kind.pieces
+        self.conv1, self.norm1 = _convolution(options.norm, inputs, wide, stride)
         self.act1 = kind.module()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2, self.norm2 = _convolution(options.norm, outputs, wide, 1)
         self.act2 = kind.module()
-        self.stride, self.pad = stride, (outputs - inputs) // 2
+        self.stride, self.pad, self.pieces = stride, (outputs - inputs) // 2, kind.pieces
+        self.residual = options.residual
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm2(self.conv2(self.act1(self.norm1(self.conv1(x)))))
-        if self.pad:
-            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
-        out: Tensor = self.act2(h + x)
+        if self.residual:
+            if self.pad:
+                x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+            # maxout takes groups of channels: the shortcut goes to every member of its group
+            h = h + (x if self.pieces == 1 else x.repeat_interleave(self.pieces, 1))
+        out: Tensor = self.act2(h)
         return out
+
+
+def _convolution(norm: Norm, inputs: int, outputs: int, stride: int) -> tuple[nn.Conv2d, nn.Module]:
+    """A 3x3 convolution, with a bias where no norm brings one, and what normalises it."""
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=norm is None)
+    return convolution, (_norm(norm, outputs) or [nn.Identity()])[0]
 
 
 def _initialise(model: nn.Module, init: Init, kind: Activation) -> None:
     """Set the weights of every convolution and linear layer; biases to zero. "torch" leaves torch's own.
 
     He et al. (2015) keep the second moment of a relu network: standard deviation gain / sqrt(fan_in). Glorot & Bengio
-    (2010) suit activations that are linear around zero; "auto" divides by their slope there. No activation follows the
-    logits, so they start by Glorot.
+    (2010) suit activations that are linear around zero; "auto" divides by their slope there. LeCun et al. (1998) is
+    1 / sqrt(fan_in); "orthogonal" (Saxe et al. 2014) has orthonormal rows or columns times He's gain. No activation
+    follows the logits, so they start by Glorot.
     """
     if init == "torch":
         return
@@ -130,9 +177,11 @@ def _initialise(model: nn.Module, init: Init, kind: Activation) -> None:
             nn.init.xavier_uniform_(layer.weight)
         elif glorot:
             nn.init.xavier_uniform_(layer.weight, gain=gain)
+        elif init == "orthogonal":
+            nn.init.orthogonal_(layer.weight, gain=_gain(kind))
         else:
             fan_in = layer.weight[0].numel()
-            nn.init.normal_(layer.weight, std=_gain(kind) / math.sqrt(fan_in))
+            nn.init.normal_(layer.weight, std=(1.0 if init == "lecun" else _gain(kind)) / math.sqrt(fan_in))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
