@@ -127,6 +127,8 @@ class Ledger:
         """Keep, in every norm, the smallest misclassifying candidate: it counts for every threat it satisfies."""
         finite = torch.isfinite(reply.logits).all(-1)
         wrong = (reply.logits.argmax(-1) != cases.y[:, None]) & reply.inside & finite
+        if reply.rejection is not None:
+            wrong &= reply.rejection <= 0
         if not bool(wrong.any()):
             return
         at, candidate = wrong.nonzero(as_tuple=True)
@@ -158,12 +160,17 @@ class Ledger:
         self.witness[rows, j] = x[best]
 
 
-def opened(logits: Tensor, score: Tensor, cases: Cases, minimal: bool) -> Ledger:
-    """The ledger before the first question, from the clean pass's logits (n, classes) and scores (n,)."""
+def opened(logits: Tensor, score: Tensor, cases: Cases, minimal: bool, rejected: Tensor | None = None) -> Ledger:
+    """The ledger before the first question, from the clean pass's logits (n, classes) and scores (n,).
+
+    An untouched row that the target's detector rejected (n,) bool is no more correct than one it gets wrong.
+    """
     n, device = len(cases), cases.x.device
     success = score > 0
     count = torch.zeros(n, dtype=torch.int64, device=device)
     wrong = logits.argmax(1) != cases.y
+    if rejected is not None:
+        success, wrong = success | rejected, wrong | rejected
     smallest = torch.full((n, len(NORMS_KEPT)), torch.inf, dtype=torch.float64, device=device)
     smallest[wrong] = 0.0
     verdicts = Verdicts(

@@ -66,6 +66,13 @@ def margin(logits: Tensor, cases: Cases) -> Tensor:
     return torch.where(cases.target >= 0, gap, -gap)
 
 
+def accepted(score: Tensor, observed: Observed) -> Tensor:
+    """A score (m,) held to what the target's detector accepts: above 0 only where that is. NaN counts as rejected."""
+    if observed.rejection is None:
+        return score
+    return torch.minimum(score, -observed.rejection.to(score.dtype).nan_to_num(torch.inf))
+
+
 @dataclass(frozen=True, slots=True)
 class CrossEntropy:
     """-log p_y, or log p_t for targeted rows. Vanishes in float32 where the softmax saturates: use Margin there."""
@@ -79,12 +86,17 @@ class CrossEntropy:
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """The margin itself: immune to the scale of the logits in sign and zero set."""
+    """The margin itself: immune to the scale of the logits in sign and zero set.
+
+    Behind a detector with a gradient, the lesser of the margin and what the detector still allows: the score of the
+    goal, so that the loss attacks both. Cross-entropy and the difference of logits ratio do not see the detector.
+    """
 
     watches: ClassVar[bool] = False
 
     def __call__(self, observed: Observed, cases: Cases) -> Tensor:
-        return margin(observed.logits, cases)
+        gap, rejection = margin(observed.logits, cases), observed.rejection
+        return gap if rejection is None or not rejection.requires_grad else torch.minimum(gap, -rejection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +183,7 @@ class Misclassify:
 
     def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
         """The margin less the confidence (m,); a non-finite row scores -inf, it is not a success."""
-        score = margin(observed.logits, cases) - self.confidence
+        score = accepted(margin(observed.logits, cases) - self.confidence, observed)
         return torch.where(torch.isfinite(observed.logits).all(1), score, torch.full_like(score, -torch.inf))
 
     def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
@@ -230,7 +242,7 @@ class Confident:
         label = torch.where(cases.target >= 0, cases.target, best)[:, None]
         odds = own.gather(1, label).squeeze(1) - own.scatter(1, label, -torch.inf).logsumexp(1)
         least = math.log(self.probability) - math.log1p(-self.probability)
-        score = torch.minimum(margin(observed.logits, cases), odds - least)
+        score = accepted(torch.minimum(margin(observed.logits, cases), odds - least), observed)
         return torch.where(torch.isfinite(observed.logits).all(1), score, torch.full_like(score, -torch.inf))
 
     def baseline(self, observed: Observed) -> tuple[Tensor, ...]:

@@ -145,7 +145,9 @@ class Oracle:
                 if value.requires_grad:
                     (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
             kept = observed.sites if watches else ()
-            seen = Observed(observed.logits.detach(), tuple(SiteValues(s.name, s.kind, s.pre.detach()) for s in kept))
+            sites = tuple(SiteValues(s.name, s.kind, s.pre.detach()) for s in kept)
+            rejection = None if observed.rejection is None else observed.rejection.detach()
+            seen = Observed(observed.logits.detach(), sites, rejection)
             return seen, value.detach(), torch.zeros_like(leaf) if gradient is None else gradient.detach()
 
         seen, losses, gradients = zip(*self._in_calls(x, climbed), strict=True)
@@ -153,13 +155,18 @@ class Oracle:
 
     def decisions(self, x: Tensor) -> Tensor:
         """Decision logits of each single draw: (repeats, m, classes). The judge's view of a stochastic target."""
+        return self.decided(x)[0]
 
-        def decided(piece: Tensor, _: int) -> Tensor:
+    def decided(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``decisions``, and whether the target's detector rejected: (repeats, m) bool, False without one."""
+
+        def asked(piece: Tensor, _: int) -> Observed:
             with torch.no_grad():
-                return self._ask(piece.repeat_interleave(self.repeats, 0), False).logits
+                return self._ask(piece.repeat_interleave(self.repeats, 0), False)
 
-        logits = torch.cat(self._in_calls(x, decided))
-        return logits.reshape(len(x), self.repeats, -1).transpose(0, 1)
+        seen = _join(self._in_calls(x, asked))
+        logits = seen.logits.reshape(len(x), self.repeats, -1).transpose(0, 1)
+        return logits, rejected(seen).reshape(len(x), self.repeats).T
 
     def _in_calls(self, x: Tensor, call: Callable[[Tensor, int], T]) -> list[T]:
         """What ``call(rows, number of the first)`` gives for consecutive rows of x, at most ``rows()`` of them each.
@@ -205,7 +212,8 @@ class Oracle:
         def mean(value: Tensor) -> Tensor:
             return value.reshape(len(x), self.repeats, *value.shape[1:]).mean(1)
 
-        return Observed(mean(seen.logits), tuple(SiteValues(s.name, s.kind, mean(s.pre)) for s in seen.sites))
+        sites = tuple(SiteValues(s.name, s.kind, mean(s.pre)) for s in seen.sites)
+        return Observed(mean(seen.logits), sites, None if seen.rejection is None else mean(seen.rejection))
 
     def _ask(self, x: Tensor, watches: bool) -> Observed:
         m = x.shape[0]
@@ -216,7 +224,8 @@ class Oracle:
             torch.manual_seed(int.from_bytes(key[:7], "big"))
         self.calls += 1
         if not watches:
-            return Observed(self.target.decision_logits(self.target.logits(padded))[:m])
+            logits = self.target.decision_logits(self.target.logits(padded))[:m]
+            return Observed(logits, (), self._rejection(padded, m))
         from actsec.activations import watch
 
         with watch(self.target.model, post=False) as seen:
@@ -226,7 +235,19 @@ class Oracle:
                 for call in seen.calls
                 if call.pre.shape[0] == len(padded) * self.target.draws
             )
-        return Observed(logits, sites)
+        return Observed(logits, sites, self._rejection(padded, m))
+
+    def _rejection(self, padded: Tensor, m: int) -> Tensor | None:
+        """The detector's scores of the first m rows."""
+        score = self.target.rejection(padded)
+        return None if score is None else score[:m]
+
+
+def rejected(seen: Observed) -> Tensor:
+    """Rows (m,) bool that the target's detector rejects, NaN among them; none without one."""
+    if seen.rejection is None:
+        return torch.zeros(len(seen.logits), dtype=torch.bool, device=seen.logits.device)
+    return ~(seen.rejection <= 0)
 
 
 def by_row(pre: Tensor, draws: int) -> Tensor:
@@ -241,4 +262,5 @@ def _join(pieces: list[Observed]) -> Observed:
         SiteValues(first.name, first.kind, torch.cat([p.sites[i].pre for p in pieces]))
         for i, first in enumerate(pieces[0].sites)
     )
-    return Observed(torch.cat([p.logits for p in pieces]), sites)
+    scores = [p.rejection for p in pieces if p.rejection is not None]
+    return Observed(torch.cat([p.logits for p in pieces]), sites, torch.cat(scores) if scores else None)

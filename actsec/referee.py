@@ -17,7 +17,7 @@ from torch import Tensor
 from actsec import geometry, losses, rows
 from actsec.draws import Draws
 from actsec.ledger import ALREADY_WRONG, FOUND, NORMS_KEPT, REFUSED, Ledger, Verdicts, opened
-from actsec.oracle import Oracle, frozen
+from actsec.oracle import Oracle, frozen, rejected
 from actsec.types import BATCH, Ask, Attack, Cases, Goal, Loss, Norm, Recipe, Reply, Target
 
 JUDGE_DRAWS = 20
@@ -58,7 +58,9 @@ def drive(
         logits, score, baseline = opening.logits[:, 0], opening.score[:, 0], ()
     watched = judge is not None and goal.watches
     measured = _look(oracle, goal, cases.x, cases)[2] if watched else baseline
-    ledger = opened(logits, score, cases, minimal)
+    abstains = (judge or oracle).target.rejects is not None
+    refused = rejected((judge or oracle).observe(cases.x)) if abstains and goal.settles else None
+    ledger = opened(logits, score, cases, minimal, refused)
     if goal.settles:
         ledger.verdicts.status[ledger.success] = ALREADY_WRONG
     court = _Court(oracle, judge, goal, baseline, measured, ledger, width, queries, tell, note, opening)
@@ -200,7 +202,7 @@ def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[T
     aim = many.target if ask.target is None else ask.target.flatten()
     graded = ask.wants if ask.loss is not None else None
     if graded is None or bool(graded.all()):
-        logits, score, value, gradient = _queried(oracle, goal, flat, ask.loss, many, aim, bases)
+        logits, score, value, gradient, refusal = _queried(oracle, goal, flat, ask.loss, many, aim, bases)
     else:
         # Rows that need no gradient get none: first they, then the others, then back in order.
         asks = graded.repeat_interleave(k)
@@ -211,11 +213,12 @@ def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[T
                 own = tuple(part[index] for part in bases)
                 parts.append(_queried(oracle, goal, flat[index], loss, many.rows(index), aim[index], own))
         back = torch.cat(order).argsort()
-        logits, score, value, gradient = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+        logits, score, value, gradient, refusal = (torch.cat(column)[back] for column in zip(*parts, strict=True))
     size = geometry.reached(flat, many).reshape(n, k)
     inside = geometry.inside(ask.x, cases, size)
     score = score.reshape(n, k)
-    reply = Reply(logits.reshape(n, k, -1), score, (score > 0) & inside, size, inside)
+    refusals = refusal.reshape(n, k) if oracle.target.rejects is not None else None
+    reply = Reply(logits.reshape(n, k, -1), score, (score > 0) & inside, size, inside, rejection=refusals)
     if ask.loss is None:
         return reply
     return replace(reply, loss=value.reshape(n, k), gradient=gradient.reshape(ask.x.shape))
@@ -223,8 +226,8 @@ def answer(oracle: Oracle, goal: Goal, ask: Ask, cases: Cases, baseline: tuple[T
 
 def _queried(
     oracle: Oracle, goal: Goal, x: Tensor, loss: Loss | None, cases: Cases, aim: Tensor, baseline: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits, score, loss and gradient of candidates (m, *shape); the last two are zeros without a loss.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Logits, score, loss, gradient and rejection of candidates (m, *shape); zeros without a loss or a detector.
 
     aim (m,) is the class that the loss moves towards, -1 for away from y. Sites live for one call of the model only, so
     the goal scores call by call.
@@ -240,11 +243,12 @@ def _queried(
             aimed = replace(own, target=aim[piece])
             seen, value, gradient = oracle.differentiate(part, aimed, loss, goal.watches)
         score = goal.score(seen, tuple(base[piece] for base in baseline), own)
-        parts.append((seen.logits, score, value, gradient))
+        refusal = torch.zeros_like(value) if seen.rejection is None else seen.rejection
+        parts.append((seen.logits, score, value, gradient, refusal))
     if len(parts) == 1:
         return parts[0]
-    logits, scores, values, gradients = (torch.cat(column) for column in zip(*parts, strict=True))
-    return logits, scores, values, gradients
+    logits, scores, values, gradients, refusals = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logits, scores, values, gradients, refusals
 
 
 def confirm(
@@ -371,17 +375,18 @@ def _close(court: _Court, cases: Cases, grid: int | None) -> Verdicts:
     v.status[taken_back] = REFUSED
     if judge.target.stochastic:
         fresh = Oracle(judge.target, judge.batch, JUDGE_DRAWS, judge.seed, f"{judge.name}/judge")
-        decisions = fresh.decisions(v.x).argmax(-1)
-        v.wrong.copy_((decisions != cases.y).float().mean(0))
+        decisions, refused = fresh.decided(v.x)
+        v.wrong.copy_(_mistaken(decisions.argmax(-1) != cases.y, refused, attacked).float().mean(0))
     else:
-        v.wrong.copy_((logits.argmax(1) != cases.y).float())
+        refused = torch.zeros_like(attacked) if judge.target.rejects is None else rejected(judge.observe(v.x))
+        v.wrong.copy_(_mistaken(logits.argmax(1) != cases.y, refused, attacked).float())
     # Without a stand-in the witnesses were judged by this very model; they are asked again when its word is in doubt.
     doubted = court.judge is not None or bool(taken_back.any()) or judge.target.stochastic
     for j, norm in enumerate(NORMS_KEPT):
         claimed = torch.nonzero(torch.isfinite(v.smallest[:, j]) & (v.smallest[:, j] > 0)).flatten()
         if len(claimed) and doubted:
-            again = judge.observe(ledger.witness[claimed, j]).logits
-            wrong = (again.argmax(1) != cases.y[claimed]) & torch.isfinite(again).all(1)
+            seen = judge.observe(ledger.witness[claimed, j])
+            wrong = (seen.logits.argmax(1) != cases.y[claimed]) & torch.isfinite(seen.logits).all(1) & ~rejected(seen)
             v.smallest[claimed[~wrong], j] = torch.inf
         sizes = geometry.distance(v.x[held], cases.x[held], norm, cases.rules)
         wrong = logits[held].argmax(1) != cases.y[held]
@@ -393,3 +398,8 @@ def _close(court: _Court, cases: Cases, grid: int | None) -> Verdicts:
         saved = _look(judge, goal, rounded, cases.rows(found), tuple(part[found] for part in baseline))[1]
         on_grid[found] = (saved > 0).to(on_grid.dtype)
     return replace(v, refused=court.refused + int(taken_back.sum()), on_grid=on_grid, trace=ledger.trace())
+
+
+def _mistaken(wrong: Tensor, refused: Tensor, attacked: Tensor) -> Tensor:
+    """Wrong decisions (..., n): of an attacked row those that are accepted, of an untouched one refusals as well."""
+    return torch.where(attacked, wrong & ~refused, wrong | refused)

@@ -150,6 +150,10 @@ class Target:
     """The most rows of one call: what memory allows, never what the result depends on."""
     draws: int = 1
     """Noisy copies of an input that one answer averages over already, as many rows at each activation call."""
+    rejects: Callable[[Tensor], Tensor] | None = None
+    """A detector that abstains: inputs (n, *shape) in input units to bool (n,), or to scores (n,) that reject above 0.
+
+    An adversary must be wrong and accepted; an untouched input that is rejected counts as not correct."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and (len(self.classes) != 2 or not 0 < self.threshold < 1):
@@ -173,6 +177,14 @@ class Target:
     def decide(self, logits: Tensor) -> Tensor:
         """Labels (..., ) int64 by the target's own rule."""
         return self.decision_logits(logits).argmax(-1)
+
+    def rejection(self, x: Tensor) -> Tensor | None:
+        """The detector's scores (n,) float32 of inputs (n, *shape): above 0 rejects. None without a detector."""
+        if self.rejects is None:
+            return None
+        score = self.rejects(x).reshape(len(x))
+        # Told yes or no, a search still needs a number on each side.
+        return score.float() if score.is_floating_point() else score.float() * 2 - 1
 
     @property
     def device(self) -> torch.device:
@@ -296,10 +308,14 @@ class SiteValues:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a forward pass of m rows gave: decision logits (m, classes), and the activation calls when watched."""
+    """What a forward pass of m rows gave: decision logits (m, classes), and the activation calls when watched.
+
+    rejection (m,) are the scores of the target's detector, above 0 where it abstains; None without one.
+    """
 
     logits: Tensor
     sites: tuple[SiteValues, ...] = ()
+    rejection: Tensor | None = None
 
 
 class Loss(Protocol):
@@ -345,7 +361,8 @@ class Reply:
     """The referee's answer, all (n, k, ...).
 
     logits are decision logits; loss and gradient are of the asked loss; score above 0 is success by the goal; size is
-    the distance in the threat's norm; inside says whether the candidate was admissible.
+    the distance in the threat's norm; inside says whether the candidate was admissible; rejection is the score of the
+    target's detector, above 0 where it abstains, None without one.
     """
 
     logits: Tensor
@@ -355,6 +372,7 @@ class Reply:
     inside: Tensor
     loss: Tensor | None = None
     gradient: Tensor | None = None
+    rejection: Tensor | None = None
 
 
 class State(Protocol):
@@ -496,7 +514,8 @@ Status = Literal["ok", "warn", "red", "not_done", "not_applicable", "error"]
 class Finding:
     """What a diagnostic says: a stable rule id, a status, one claim in words, its numbers, and what to do.
 
-    voids says that a passing robustness number must not be believed while this is red.
+    voids says that a passing robustness number must not be believed while this is red. What is not ok carries a command
+    to dig further, and how often its rule was wrong about honest models, in words.
     """
 
     rule: str
@@ -507,6 +526,8 @@ class Finding:
     advice: str = ""
     severity: Literal["none", "low", "medium", "high"] = "none"
     voids: bool = False
+    command: str = ""
+    false_alarms: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,6 +548,16 @@ class Evidence:
     unanswered: int | None = None
     confined: bool = False
     """Whether rules keep an adversary without a budget from turning every input into every other."""
+    at: Mapping[float, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """By eps, rows still correct after one and the same gradient attack alone, this threat's eps among them."""
+    courses: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """By role, the best score (rows, questions) of followed rows that the attack did not break, NaN after their last."""
+    sizes: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """Without an eps: by role, the smallest misclassifying size (n,) that it found; 0 where wrong untouched."""
+    adaptive: Mapping[str, np.ndarray[Any, Any] | None] = field(default_factory=dict)
+    """The attacks that the model's own defenses say it must face here: rows still correct, None where not made."""
+    twin: np.ndarray[Any, Any] | None = None
+    """Rows that the model without its defenses gets right after the same gradient attacks; None where there is none."""
 
 
 class Diagnostic(Protocol):
