@@ -20,22 +20,39 @@ from torch.nn import functional as F
 from actsec import registry, spec, training
 from actsec.activations import find
 from actsec.errors import DataError
-from actsec.types import Material, Normalization, Split, Target
+from actsec.types import Cases, Material, Normalization, Observed, Split, Target
 
 SPECS = {
     "adversarial_training": (
         "adversarial_training(eps=0.1, inner=pgd(steps=2), epochs=1)",
-        "adversarial_training(eps=0.1, inner=pgd(steps=2), epochs=1, mix=0.5, start=scratch)",
+        "adversarial_training(eps=0.1, inner=pgd(steps=2), epochs=1, mix=0.5, start=scratch, validate=0)",
     ),
+    "confidence_penalty": ("confidence_penalty(epochs=1)", "confidence_penalty(of=logits, epochs=1, start=scratch)"),
     "fast_training": ("fast_training(eps=0.1, epochs=1, guard_steps=2)",),
-    "noisy_inference": ("noisy_inference(std=0.1)", "noisy_inference(std=0.1, finetune=1)"),
+    "fooling_training": (
+        "fooling_training(epochs=1)",
+        "fooling_training(mode=acet, inner=pgd(steps=2), epochs=1)",
+    ),
+    "label_smoothing": ("label_smoothing(epochs=1)",),
+    "isotonic": ("isotonic", "isotonic(curves=each)"),
+    "noisy_inference": (
+        "noisy_inference(std=0.1)",
+        "noisy_inference(std=0.1, finetune=1)",
+        "noisy_inference(std=0.2, at=activations)",
+        "noisy_inference(std=0.2, at=activations, finetune=1)",
+        "noisy_inference(at=learned, eps=0.1, inner=pgd(steps=2), finetune=1)",
+    ),
+    "smoothing": ("smoothing(std=0.1, draws=4)", "smoothing(std=0.1, draws=4, finetune=1)"),
     "swap": (
         "swap(to=leaky_relu(slope=0.1))",
         "swap(to=gelu, sites=['1', '3'], recalibrate=true)",
         "swap(to=prelu, finetune=1, recalibrate=true)",
     ),
     "temperature": ("temperature",),
+    "stable_training": ("stable_training(epochs=1)", "stable_training(dropout=0, clip_norm=none, epochs=1)"),
+    "trades": ("trades(eps=0.1, inner=pgd(steps=2), epochs=1)",),
     "training_noise": ("training_noise(epochs=1)",),
+    "vector_scaling": ("vector_scaling",),
 }
 TEXTS = [text for texts in SPECS.values() for text in texts]
 CHAINS = [
@@ -43,6 +60,11 @@ CHAINS = [
     ["swap(to=silu, finetune=1)", "adversarial_training(eps=0.1, inner=pgd(steps=2), epochs=1)", "temperature"],
     ["swap(to=gelu)", "swap(to=relu)"],
     ["temperature", "temperature"],
+    ["swap(to=prelu)", "smoothing(std=0.1, draws=4)", "isotonic"],
+    ["noisy_inference(std=0.1, at=activations)", "vector_scaling", "isotonic(curves=each)"],
+    ["label_smoothing(epochs=1)", "trades(eps=0.1, inner=pgd(steps=2), epochs=1)", "fooling_training(epochs=1)"],
+    ["stable_training(epochs=1)", "confidence_penalty(epochs=1)", "temperature"],
+    ["isotonic", "swap(to=prelu)", "noisy_inference(at=learned, eps=0.1, inner=pgd(steps=2), finetune=1)"],
     ["noisy_inference(std=0.05)", "fast_training(eps=0.1, epochs=1, guard_steps=2)"],
 ]
 
@@ -56,20 +78,22 @@ def digits() -> tuple[Split, Split, Split]:
     return tuple(Split(x[rows], y[rows], rows) for rows in (order[:900], order[900:1300], order[1300:]))
 
 
-def plain_pgd(target, x, y, id, attack, threat, seed):
+def plain_pgd(target, x, y, id, attack, threat, seed, loss=None):
     """The adversary of these tests: twelve lines of L-inf PGD from a random start, in plain torch."""
     steps = attack.get("steps", 40)
     size = attack.get("step_size") or 2.5 * threat.eps / steps
     low, high = target.bounds
     generator = torch.Generator().manual_seed((seed + int(id.sum())) % 2**62)
     modes = [(m, m.training) for m in target.model.modules()]
+    cases = Cases(id, x, y, torch.full_like(y, -1), torch.full((len(y),), threat.eps), threat.norm, low, high)
     target.model.eval()
     d = (torch.rand(x.shape, generator=generator) * 2 - 1) * threat.eps
     for _ in range(steps):
         moved = (x + d).clamp(low, high).requires_grad_(True)
         with torch.enable_grad():
-            loss = F.cross_entropy(target.logits(moved), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, moved)
+            logits = target.logits(moved)
+            one = F.cross_entropy(logits, y, reduction="sum") if loss is None else loss(Observed(logits), cases).sum()
+        (gradient,) = torch.autograd.grad(one, moved)
         d = (d + size * gradient.sign()).clamp(-threat.eps, threat.eps)
     for module, mode in modes:
         module.training = mode

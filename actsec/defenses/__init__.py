@@ -10,11 +10,19 @@ if __name__ != "actsec.defenses":
 
 _CLASSES = {
     "AdversarialTraining": "adversarial_training",
+    "ConfidencePenalty": "confidence_penalty",
     "FastTraining": "fast_training",
+    "FoolingTraining": "fooling_training",
+    "Isotonic": "isotonic",
+    "LabelSmoothing": "label_smoothing",
     "NoisyInference": "noisy_inference",
+    "Smoothing": "smoothing",
+    "StableTraining": "stable_training",
     "Swap": "swap",
     "Temperature": "temperature",
+    "Trades": "trades",
     "TrainingNoise": "training_noise",
+    "VectorScaling": "vector_scaling",
 }
 __all__ = list(_CLASSES)
 

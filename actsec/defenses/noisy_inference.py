@@ -1,14 +1,25 @@
-"""Noisy inference: fresh Gaussian noise on every input, at every forward, whoever asks.
+"""Noisy inference: fresh Gaussian noise at every forward, whoever asks. One option says where.
 
-logits(x) = model(x + n), n ~ N(0, std^2) per input value, in input units and not clipped to the box. The target becomes
-stochastic: it is attacked with the gradient averaged over many draws (expectation over transformation, Athalye et al.
-2018) and judged by its mean accuracy over fresh draws, never by its worst draw. Not trained by default; finetune epochs
-train the weights under the same noise, without which most networks lose clean accuracy.
+``at=input``: logits(x) = model(x + n), n ~ N(0, std^2) per input value, in input units and not clipped to the box.
+``at=activations``: y -> y + std * s * n on the output y of the activation calls that ``sites`` names, n ~ N(0, 1), s
+the standard deviation of y over the units of that call, of each example by itself.
+``at=learned``: the same with std replaced by an alpha of each site, learned with the weights from std on (0.25 where it
+is not given): Parametric Noise Injection (He, Rakin & Fan 2019, equations 1 to 3; s there is over the batch, here over
+the example, so that no answer depends on its company). Its loss is half clean, half adversarial (their equation 7, both
+weights 0.5): half of the examples of each epoch, chosen anew, are replaced by what ``inner`` makes of them at eps.
+Without the adversarial half alpha would shrink to nothing. weight_decay falls on weights and alphas alike.
 
-Cost at inference: none beyond the draws. Fine-tuned: one forward and one backward of the training split an epoch.
+The target becomes stochastic: it is attacked with the gradient averaged over many draws (expectation over
+transformation, Athalye et al. 2018) and judged by its mean accuracy over fresh draws, never by its worst draw. Not
+trained by default, learned noise apart; finetune epochs train the weights under the same noise, without which most
+networks lose clean accuracy.
+
+Cost at inference: none beyond the draws. Fine-tuned: one forward and one backward of the training split an epoch, and
+for learned noise the inner attack's on half of it.
 
 Known failures: against an attack that asks once the noise looks stronger than it is; the mean over draws is no vote and
-no certificate (for that see Cohen, Rosenfeld & Kolter 2019, randomized smoothing).
+no certificate (for that see ``smoothing``); learned noise trains on adversarial examples too, so that its gain over
+``adversarial_training(mix=0.5)`` is what the noise adds, and that is often nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +32,19 @@ import torch
 from torch import Tensor, nn
 
 from actsec.activations.following import Stands
-from actsec.defenses._learning import learn, require, split_of
+from actsec.defenses._learning import Memory, learn, require, seed_of, split_of
+from actsec.defenses._site_noise import alphas, jittered
+from actsec.defenses.swap import example_of
+from actsec.draws import Draws
+from actsec.errors import BadOption
+from actsec.spec import Spec
 from actsec.training import Recipe
-from actsec.types import Fitted, Material, Target
+from actsec.types import Fitted, Material, Target, Threat
+
+FIRST_ALPHA = 0.25
+"""Where the learned scales begin, as in the paper."""
+SHARE = 0.5
+"""Of the examples, those that learned noise trains on as the attack left them."""
 
 
 class Noisy(Stands):
@@ -46,13 +67,17 @@ class Noisy(Stands):
 
 @dataclass(frozen=True, slots=True)
 class NoisyInference:
-    """Gaussian noise on the inputs at inference."""
+    """Gaussian noise at inference, on the inputs or on activations."""
 
-    std: Annotated[float, "standard deviation of the noise, in input units"]
+    std: Annotated[float | None, "standard deviation: in input units, or as a share of an activation's own"] = None
+    at: Annotated[Literal["input", "activations", "learned"], "where the noise is added"] = "input"
+    sites: Annotated[str | tuple[str, ...], "of activations, names of the calls: a glob, or a list of globs"] = "*"
     finetune: Annotated[int, "epochs of training under the noise; 0 leaves the weights"] = 0
+    eps: Annotated[float | None, "L-inf radius of the adversarial half that learned noise trains on"] = None
+    inner: Annotated[Spec, "the attack that makes that half"] = Spec("pgd", (("steps", 7),))  # noqa: RUF009  # immutable
     learning_rate: Annotated[float, "the highest learning rate of fine-tuning"] = 1e-3
     batch_size: Annotated[int, "examples an update of fine-tuning"] = 64
-    weight_decay: Annotated[float, "L2 penalty of fine-tuning"] = 0.0
+    weight_decay: Annotated[float, "L2 penalty of fine-tuning, on weights and learned scales"] = 0.0
 
     claims: ClassVar[str] = (
         "Makes every answer random, which can raise mean accuracy under attack; only attacks that average over the "
@@ -63,8 +88,22 @@ class NoisyInference:
     adaptive: ClassVar[tuple[str, ...]] = ("pgd(loss=margin)",)
 
     def __post_init__(self) -> None:
-        require(0 < self.std < float("inf"), "noisy_inference(std=...)", self.std, "a positive number such as 0.1")
+        learned = self.at == "learned"
+        if self.std is None and not learned:
+            raise BadOption(
+                f"noisy_inference(at={self.at}) needs 'std'", "Write noisy_inference(std=0.1)."
+            )
+        require(0 < self._scale < float("inf"), "noisy_inference(std=...)", self.std, "a positive number such as 0.1")
         require(self.finetune >= 0, "noisy_inference(finetune=...)", self.finetune, "0 or a number of epochs")
+        if learned:
+            require(self.finetune > 0, "noisy_inference(at=learned, finetune=...)", self.finetune, "at least one epoch")
+            if self.eps is None:
+                raise BadOption(
+                    "noisy_inference(at=learned) needs 'eps'", "Give the radius trained against."
+                )
+            Threat("linf", self.eps)
+        if self.at == "input" and self.sites != "*":
+            raise BadOption("noisy_inference(at=input) has no sites", "Give at=activations, or leave sites out.")
         if self.finetune:
             self._recipe(0)
 
@@ -73,9 +112,18 @@ class NoisyInference:
         """``train`` when it fine-tunes, otherwise nothing."""
         return "train" if self.finetune else "nothing"
 
+    @property
+    def trains_against(self) -> bool:
+        """Whether it learns from attacked examples, and so takes the eps of the audit."""
+        return self.at == "learned"
+
     def wrap(self, target: Target) -> Target:
-        """The target with noise before its model, stochastic from now on."""
-        scale = torch.tensor(self.std)
+        """The target with noise in its model, stochastic from now on. Raises UnknownName for a glob without a site."""
+        if self.at != "input":
+            learned = self.at == "learned"
+            model: Stands = jittered(target.model, example_of(target), self.sites, self._scale, learned=learned)
+            return target.having(model=model, stochastic=True)
+        scale = torch.tensor(self._scale)
         if target.normalization is not None:  # the model sees (x - mean) / std, so the noise is divided as well
             scale = scale / torch.tensor(target.normalization.std).view(-1, *(1,) * (len(target.shape) - 1))
         model = Noisy(deepcopy(target.model), scale.to(target.device))
@@ -84,12 +132,39 @@ class NoisyInference:
 
     def fit(self, target: Target, material: Material) -> Fitted:
         """Fine-tune under the noise where asked. Raises DataError without a training split then."""
-        if not self.finetune:
-            note = "No weight was trained under the noise."
-            return Fitted({"std": self.std, "epochs": 0, "forwards": 0, "backwards": 0}, (note,))
-        split = split_of(material, "train", "noisy_inference")
-        numbers = learn(target, split, self._recipe(material.seed), material, "noisy_inference")
-        return Fitted({"std": self.std, **numbers})
+        numbers: dict[str, Any] = {"at": self.at, "std": self._scale}
+        if self.finetune:
+            numbers |= self._learned(target, material)
+        else:
+            numbers |= {"epochs": 0, "forwards": 0, "backwards": 0}
+        if self.at != "input":
+            numbers["alpha"] = alphas(target.model)
+        return Fitted(numbers, () if self.finetune else ("No weight was trained under the noise.",))
+
+    def _learned(self, target: Target, material: Material) -> dict[str, Any]:
+        """Train in place, on examples of which half are attacked where the noise is learned."""
+        split, recipe = split_of(material, "train", "noisy_inference"), self._recipe(material.seed)
+        if self.at != "learned":
+            return learn(target, split, recipe, material, "noisy_inference")
+        threat, memory = Threat("linf", self.eps), Memory({"attacked": 0})
+        draws = Draws(material.seed, "noisy_inference")
+
+        def perturb(x: Tensor, y: Tensor, ids: Tensor, epoch: int) -> Tensor:
+            chosen = draws.uniform(ids, epoch, (1,))[:, 0] < SHARE
+            memory.numbers["attacked"] += int(chosen.sum())
+            if not bool(chosen.any()):
+                return x
+            seed = seed_of(material.seed, "inner", epoch)
+            found = material.perturb(target, x[chosen], y[chosen], ids[chosen], self.inner, threat, seed)
+            return x.masked_scatter(chosen.view(-1, *(1,) * (x.dim() - 1)).expand_as(x), found.to(x.dtype))
+
+        numbers = learn(target, split, recipe, material, "noisy_inference", perturb=perturb, memory=memory)
+        attacked = memory.numbers["attacked"]
+        return {**numbers, "threat": str(threat), "inner": str(self.inner), "examples_attacked": attacked}
+
+    @property
+    def _scale(self) -> float:
+        return FIRST_ALPHA if self.std is None else self.std
 
     def _recipe(self, seed: int) -> Recipe:
         return Recipe(

@@ -16,12 +16,13 @@ not calibrated by a T fitted on clean examples; where the model is calibrated al
 from __future__ import annotations
 
 import math
+import operator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from actsec.activations.following import Stands
 from actsec.defenses._learning import decisions_of, split_of
@@ -38,6 +39,7 @@ class Tempered(Stands):
     """
 
     temperature: Tensor
+    keeps_decision = True
 
     def __init__(self, model: nn.Module, output: str | None, pivot: float) -> None:
         super().__init__()
@@ -51,6 +53,19 @@ class Tempered(Stands):
             return z / self.temperature
         about = z.new_tensor([0.0, self.pivot] if z.dim() == 2 and z.shape[1] == 2 else self.pivot)
         return (z - about) / self.temperature + about
+
+    def in_torch(self, inner: nn.Module) -> nn.Module:
+        """The same around ``inner`` without a class of actsec's. Raises ModelError where one division cannot say it."""
+        if self.pivot or self.output is not None:
+            what = "a threshold" if self.pivot else f"the field {self.output!r} of the output"
+            raise ModelError(f"a temperature about {what} is no single division", "Export it: --export model.pt2.")
+        graph = fx.Graph()
+        z = graph.call_module("model", (graph.placeholder("x"),))
+        graph.output(graph.call_function(operator.truediv, (z, graph.get_attr("temperature"))))
+        root = nn.Module()
+        root.model = inner
+        root.register_buffer("temperature", self.temperature.detach().clone())
+        return fx.GraphModule(root, graph, "Tempered")
 
 
 @dataclass(frozen=True, slots=True)
