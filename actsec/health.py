@@ -95,6 +95,30 @@ def site_health(target: Target, x: Tensor, y: Tensor, batch: int = 128) -> list[
         return [asdict(tally.health()) for tally in tallies.values()]
 
 
+def dead_share(target: Target, x: Tensor, batch: int = 128) -> NDArray[np.float64] | None:
+    """The share of all units that are dead on each of x (n, *shape): (n,). Units that cannot die are never dead.
+
+    None for a model without activation calls, or with a value at one that is not finite. One forward a row.
+    """
+    batch, shares = min(batch, target.batch), []
+    with frozen(target.model), torch.no_grad():
+        torch.manual_seed(0)  # for a model that draws
+        known = {site.name: _properties(site) for site in _sites(target, x)}
+        for piece in torch.split(x, batch):
+            with watch(target.model, only=frozenset(known), post=False) as seen:
+                target.logits(piece)
+            counts = torch.zeros(2, len(piece), dtype=torch.float64)  # dead, all
+            for call in (call for call in seen.calls if call.pre.shape[0] == len(piece)):
+                z, alike = call.pre.flatten(1), known[call.name]
+                if not bool(torch.isfinite(z).all()):
+                    return None
+                if alike.can_die and alike.dead_below is not None:
+                    counts[0] += (z <= alike.dead_below).sum(1).cpu()
+                counts[1] += z.shape[1]
+            shares.append((counts[0] / counts[1]).numpy())
+    return np.concatenate(shares) if known and np.isfinite(shares[0]).all() else None
+
+
 @dataclass(frozen=True, slots=True)
 class KillProfile:
     """What an attack did to the units that can die. sites: dicts of result.SiteKill.

@@ -25,7 +25,7 @@ from actsec.spec import Spec, parse, parse_chain, parse_value
 from actsec.training.recipe import Recipe
 from actsec.types import Job, Threat, chain_text
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when a job would give other numbers for the same recipe."""
 
 

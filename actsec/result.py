@@ -79,6 +79,9 @@ class Calibration:
     confidence_when_wrong: float | None
     wrong_above_90: Share
     reliability: tuple[Bin, ...]
+    ece_low: float | None = None
+    ece_high: float | None = None
+    """The 95 % bootstrap interval of ece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +385,11 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A variant against its base on the same examples. low and high: 95 % paired bootstrap; p: exact McNemar."""
+    """A variant against its base on the same examples. low and high: 95 % paired bootstrap; p: exact McNemar.
+
+    metric is ``clean_accuracy``, ``ece``, ``nonsense_above_90``, ``dead_units``, or, with ``@`` and a threat,
+    ``robust_accuracy``, ``smallest_change`` (its median) or ``confidence_when_wrong``.
+    """
 
     variant: str
     base: str
@@ -399,8 +406,9 @@ class Comparison:
 
 AdviceLabel = Literal[
     "recommended",
-    "costs more than it gives",
     "calibration only",
+    "stability only",
+    "costs more than it gives",
     "no detectable effect",
     "looks better, is masking",
     "not tested",
@@ -410,12 +418,22 @@ AdviceLabel = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One defense in the ranking. sentence is plain words with its numbers."""
+    """One defense in the ranking. sentence is plain words with its numbers.
+
+    variant is the id of the variant, of an untested defense its name. effects: accuracies on the half of the images
+    that the choice did not see, everything else on all. p is that of its robust accuracy at the first threat, corrected
+    for how many fixes were compared (Holm). passes, of one image, are what fitting it took, or would take where it is
+    not tested; parameters are those it adds.
+    """
 
     variant: str
     label: AdviceLabel
     sentence: str
     estimate: str
+    effects: tuple[Comparison, ...] = ()
+    p: float | None = None
+    passes: int | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

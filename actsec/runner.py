@@ -259,7 +259,7 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
 
     result, images = assemble(prepared.scene, prepared.facts, store, complete=complete, echo=echo)
     environment = {**_environment(store), "workers_lost": lost}
-    environment["estimates"] = _prices(prepared, result, environment["seconds_per_pass"])
+    environment["estimates"] = _prices(prepared, result, environment["training_seconds_per_pass"])
     record = {"result": dataclasses.asdict(result), "environment": environment}
     store.put_file("report.json", (json.dumps(record, sort_keys=True, allow_nan=False, indent=1) + "\n").encode())
     if images:
@@ -289,19 +289,22 @@ def _environment(store: Store) -> dict[str, Any]:
         "seconds_by_kind": _by_kind(found),
         "seconds_by_label": {c["label"]: c["seconds"] for c in found if c["kind"] in ("base", "defend")},
         "seconds_per_pass": sum(c["seconds"] for c in found if c.get("passes")) / passes if passes else None,
+        "training_seconds_per_pass": next((c["seconds_per_pass"] for c in found if "seconds_per_pass" in c), None),
+        "fixes": {
+            c["variant"]: {"seconds": c["seconds"], "latency_ratio": c.get("latency_ratio")}
+            for c in found
+            if c["kind"] == "defend" and "variant" in c
+        },
     }
 
 
 def _prices(prepared: Prepared, result: Result, seconds_per_pass: float | None) -> dict[str, str]:
     """How long the untested defenses would take to fit here, at the speed measured."""
-    train, plan = prepared.scene.splits.train, prepared.plan
     if seconds_per_pass is None:
         return {}
-    on = "" if train is not None else " for each 10,000 training images"
-    rows = len(train) if train is not None else 10_000
-    untested = [advice.variant for advice in result.advice if advice.label == "not tested"]
-    passes = {name: costs.price(name, plan.eps or 0.1, rows, prepared.facts.shape) for name in untested}
-    return {name: f"at most about {costs.words(n * seconds_per_pass)}{on}" for name, n in passes.items() if n}
+    on = "" if prepared.scene.splits.train is not None else " for each 10,000 training images"
+    passes = {advice.variant: advice.passes for advice in result.advice if advice.label == "not tested"}
+    return {name: f"about {costs.words(n * seconds_per_pass)}{on}" for name, n in passes.items() if n}
 
 
 def _by_kind(found: Iterable[dict[str, Any]]) -> dict[str, float]:

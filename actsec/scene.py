@@ -26,7 +26,7 @@ from actsec.plan import Facts, Plan, VariantPlan, box, variants
 from actsec.spec import Spec
 from actsec.store import Store
 from actsec.tables import one_label, raw_units
-from actsec.types import Job, Split, Target
+from actsec.types import Job, Outcome, Split, Target
 
 CALIBRATION_SHARE = 0.2
 CALIBRATION_MOST = 1000
@@ -272,6 +272,11 @@ def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:
     outcome = store.get(target_job)
     if outcome is None:
         raise StoreError(f"the weights of {variant.name} are missing from the run", "Resume: they are made again.")
+    return restored(scene, variant, outcome)
+
+
+def restored(scene: Scene, variant: VariantPlan, outcome: Outcome) -> Target:
+    """A variant with the weights that the outcome of its model job holds."""
     target = wrapped(base_target(scene, variant), variant.chain)
     state = unpack(outcome.arrays["weights"])
     target.model.load_state_dict({key: value.to(target.device) for key, value in state.items()})

@@ -1,155 +1,256 @@
-"""Which fix helps, and what it costs: paired comparisons with the audited model, and one line for each defense.
+"""Which fix helps, and what it costs: one label for each defense, by rule, and a sentence with the numbers behind it.
 
-A fix is chosen on one half of the images (even rows) and its effect is reported on the other half, so that choosing the
-best of several does not flatter it.
+The rule, in this order, on robust accuracy at the first threat. A change is *detected* when its 95 % interval on the
+half of the images that the choice did not see excludes 0 and so does its p, corrected for how many fixes were compared
+(Holm); a *gain* must show on the half that chooses too.
+
+looks better, is masking   the checks void the number, and it looks like a gain; or a calibration fix that changed no
+                           decision seems to gain, which it cannot
+calibration only           a calibration fix whose ECE falls
+stability only             a fix of training whose dead units fall, or that gains: it is not credited with robustness
+recommended                a gain, and clean accuracy falls by at most half of it and is not halved
+costs more than it gives   a gain that costs more, or a detected loss without one
+no detectable effect       what is left
+
+A fix that leaves half of the clean accuracy or less says that first, whatever its label.
 """
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import dataclasses
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from actsec import registry
-from actsec.costs import price, spelled
-from actsec.plan import Plan, headline_threats, tested
+from actsec import pricing, registry
+from actsec.plan import Plan, headline_threats
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
 from actsec.verdict import calibration, statistics
-from actsec.verdict.gathering import Gathered, compared
+from actsec.verdict.effects import CHOOSING, Pair, effects, robust_correct
+from actsec.verdict.gathering import Gathered
 
-Array = NDArray[Any]
 COST_LIMIT = 0.5
 """A fix that costs more than this share of its gain in robust accuracy, in clean accuracy, is said to cost too much."""
+HALF = 0.5
+"""A fix that leaves at most this share of the clean accuracy says so before anything else."""
+LEVEL = 1 - statistics.LEVEL
+FEWEST = 4
+"""Images under a threat, below which the two halves say nothing."""
 
 
-def compare(base: Gathered, other: Gathered, plan: Plan, y: Array, made: tuple[Variant, ...]) -> tuple[Comparison, ...]:
-    """A defended variant against the audited model on the same images: clean and robust accuracy, ECE, confidence."""
-    if base.clean is None or other.clean is None:
-        return ()
-    names = (other.variant.name, base.variant.name)
-    rows = [
-        statistics.compare(
-            *names, "clean_accuracy", *(_shares(1 - g.clean_wrong) for g in (base, other)), seed=plan.seed
-        )
-    ]
-    believable = {v.id: {t.threat: t.believable for t in v.threats} for v in made}
-    for threat in headline_threats(plan):
-        n = min(tested(plan, name, threat) for name in names)
-        if n and base.under(threat) and other.under(threat):
-            both = base.counted(threat, n) & other.counted(threat, n)
-            trials = compared(base, other)
-            pair = (1 - g.wrong_under(threat, n, t)[both] for g, t in zip((base, other), trials, strict=True))
-            before, after = (_shares(correct) for correct in pair)
-            rows.append(
-                statistics.compare(
-                    *names,
-                    f"robust_accuracy@{threat}",
-                    before,
-                    after,
-                    seed=plan.seed,
-                    comparable=all(believable[name].get(str(threat), False) for name in names),
-                )
-            )
-    pairs = [_confidence(g) for g in (base, other)]
-    if all(pair is not None for pair in pairs):
-        first, second = (pair for pair in pairs if pair is not None)
-        found = calibration.paired_ece(first, second, seed=plan.seed)
-        eces = [calibration.ece(*pair) for pair in (first, second)]
-        rows.append(
-            statistics.judged(*names, "ece", eces[0], eces[1], len(y), found, lower_is_better=True),
-        )
-    return tuple(rows)
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the rule reads of one fix. p and p_clean are corrected for the ``fixes`` compared.
+
+    kinds are those of its defenses; chosen is the change of robust accuracy on the half that chooses, chosen_low the
+    low end of its interval; robust and clean are on the other half; changed counts untouched images decided otherwise.
+    void says why the robust number is not held, empty where it is; inflated that the audited model's own number is not,
+    which is then too high: a gain over it stands, a loss does not.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    chosen: float
+    chosen_low: float
+    robust: Comparison
+    clean: Comparison
+    p: float
+    p_clean: float
+    fixes: int
+    changed: int
+    void: str = ""
+    inflated: bool = False
+    ece: Comparison | None = None
+    dead: Comparison | None = None
+
+    @property
+    def gained(self) -> bool:
+        """Robust accuracy rises on both halves, detectably on the one that did not choose."""
+        return self.chosen > 0 and self.robust.low > 0 and self.p < LEVEL and not self.void
+
+    @property
+    def lost(self) -> bool:
+        """Robust or clean accuracy falls detectably."""
+        robust = self.robust.high < 0 and self.p < LEVEL and not self.inflated
+        return robust or (self.clean.high < 0 and self.p_clean < LEVEL)
+
+    @property
+    def halved(self) -> bool:
+        """Half of the clean accuracy is gone, or more."""
+        return self.clean.before > 0 and self.clean.after <= HALF * self.clean.before
+
+
+def label_of(seen: Seen) -> AdviceLabel:
+    """The label of a fix, by the rule at the top of this file."""
+    calibrates = seen.kinds == {"calibration"}
+    if (seen.void and seen.chosen_low > 0) or (calibrates and seen.gained and not seen.changed):
+        return "looks better, is masking"
+    credited = "robustness" in seen.kinds
+    if credited and seen.gained:
+        costly = seen.halved or -seen.clean.difference > COST_LIMIT * seen.robust.difference
+        return "costs more than it gives" if costly else "recommended"
+    worse = calibrates and seen.ece is not None and seen.ece.verdict == "worse"
+    if seen.lost or worse:
+        return "costs more than it gives"
+    if calibrates:
+        return "calibration only" if seen.ece and seen.ece.verdict == "better" else "no detectable effect"
+    healthier = seen.dead is not None and seen.dead.verdict == "better"
+    return "stability only" if not credited and (healthier or seen.gained) else "no detectable effect"
+
+
+def sentence_of(seen: Seen, label: AdviceLabel) -> str:
+    """The label's numbers in one sentence; what costs half the clean accuracy says so first."""
+    parts = [_robust(seen), f"clean accuracy {_change(seen.clean)}"]
+    if seen.halved:
+        parts = [f"it costs half of the clean accuracy or more, {_change(seen.clean)}", _robust(seen)]
+    elif label == "costs more than it gives":
+        parts = [f"clean accuracy {_change(seen.clean)}", _robust(seen)]
+    if label == "looks better, is masking" and not seen.void:
+        parts.append("it changed no decision on untouched images, so the attacks missed what it seems to gain")
+    elif seen.void:
+        parts.append(f"the checks void that: {seen.void}")
+    elif seen.inflated:
+        parts.append("the audited model's own number is void, and too high")
+    if seen.kinds == {"calibration"}:
+        labels = "no decision changed" if not seen.changed else f"{seen.changed} decisions changed"
+        ece = "calibration was not measured" if seen.ece is None else f"ECE {_numbers(seen.ece)}"
+        said = [ece, f"{labels}, so it is no defense" if not seen.changed else labels]
+        plain = label in ("calibration only", "no detectable effect") and not seen.halved
+        parts = [*said, *(parts[:1] if plain and seen.changed else () if plain else parts)]
+    elif "robustness" not in seen.kinds:
+        parts.append("it is for training, so no robustness is credited to it")
+        if seen.dead is not None:
+            parts.append(f"dead units {_change(seen.dead)}")
+    return f"{seen.name}: {'; '.join(parts)}."
 
 
 def advise(
-    gathered: tuple[Gathered, ...], plan: Plan, made: tuple[Variant, ...], rows: int, shape: tuple[int, ...]
+    pairs: tuple[Pair | None, ...], gathered: tuple[Gathered, ...], plan: Plan, made: tuple[Variant, ...], rows: int
 ) -> tuple[Advice, ...]:
     """One line for each defense, tried ones first, best first; what was not tried is listed with what it would take.
 
-    rows is the size of the training data, 0 where there is none.
+    pairs, gathered and made run over the same variants. rows is the size of the training data, 0 where there is none.
     """
-    base, threat = gathered[0], headline_threats(plan)[0]
-    tried = [
-        _judge(base, g, plan, variant)
-        for g, variant in zip(gathered, made, strict=True)
-        if g.variant.chain and g.clean is not None and base.clean is not None and g.under(threat) and base.under(threat)
-    ]
+    defended = [(b, g, v) for b, g, v in zip(pairs, gathered, made, strict=True) if g.variant.chain]
+    seen = {v.id: found for both, _, v in defended if both is not None and (found := _seen(both, v)) is not None}
+    # All fixes that were compared count, also those that no label could credit with anything.
+    robust = statistics.holm([s.p for s in seen.values()])
+    clean = statistics.holm([s.p_clean for s in seen.values()])
+    corrected = dict(zip(seen, zip(robust, clean, strict=True), strict=True))
+    ranked, unjudged = [], []
+    for both, g, variant in defended:
+        found = seen.get(variant.id)
+        if both is None or found is None:
+            unjudged.append(_unjudged(g, variant))
+            continue
+        p, p_clean = corrected[variant.id]
+        whole = dataclasses.replace(found, p=p, p_clean=p_clean, fixes=len(seen))
+        label = label_of(whole)
+        ranked.append((label, -whole.chosen, _advice(both, variant, label, sentence_of(whole, label), p)))
     order = get_args(AdviceLabel)
-    ranked = sorted(tried, key=lambda pair: (order.index(pair[0].label), -pair[1]))
+    ranked.sort(key=lambda each: (order.index(each[0]), each[1]))
     known = {spec.name for g in gathered for spec in g.variant.chain}
-    return (*(advice for advice, _ in ranked), *_untried(known, plan, rows, shape))
+    return (*(advice for _, _, advice in ranked), *unjudged, *untried(known, plan, rows))
 
 
-def _judge(base: Gathered, g: Gathered, plan: Plan, variant: Variant) -> tuple[Advice, float]:
-    """The label of a defense and its gain in robust accuracy."""
-    threat, name = headline_threats(plan)[0], variant.chain
-    n = min(tested(plan, base.variant.name, threat), tested(plan, g.variant.name, threat))
-    if n < 2:
-        return Advice(name, "no detectable effect", f"{name}: {n} images tested, too few to say.", ""), 0.0
-    trials = compared(base, g)
-    before, after = (1 - each.wrong_under(threat, n, t) for each, t in zip((base, g), trials, strict=True))
-    clean = (1 - base.clean_wrong, 1 - g.clean_wrong)
-    even, odd = np.arange(0, n, 2), np.arange(1, n, 2)
-    chosen = statistics.paired_mean(before[even], after[even], plan.seed)
-    shown = statistics.paired_mean(before[odd], after[odd], plan.seed)
-    cost = statistics.paired_mean(clean[0], clean[1], plan.seed)
-    believable = next((t.believable and t.state != "masked" for t in variant.threats if t.threat == str(threat)), False)
-    gain = _points(shown.difference, shown.low, shown.high)
-    robust = f"robust accuracy at {threat} {gain} on the half it was not chosen on"
-    price = f"clean accuracy {_points(cost.difference, cost.low, cost.high)}"
-    if not believable and chosen.low > 0:
-        why = next((t.why or "its gradients are hidden" for t in variant.threats if t.threat == str(threat)), "")
-        return Advice(name, "looks better, is masking", f"{name}: {robust}, but the checks void it: {why}", ""), 0.0
-    if all(d.kind == "calibration" for d in (registry.build("defenses", spec) for spec in g.variant.chain)):
-        return Advice(name, "calibration only", _calibration_sentence(name, base, g, plan, clean), ""), 0.0
-    if chosen.low > 0 and shown.low > 0:
-        costly = -cost.difference > COST_LIMIT * max(shown.difference, 1e-9) or after.sum() == 0
-        label: AdviceLabel = "costs more than it gives" if costly else "recommended"
-        return Advice(name, label, f"{name}: {robust}; {price}.", ""), shown.difference
-    return Advice(name, "no detectable effect", f"{name}: {robust}; {price}.", ""), chosen.difference
+def _advice(both: Pair, variant: Variant, label: AdviceLabel, sentence: str, p: float) -> Advice:
+    added = variant.parameters - int(both.base.clean.numbers["parameters"]) if both.base.clean else None
+    return Advice(variant.id, label, sentence, "", effects(both), p, fitting_passes(both.other), added)
 
 
-def _calibration_sentence(name: str, base: Gathered, g: Gathered, plan: Plan, clean: tuple[Array, Array]) -> str:
-    first, second = _confidence(base), _confidence(g)
-    changed = int(np.sum((clean[0] > 0.5) != (clean[1] > 0.5)))
-    labels = "no label changed" if changed == 0 else f"{changed} decisions changed"
-    if first is None or second is None:
-        return f"{name}: {labels}; calibration could not be measured."
-    found = calibration.paired_ece(first, second, seed=plan.seed)
-    return (
-        f"{name}: {labels}, so it is no defense; ECE {calibration.ece(*first):.3f} to {calibration.ece(*second):.3f} "
-        f"(change {found.difference:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f})."
+def _seen(both: Pair, variant: Variant) -> Seen | None:
+    """What the rule reads, its two p not yet corrected; None where too little was tested."""
+    threats = headline_threats(both.plan)
+    found = {c.metric: c for c in effects(both)}
+    if not threats or f"robust_accuracy@{threats[0]}" not in found or "clean_accuracy" not in found:
+        return None
+    robust, clean = found[f"robust_accuracy@{threats[0]}"], found["clean_accuracy"]
+    choosing = robust_correct(both, threats[0], CHOOSING)
+    if choosing is None or len(choosing[0]) + robust.n < FEWEST:
+        return None
+    chosen = statistics.paired_shares(*choosing, both.plan.seed)
+    held = next((t for t in variant.threats if t.threat == str(threats[0])), None)
+    voided = held is not None and (not held.believable or held.state == "masked")
+    defenses = [registry.build("defenses", spec) for spec in both.other.variant.chain]
+    return Seen(
+        name=variant.chain,
+        kinds=frozenset(d.kind for d in defenses),
+        chosen=chosen.difference,
+        chosen_low=chosen.low,
+        robust=robust,
+        clean=clean,
+        p=_p(robust),
+        p_clean=_p(clean),
+        fixes=1,
+        changed=_changed(both),
+        void=(held.why or "its gradients are hidden") if voided and held else "",
+        inflated=not voided and str(threats[0]) in both.void,
+        ece=found.get("ece"),
+        dead=found.get("dead_units"),
     )
 
 
-def _untried(known: set[str], plan: Plan, rows: int, shape: tuple[int, ...]) -> tuple[Advice, ...]:
+def _p(comparison: Comparison) -> float:
+    return 1.0 if comparison.p is None else comparison.p
+
+
+def _changed(both: Pair) -> int:
+    """How many untouched images the two decide otherwise; as far as right and wrong tell, where one draws."""
+    if any(g.stochastic or not g.clean or not np.isfinite(g.clean.arrays["test_logits"]).all() for g in both.sides):
+        return int(np.sum((both.base.clean_wrong > 0.5) != (both.other.clean_wrong > 0.5)))
+    labels = [
+        calibration.decided(calibration.softmax(g.clean.arrays["test_logits"]), g.threshold)
+        for g in both.sides
+        if g.clean
+    ]
+    return int(np.sum(labels[0] != labels[1]))
+
+
+def fitting_passes(g: Gathered) -> int | None:
+    """Passes of one image that fitting a chain took, a backward counting as two; None where a part did not count."""
+    parts = list((g.fit.numbers.get("fit") or {}).values()) if g.fit else []
+    if not parts or not all({"forwards", "backwards"} <= set(part) for part in parts):
+        return None
+    return sum(int(part["forwards"]) + 2 * int(part["backwards"]) for part in parts)
+
+
+def _unjudged(g: Gathered, variant: Variant) -> Advice:
+    why = g.errors[0] if g.errors else "not everything it takes has finished, or too few images were tested"
+    return Advice(variant.id, "not tested", f"{variant.chain} could not be judged: {why}.", "")
+
+
+def untried(known: set[str], plan: Plan, rows: int) -> tuple[Advice, ...]:
     """Defenses nobody asked for, with what they would cost on the training data, or on 10,000 images of it."""
     lines = []
     for name in registry.names("defenses"):
         if name in known or "/" in name:
             continue
-        passes = price(name, plan.eps or 0.1, rows or 10_000, shape)
+        spec = pricing.spelled(name, plan.eps or 0.1)
+        passes = None if spec is None else pricing.price(spec, rows or 10_000)
         mend = "" if rows or not passes else "give --train data.npz and "
         on = "" if rows else " for each 10,000 training images"
-        cost = f"; it takes about {passes:,} passes of one image{on}" if passes else ""
-        how = f"To test it, {mend}add --defenses '{spelled(name, plan.eps or 0.1)}'{cost}."
-        lines.append(Advice(name, "not tested", f"{name} was not tested.", how))
+        cost = f"; fitting takes about {passes:,} passes of one image{on}" if passes else ""
+        how = f"see `actsec explain {name}`" if spec is None else f"{mend}add --defenses '{spec}'"
+        lines.append(Advice(name, "not tested", f"{name} was not tested.", f"To test it, {how}{cost}.", passes=passes))
     return tuple(lines)
 
 
-def _points(difference: float, low: float, high: float) -> str:
-    return f"{100 * difference:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+def _robust(seen: Seen) -> str:
+    threat = seen.robust.metric.partition("@")[2]
+    fixes = f", corrected for {seen.fixes} fixes compared" if seen.fixes > 1 else ""
+    p = "p < 0.001" if seen.p < 0.001 else f"p = {seen.p:.3f}"
+    where = f"on the {seen.robust.n} images that the choice did not see"
+    return f"robust accuracy at {threat} {_change(seen.robust, f'{p}{fixes}')} {where}"
 
 
-def _shares(correct: Array) -> Array:
-    """Bools where every example is decided, so that McNemar's test applies; shares for a stochastic target."""
-    return correct > 0.5 if np.isin(correct, (0.0, 1.0)).all() else correct
+def _change(c: Comparison, p: str = "") -> str:
+    """``+29.3 points (50.0 to 79.3 %, 95 % interval +20.0 to +38.7)``."""
+    return (
+        f"{100 * c.difference:+.1f} points ({100 * c.before:.1f} to {100 * c.after:.1f} %, 95 % interval "
+        f"{100 * c.low:+.1f} to {100 * c.high:+.1f}{', ' if p else ''}{p})"
+    )
 
 
-def _confidence(g: Gathered) -> tuple[Array, Array] | None:
-    """Confidence of the decision and its correctness on untouched images."""
-    logits = g.clean.arrays["test_logits"] if g.clean else np.full((1, 1), np.nan)
-    if not np.isfinite(logits).all():
-        return None
-    return calibration.confidence(logits, g.threshold), g.clean_wrong < 0.5
+def _numbers(c: Comparison) -> str:
+    return f"{c.before:.3f} to {c.after:.3f} (change {c.difference:+.3f}, 95 % interval {c.low:+.3f} to {c.high:+.3f})"

@@ -37,8 +37,9 @@ from actsec.spec import parse
 from actsec.store import Store
 from actsec.types import Threat, chain_text
 from actsec.verdict import calibration, statistics
-from actsec.verdict.advice import advise, compare
+from actsec.verdict.advice import advise
 from actsec.verdict.corrupted import corrupted
+from actsec.verdict.effects import compare, pair, strongest
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
 from actsec.verdict.nonsense import nonsense, pictured
 from actsec.verdict.policy import exit_code, gate_results, heading, headline, problems
@@ -64,7 +65,9 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         dataclasses.replace(v, corruptions=corrupted(g, plan, facts.shape), nonsense=nonsense(g, classes))
         for g, v in zip(gathered, made, strict=True)
     )
-    comparisons = tuple(row for g in gathered[1:] if g.variant.chain for row in compare(gathered[0], g, plan, y, made))
+    pairs = tuple(pair(gathered[0], g, plan, y, made) for g in gathered)
+    defended = (both for both in pairs if both is not None and both.other.variant.chain)
+    comparisons = tuple(row for both in defended for row in compare(both))
     examples, images = _examples(gathered[0], scene)
     first, drawn = pictured(gathered[0], made[0].nonsense, classes)
     made, images = (dataclasses.replace(made[0], nonsense=first), *made[1:]), images | drawn
@@ -87,7 +90,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         data=_data(scene, facts),
         variants=made,
         comparisons=comparisons,
-        advice=advise(gathered, plan, made, _rows(scene.splits.train), facts.shape),
+        advice=advise(pairs, gathered, plan, made, _rows(scene.splits.train)),
         problems=found,
         gates=gates,
         not_done=_not_done(gathered),
@@ -171,10 +174,8 @@ def _calibrations(g: Gathered, plan: Plan, y: Array) -> tuple[Calibration, ...]:
     if g.clean is None or not np.isfinite(g.clean.arrays["test_logits"]).all():
         return ()
     found = [_calibration(g, g.clean.arrays["test_logits"], y, "clean", plan.seed)]
-    aside = ("noise", "unbounded", "second_opinion")
-    tried = [t for t in g.under(Threat("linf", plan.eps)) if t.trial.role not in aside]
-    if tried:
-        worst = max(tried, key=lambda t: float(t.wrong.mean()))
+    worst = strongest(g, Threat("linf", plan.eps))
+    if worst is not None:
         logits = worst.arrays["logits"]
         if np.isfinite(logits).all():
             name = str(registry.brief("attacks", parse(worst.trial.attack)))

@@ -14,6 +14,7 @@ from actsec.data import Overlap
 from actsec.errors import PlanError, unknown
 from actsec.plan import Plan
 from actsec.result import ClassShare, GateResult, Problem, Share, ThreatResult, Variant
+from actsec.spec import parse_chain
 from actsec.types import Threat
 from actsec.verdict.gathering import Gathered
 
@@ -77,8 +78,9 @@ def _ece(variant: Variant) -> Value | None:
     found = next((c for c in variant.calibration if c.condition == "clean"), None)
     if found is None:
         return None
-    # The null tells how much of the estimate is the finite sample's doing: below it nothing can be said.
-    return found.ece, max(found.ece - found.null_p95, 0.0), found.ece, True, ""
+    # The null tells how much of the estimate is the finite sample's doing: below it nothing speaks against 0.
+    known = found.ece_low is not None and found.ece > found.null_p95
+    return found.ece, found.ece_low or 0.0 if known else 0.0, found.ece_high or found.ece, True, ""
 
 
 METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
@@ -109,12 +111,35 @@ def check_gates(plan: Plan, threats: Sequence[Threat], variants: Sequence[str]) 
                 f"gate {text!r}: {gate.threat} is not tested",
                 f"Tested: {', '.join(map(str, threats))}; --eps sets the first.",
             )
-        if gate.variant is not None and gate.variant not in variants:
-            raise unknown("variant", gate.variant, variants)
+        if gate.variant is not None:
+            found = _meant(gate.variant, variants)
+            if not found:
+                raise unknown("variant", gate.variant, variants)
+            if len(found) > 1:
+                either = " or ".join(found)
+                raise PlanError(f"gate {text!r}: {gate.variant} may be {either}", "Write one of them whole.")
+
+
+def _meant(name: str, variants: Sequence[str]) -> tuple[str, ...]:
+    """The variants that a gate may mean: the one of this name, else those of this chain, else those of these defenses.
+
+    ``relu | fast_training(eps=0.1)`` is also ``fast_training(eps=0.1)``, and ``fast_training`` where no other is.
+    """
+    chains = [each.partition(" | ")[2] for each in variants]
+    for called in (variants, chains, [_defenses(chain) for chain in chains]):
+        if name in called:
+            return tuple(each for each, known in zip(variants, called, strict=True) if known == name)
+    return ()
+
+
+def _defenses(chain: str) -> str:
+    """The names of a chain without their options: ``swap | temperature``."""
+    return " | ".join(spec.name for spec in parse_chain(chain)) if chain else ""
 
 
 def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
-    variant = next((v for v in made if (v.id == gate.variant if gate.variant else v.audited)), None)
+    named = _meant(gate.variant, [v.id for v in made]) if gate.variant else ()
+    variant = next((v for v in made if (v.id in named if gate.variant else v.audited)), None)
     threat = next((t for t in variant.threats if t.threat == gate.threat), None) if variant else None
     found = METRICS[gate.metric](variant, threat) if variant else None
     name = variant.id if variant else str(gate.variant)

@@ -1,36 +1,37 @@
-"""What helps and what it costs: every defense on the same examples, with paired differences."""
+"""What helps and what it costs: every fix labelled by rule, its effects in one table, and the trade-off drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Chip, Content, Figures, Heading, Items, Paragraph, Table, Tone, joined, muted
-from actsec.reports.figures.scatter import Point, scatter
+from actsec.reports.blocks import Block, Chip, Content, Figures, Fold, Heading, Items, Paragraph, Table, joined, muted
+from actsec.reports.figures.pareto import Point, pareto
 from actsec.reports.load import Report
-from actsec.result import Comparison, Result, Variant
-
-_ADVICE: dict[str, Tone] = {
-    "recommended": "good",
-    "looks better, is masking": "bad",
-    "costs more than it gives": "warn",
-}
-_VERDICT: dict[str, Tone] = {"better": "good", "worse": "bad"}
+from actsec.reports.sections import _fixes
+from actsec.result import Result, ThreatResult, Variant
 
 
 def section(report: Report) -> Iterator[Block]:
-    """The ranking, the trade-off figure, the table it numbers, and the paired tests."""
+    """The ranking, the trade-off, its table with a row a fix, the variants as they stand, and the paired tests."""
     result = report.result
     yield Heading("Defenses")
+    tried = _fixes.tried(result)
+    if tried:
+        yield Paragraph(_fixes.rule(tried))
     if result.advice:
         yield Items(tuple(_advice(report, i) for i in range(len(result.advice))))
-    defended = [v for v in result.variants if v.chain]
+    ranked = [v for a in tried for v in result.variants if v.id == a.variant]
+    defended = ranked + [v for v in result.variants if v.chain and v not in ranked]
     if not defended:
         yield Paragraph("Not done: no defense was tried.")
         return
     first = lookup.first(result)
     compared = ([first] if first and not first.chain else []) + defended
-    yield from _tradeoff(compared)
+    threat = next((t.threat for v in compared if (t := lookup.main_threat(v))), None)
+    yield from _tradeoff(report, compared, threat)
+    yield from _effects(report)
+    yield _as_they_stand(compared, threat)
     yield from _comparisons(result)
 
 
@@ -38,9 +39,7 @@ def _advice(report: Report, index: int) -> Content:
     result = report.result
     advice = result.advice[index]
     time = report.environment.get("estimates", {}).get(advice.variant)
-    parts: list[Content] = [Chip(advice.label, _ADVICE.get(advice.label, "neutral"))]
-    named = advice.variant in advice.sentence
-    parts.append(advice.sentence if named else f"{lookup.title(result, advice.variant)}: {advice.sentence}")
+    parts: list[Content] = [Chip(advice.label, _fixes.LABELS.get(advice.label, "neutral")), advice.sentence]
     if advice.estimate:
         parts.append(muted(advice.estimate))
     if time:
@@ -48,32 +47,78 @@ def _advice(report: Report, index: int) -> Content:
     return joined(parts)
 
 
-def _tradeoff(variants: list[Variant]) -> Iterator[Block]:
-    kinds = list(dict.fromkeys(_kind(v) for v in variants))
-    threat = next((t.threat for v in variants if (t := lookup.main_threat(v))), None)
-    points: list[Point] = []
-    rows: list[tuple[Content, ...]] = []
-    for number, variant in enumerate(variants, 1):
+def _tradeoff(report: Report, variants: list[Variant], threat: str | None) -> Iterator[Block]:
+    """The figure, of the variants that were measured under the threat."""
+    fixes = report.environment.get("fixes", {})
+    points = []
+    for number, variant in enumerate(variants):
         found = lookup.threat(variant, threat) if threat else None
+        if found is None or not found.worst_case.n or not words.measured(variant):
+            continue
         untouched = lookup.condition(variant, clean=True)
-        if found and found.worst_case.n and words.measured(variant):
-            kind = kinds.index(_kind(variant))
-            clean = variant.clean.accuracy
-            points.append(Point(number, variant.title, kind, clean, found.worst_case, not words.doubt(found)))
+        ratio = fixes.get(variant.id, {}).get("latency_ratio") if variant.chain else 1.0
+        points.append(
+            Point(
+                number,
+                variant.chain or f"{variant.title}, as it is",
+                variant.clean.accuracy,
+                found.worst_case,
+                _held(found),
+                untouched.ece if untouched else None,
+                ratio,
+            )
+        )
+    if threat and points:
+        yield Figures((pareto(points, threat),))
+
+
+def _held(threat: ThreatResult) -> bool:
+    return not words.doubt(threat) and threat.state != "masked"
+
+
+def _effects(report: Report) -> Iterator[Block]:
+    """A row a fix, a column a number it may change, then what it costs."""
+    tried = _fixes.tried(report.result)
+    if not any(advice.effects for advice in tried):
+        return
+    metrics = _fixes.metrics(tried)
+    rows = tuple(
+        (
+            joined((f"{number}  {lookup.title(report.result, advice.variant)}", _chip(advice.label))),
+            *(_fixes.cell(advice, metric) for metric in metrics),
+            *(cost(report, advice) for _, cost in _fixes.COSTS),
+        )
+        for number, advice in enumerate(tried, 1)
+    )
+    yield Table(
+        "What each fix changes, with 95 % paired intervals: accuracies on the images that the choice did not see, the "
+        "rest on all; latency and seconds on the machine of this run",
+        ("fix", *map(_fixes.title, metrics), *(name for name, _ in _fixes.COSTS)),
+        rows,
+    )
+
+
+def _chip(label: str) -> Chip:
+    return Chip(label, _fixes.LABELS.get(label, "neutral"))
+
+
+def _as_they_stand(variants: list[Variant], threat: str | None) -> Block:
+    """Each variant's own numbers, on all images, and what it claims."""
+    rows: list[tuple[Content, ...]] = []
+    for number, variant in enumerate(variants):
+        found = lookup.threat(variant, threat) if threat else None
         rows.append(
             (
                 f"{number}  {variant.title}",
                 _kind(variant),
                 words.untouched_cell(variant),
                 words.worst_cell(found) if found else "not done",
-                words.ece_cell(untouched),
+                words.ece_cell(lookup.condition(variant, clean=True)),
                 variant.claims or "\N{EN DASH}",
             )
         )
-    if threat and points:
-        yield Figures((scatter(kinds, points, threat),))
-    yield Table(
-        f"Defenses under {threat or 'no threat'}",
+    return Table(
+        f"The variants as they stand, on all images, under {threat or 'no threat'}",
         ("variant", "for", "untouched", "worst case", "ECE, untouched", "what it can and cannot do"),
         tuple(rows),
     )
@@ -92,31 +137,20 @@ def _comparisons(result: Result) -> Iterator[Block]:
     rows: list[tuple[Content, ...]] = [
         (
             f"{lookup.title(result, c.variant)}",
-            c.metric,
-            _amount(c, c.before),
-            _amount(c, c.after),
-            _difference(c),
+            _fixes.title(c.metric),
+            _fixes.amount(c.metric, c.before),
+            _fixes.amount(c.metric, c.after),
+            f"{_fixes.change(c)} {_fixes.bounds(c)}",
             words.number(c.n),
             "not tested" if c.p is None else "<\N{NO-BREAK SPACE}0.001" if c.p < 0.001 else f"{c.p:.3f}",  # shown so
-            Chip(c.verdict, _VERDICT.get(c.verdict, "neutral")),
+            _fixes.verdict(c),
         )
         for c in result.comparisons
     ]
-    yield Table(
+    table = Table(
         "Each defense against its own model on the same examples: 95 % paired bootstrap, exact McNemar p",
         ("variant", "metric", "before", "after", "difference", "n", "p", "verdict"),
         tuple(rows),
-        numeric=(2, 3, 5, 6),
+        numeric=(2, 3, 4, 5, 6),
     )
-
-
-def _amount(comparison: Comparison, amount: float) -> str:
-    return words.percent(amount) if "accuracy" in comparison.metric else f"{amount:.3f}"
-
-
-def _difference(comparison: Comparison) -> Content:
-    if "accuracy" in comparison.metric:
-        bounds = f" [{comparison.low * 100:+.1f}, {comparison.high * 100:+.1f}]"
-        return words.points(comparison.difference) + bounds.replace("-", "\N{MINUS SIGN}")
-    text = f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
-    return text.replace("-", "\N{MINUS SIGN}")
+    yield Fold("Paired tests on all images", (table,))

@@ -1,0 +1,142 @@
+"""The fixes as rows of a table: what each changed, with paired intervals, and what it cost; for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from actsec.reports import words
+from actsec.reports.blocks import Chip, Content, Tone, joined, muted, strong, struck
+from actsec.reports.load import Report
+from actsec.result import Advice, Comparison, Result
+
+LABELS: dict[str, Tone] = {
+    "recommended": "good",
+    "looks better, is masking": "bad",
+    "costs more than it gives": "warn",
+}
+NOT_MEASURED = "not measured"
+_NAMES = {
+    "robust_accuracy": "robust accuracy",
+    "smallest_change": "median smallest change",
+    "clean_accuracy": "clean accuracy",
+    "ece": "ECE",
+    "confidence_when_wrong": "confidence when wrong",
+    "nonsense_above_90": "nonsense above 0.9",
+    "dead_units": "dead units",
+}
+_NUMBERS = ("ece", "smallest_change")
+"""Metrics that are no shares, and are not shown in percent."""
+_VERDICT: dict[str, Tone] = {"better": "good", "worse": "bad"}
+
+
+def tried(result: Result) -> tuple[Advice, ...]:
+    """The fixes that were compared, best first."""
+    return tuple(a for a in result.advice if a.label != "not tested")
+
+
+def metrics(advice: tuple[Advice, ...]) -> tuple[str, ...]:
+    """Every metric of the fixes, robust accuracy first; those that were measured of none stand in their usual place."""
+    found = dict.fromkeys(c.metric for a in advice for c in a.effects)
+    kinds = {kind: [m for m in found if m.partition("@")[0] == kind] for kind in _NAMES}
+    always = ("clean_accuracy", "ece", "confidence_when_wrong", "nonsense_above_90", "dead_units")
+    return tuple(m for kind in _NAMES for m in kinds[kind] or ([kind] if kind in always else []))
+
+
+def title(metric: str) -> str:
+    """The metric as a column is called."""
+    kind, _, threat = metric.partition("@")
+    return f"{_NAMES.get(kind, kind)}{', ' * bool(threat)}{threat}"
+
+
+def amount(metric: str, value: float) -> str:
+    """A value of a metric."""
+    return words.number(value) if metric.partition("@")[0] in _NUMBERS else words.percent(value)
+
+
+def change(comparison: Comparison) -> str:
+    """The difference, signed."""
+    if comparison.metric.partition("@")[0] in _NUMBERS:
+        return f"{comparison.difference:+.3f}".replace("-", "\N{MINUS SIGN}")
+    return words.points(comparison.difference)
+
+
+def bounds(comparison: Comparison, digits: int = 1) -> str:
+    """The interval of the difference, in its units."""
+    if comparison.metric.partition("@")[0] in _NUMBERS:
+        text = f"[{comparison.low:+.3f}, {comparison.high:+.3f}]"
+    else:
+        text = f"[{100 * comparison.low:+.{digits}f}, {100 * comparison.high:+.{digits}f}]"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def verdict(comparison: Comparison) -> Chip:
+    """What the test said."""
+    return Chip(comparison.verdict, _VERDICT.get(comparison.verdict, "neutral"))
+
+
+def effect(advice: Advice, metric: str) -> Comparison | None:
+    """What a fix did to a metric; None where that was not measured."""
+    return next((c for c in advice.effects if c.metric == metric), None)
+
+
+def cell(advice: Advice, metric: str) -> Content:
+    """The effect whole: change, interval, before and after, n, and the verdict where there is one."""
+    found = effect(advice, metric)
+    if found is None:
+        return NOT_MEASURED
+    void = found.verdict == "not comparable"
+    shown = struck(change(found)) if void else strong(change(found)) if found.verdict != _NOTHING else change(found)
+    sides = f"{amount(metric, found.before)} to {amount(metric, found.after)}, n = {found.n}"
+    chip = (Chip("void", "bad"),) if void else (verdict(found),) if found.verdict in _VERDICT else ()
+    return joined((shown, *chip, muted(bounds(found)), muted(sides)))
+
+
+_NOTHING = "no detectable difference"
+
+
+def latency(report: Report, advice: Advice) -> str:
+    """``1.02x``, the time of an answer over the undefended model's on the machine of the run."""
+    ratio = times(report, advice).get("latency_ratio")
+    return f"{ratio:.2f}x" if isinstance(ratio, float) else NOT_MEASURED
+
+
+def training(report: Report, advice: Advice) -> Content:
+    """Passes and seconds that fitting took."""
+    seconds = times(report, advice).get("seconds")
+    passes = NOT_MEASURED if advice.passes is None else f"{words.number(advice.passes)} passes"
+    return joined((passes, muted(f"{seconds:.1f} s"))) if isinstance(seconds, (int, float)) else passes
+
+
+def parameters(advice: Advice) -> str:
+    """Parameters added."""
+    return (
+        NOT_MEASURED
+        if advice.parameters is None
+        else f"{advice.parameters:+,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    )
+
+
+def times(report: Report, advice: Advice) -> Mapping[str, Any]:
+    """What the machine of the run took for a fix: ``seconds`` and ``latency_ratio``."""
+    fixes: Mapping[str, Mapping[str, Any]] = report.environment.get("fixes", {})
+    return fixes.get(advice.variant, {})
+
+
+def rule(advice: tuple[Advice, ...]) -> str:
+    """How the labels came about, and how many fixes were compared."""
+    count = len(advice)
+    corrected = f", with p corrected for the {count} compared (Holm)" if count > 1 else ""
+    return (
+        f"{words.plural(count, 'fix', 'fixes')} compared with the audited model on the same images. The better one is "
+        f"chosen on half of the images and its accuracies are reported on the other half{corrected}: of many fixes "
+        "that do nothing, one looks good by luck."
+    )
+
+
+COSTS: tuple[tuple[str, Callable[[Report, Advice], Content]], ...] = (
+    ("latency", latency),
+    ("training", training),
+    ("parameters", lambda _, advice: parameters(advice)),
+)
+"""The columns of what a fix costs."""
