@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from actsec.activations.following import is_activation
 from actsec.errors import BadOption, ModelError
 from actsec.training.checkpoint import Memory, packed, unpacked
 from actsec.training.dropout import dropout
@@ -107,7 +108,7 @@ class _Loop:
     ) -> None:
         self.model, self.trained, self.recipe, self.place = model, trained, recipe, place
         self.perturb, self.objective, self.memory, self.checkpoint = perturb, objective, memory, checkpoint
-        self.optimizer = _optimizer(recipe, trained)
+        self.optimizer = _optimizer(recipe, model, trained)
         self.order = torch.Generator().manual_seed(key(recipe.seed, "order"))
         self.noise = torch.Generator().manual_seed(key(recipe.seed, "gradient noise"))
         self.done, self.best_state = _Done(), dict[str, Tensor]()
@@ -275,7 +276,9 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
-def _optimizer(recipe: Recipe, trained: list[nn.Parameter]) -> Adam | SGD:
+def _optimizer(recipe: Recipe, model: nn.Module, trained: list[nn.Parameter]) -> Adam | SGD:
+    learned = {id(p) for module in model.modules() if is_activation(module) for p in module.parameters()}
+    decays = [recipe.activation_decay if id(p) in learned else recipe.weight_decay for p in trained]
     if recipe.optimizer == "adam":
-        return Adam(trained, recipe.weight_decay)
-    return SGD(trained, recipe.momentum, recipe.weight_decay)
+        return Adam(trained, decays)
+    return SGD(trained, recipe.momentum, decays)

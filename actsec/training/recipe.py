@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from actsec.errors import BadOption
 
@@ -23,6 +23,7 @@ class Recipe:
     schedule: Annotated[Schedule, "one_cycle: up over the first fifth, then down by a cosine to 0"] = "one_cycle"
     momentum: Annotated[float, "sgd's momentum; adam has its own"] = 0.9
     weight_decay: Annotated[float, "L2 penalty, added to the gradient"] = 0.0
+    activation_decay: Annotated[float, "the same of learned activations: a decayed PReLU drifts to ReLU"] = 0.0
     label_smoothing: Annotated[float, "share of a label spread evenly over all classes"] = 0.0
     confidence_penalty: Annotated[float, "beta: what a nat of entropy of the output takes off the loss"] = 0.0
     logit_penalty: Annotated[float, "beta: what a unit of the logits' mean square adds to the loss"] = 0.0
@@ -40,6 +41,7 @@ class Recipe:
                 raise BadOption(f"{option}={value} is not a positive number", f"Give {option} above 0.")
         for option in (
             "weight_decay",
+            "activation_decay",
             "confidence_penalty",
             "logit_penalty",
             "gradient_noise",
@@ -64,11 +66,6 @@ class Recipe:
         if step < warm:
             return self.learning_rate * (step + 1) / warm
         return self.learning_rate * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
-
-    @property
-    def said(self) -> dict[str, Any]:
-        """Every option as JSON numbers and texts: what two trainings must share to be compared, the seed apart."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "seed"}
 
     def noise_std(self, step: int) -> float:
         """Standard deviation of the gradient noise at ``step`` (from 0): Neelakantan et al. 2015, equation 1."""

@@ -16,8 +16,8 @@ class Adam:
 
     beta1, beta2, tiny = 0.9, 0.999, 1e-8
 
-    def __init__(self, parameters: Sequence[nn.Parameter], weight_decay: float) -> None:
-        self.parameters, self.weight_decay = parameters, weight_decay
+    def __init__(self, parameters: Sequence[nn.Parameter], weight_decay: float | Sequence[float]) -> None:
+        self.parameters, self.decays = parameters, _each(weight_decay, parameters)
         # Steps are counted per parameter, as one without a gradient takes none.
         self.steps = [0] * len(parameters)
         self.first = [torch.zeros_like(p) for p in parameters]
@@ -42,7 +42,7 @@ class Adam:
             if parameter.grad is None:
                 continue
             self.steps[i] += 1
-            gradient = _decayed(parameter, self.weight_decay)
+            gradient = _decayed(parameter, self.decays[i])
             self.first[i].lerp_(gradient, 1 - self.beta1)
             self.second[i].mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
             first_bias, second_bias = 1 - self.beta1 ** self.steps[i], 1 - self.beta2 ** self.steps[i]
@@ -53,8 +53,10 @@ class Adam:
 class SGD:
     """Gradient descent with heavy-ball momentum and an L2 penalty added to the gradient."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], momentum: float, weight_decay: float) -> None:
-        self.parameters, self.momentum, self.weight_decay = parameters, momentum, weight_decay
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], momentum: float, weight_decay: float | Sequence[float]
+    ) -> None:
+        self.parameters, self.momentum, self.decays = parameters, momentum, _each(weight_decay, parameters)
         self.velocity: list[Tensor | None] = [None] * len(parameters)
 
     def state(self) -> dict[str, Tensor]:
@@ -73,7 +75,7 @@ class SGD:
         for i, parameter in enumerate(self.parameters):
             if parameter.grad is None:
                 continue
-            gradient = _decayed(parameter, self.weight_decay)
+            gradient = _decayed(parameter, self.decays[i])
             before = self.velocity[i]
             moved = gradient.clone() if before is None else before.mul_(self.momentum).add_(gradient)
             self.velocity[i] = moved
@@ -82,6 +84,11 @@ class SGD:
 
 def _listed(lists: Mapping[str, Sequence[Tensor | None]]) -> dict[str, Tensor]:
     return {f"{key}.{i}": value for key, values in lists.items() for i, value in enumerate(values) if value is not None}
+
+
+def _each(weight_decay: float | Sequence[float], parameters: Sequence[nn.Parameter]) -> Sequence[float]:
+    """A penalty for each parameter."""
+    return [weight_decay] * len(parameters) if isinstance(weight_decay, (int, float)) else weight_decay
 
 
 def _decayed(parameter: nn.Parameter, weight_decay: float) -> Tensor:
