@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -16,8 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from actsec import training
 from actsec.errors import BadOption, DataError, ModelError
 from actsec.oracle import Oracle, frozen
-from actsec.training import Recipe
+from actsec.training import Memory, Recipe
 from actsec.types import Material, Split, Target, read_head
+
+TOLD = ("optimizer", "schedule", "learning_rate", "weight_decay", "batch_size")
+WHERE_USED = ("label_smoothing", "confidence_penalty", "logit_penalty", "dropout", "clip_norm", "gradient_noise")
+"""What of a recipe stands among the numbers of a training: always, and where it is in use."""
 
 DRAWS = 20
 """Forwards of each row that a stochastic target is asked for, as many as the judge uses."""
@@ -73,24 +77,38 @@ def decisions_of(target: Target, x: Tensor, seed: int) -> Tensor:
         return oracle.decisions(x.to(target.device))
 
 
+def recipe_of(defense: Any, seed: int) -> Recipe:
+    """The recipe spelled by a defense's options of the same names; what it has no option for is as in Recipe."""
+    shared = {f.name for f in fields(Recipe)} & {f.name for f in fields(defense)}
+    return Recipe(**{name: getattr(defense, name) for name in shared}, seed=seed)
+
+
 @dataclass(slots=True)
 class Count:
-    """Examples that went forwards and backwards through a model, an attack's included."""
+    """Examples that went forwards and backwards through a model, an attack's included: two of a memory's numbers."""
 
-    forwards: int = 0
-    backwards: int = 0
-    _open: list[Any] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory)
+
+    @property
+    def forwards(self) -> int:
+        """Examples that went through the model."""
+        return int(self.memory.numbers.get("forwards", 0))
+
+    @property
+    def backwards(self) -> int:
+        """Examples whose gradient came back."""
+        return int(self.memory.numbers.get("backwards", 0))
 
     @contextlib.contextmanager
     def of(self, model: nn.Module, output: str | None) -> Iterator[Count]:
         """Count while the block runs. The hook is gone afterwards."""
 
         def backward(gradient: Tensor) -> None:
-            self.backwards += len(gradient)
+            self.memory.numbers["backwards"] = self.backwards + len(gradient)
 
         def forward(_: nn.Module, __: Any, result: Any) -> None:
             logits = read_head(result, output)
-            self.forwards += len(logits)
+            self.memory.numbers["forwards"] = self.forwards + len(logits)
             if logits.requires_grad:
                 logits.register_hook(backward)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
@@ -109,14 +127,18 @@ def learn(
     label: str,
     *,
     perturb: Perturb | None = None,
+    objective: training.Objective | None = None,
     after_epoch: Callable[[int], str | None] | None = None,
+    memory: Memory | None = None,
 ) -> dict[str, Any]:
     """Train every floating-point parameter of the target's model in place; returns the numbers of the training.
 
-    perturb makes the examples to learn from; after_epoch, given the epoch from 1, ends the training with its text.
-    Which parameters require gradients is put back. forwards and backwards count examples through the model, those of
-    perturb and after_epoch included.
+    perturb makes the examples to learn from, objective says by what; after_epoch, given the epoch from 1, ends the
+    training with its text. What they remember is in memory, so that the training goes on where the material's
+    checkpoint stands. Which parameters require gradients is put back. forwards and backwards count examples through
+    the model, those of perturb and after_epoch included.
     """
+    memory = memory if memory is not None else Memory()
     asked = Asked(target)
     trainable = [(p, p.requires_grad) for p in target.model.parameters() if p.is_floating_point()]
     if not trainable:
@@ -125,7 +147,7 @@ def learn(
     def progress(epoch: int, epochs: int, loss: float, accuracy: float) -> None:
         material.tell(f"{label}: loss {loss:.4f}, accuracy {accuracy:.3f}", epoch, epochs)
 
-    count = Count()
+    count = Count(memory)
     try:
         for parameter, _ in trainable:
             parameter.requires_grad_(True)
@@ -137,8 +159,11 @@ def learn(
                 recipe,
                 ids=split.id,
                 perturb=None if perturb is None else lambda _, x, y, ids, epoch: perturb(x, y, ids, epoch),
+                objective=objective,
                 progress=progress,
                 after_epoch=None if after_epoch is None else lambda _, epoch: after_epoch(epoch),
+                memory=memory,
+                checkpoint=material.checkpoint,
             )
     finally:
         for parameter, required in trainable:
@@ -152,11 +177,8 @@ def learn(
         "backwards": count.backwards,
         "final_loss": history.loss[-1],
         "final_accuracy": history.accuracy[-1],
-        "optimizer": recipe.optimizer,
-        "schedule": recipe.schedule,
-        "learning_rate": recipe.learning_rate,
-        "weight_decay": recipe.weight_decay,
-        "batch_size": recipe.batch_size,
+        **{name: getattr(recipe, name) for name in TOLD},
+        **{name: value for name in WHERE_USED if (value := getattr(recipe, name))},
         "batch_norm": "batch statistics while learning, running ones while attacking" if normalised else "none",
     }
 

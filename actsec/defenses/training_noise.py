@@ -12,10 +12,10 @@ Known failures: with Adam a large eta swamps the gradient, since Adam rescales w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
-from actsec.defenses._learning import copied, learn, require, split_of
+from actsec.defenses._learning import copied, learn, recipe_of, require, split_of
 from actsec.training import Recipe
 from actsec.types import Fitted, Material, Target
 
@@ -55,13 +55,4 @@ class TrainingNoise:
         return Fitted(numbers | noise)
 
     def _recipe(self, seed: int) -> Recipe:
-        return Recipe(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            gradient_noise=self.eta,
-            gradient_noise_decay=self.gamma,
-            seed=seed,
-        )
+        return replace(recipe_of(self, seed), gradient_noise=self.eta, gradient_noise_decay=self.gamma)
