@@ -18,12 +18,14 @@ from typing import Any
 import click
 
 import actsec
+from actsec import pages
 from actsec import plan as plans
 from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
 from actsec.plan import Plan, Trial
 
 _MANY = {"activations", "attacks", "corruptions", "defenses", "gates", "features"}
-_LISTED = ("attacks", "defenses", "activations", "diagnostics", "models", "data")
+_AUDIT_ONLY = ("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion")
+_AUDIT_ONLY += ("mask", "memory", "shard", "gates", "positive")
 
 
 def _plan_options(without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -207,22 +209,46 @@ def _write(option: str, file: str, **arrays: Any) -> None:
 
 def _target(loaded: Any) -> Any:
     """The plan's first model: the user's after the preflight checks, a reference model trained."""
-    from actsec import runner, scene, training
-    from actsec.plan import variants
+    from actsec import hardening
 
-    if not loaded.plan.reference:
-        target, notes = runner.look(loaded)
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
-        return target
-    target = scene.base_target(loaded, variants(loaded.plan)[0])
-    data = scene.as_split(loaded.splits.train, loaded.plan.device)
-    if data is None:
-        raise PlanError(
-            f"{loaded.plan.model} is trained first, but there is no training data", "Give --train data.npz."
-        )
-    training.fit(target.model, data.x, data.y, training.Recipe(seed=loaded.plan.seed), ids=data.id)
+    target, notes = hardening.base_of(loaded, lambda _: None)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
     return target
+
+
+@cli.command(name="defend")
+@click.argument("chain", metavar="CHAIN")
+@_plan_options(without=_AUDIT_ONLY)
+@click.option("--save", metavar="PLACE", help="A new folder that stands alone; or FILE.safetensors, the weights alone.")
+@click.option("--export", metavar="FILE.pt2", help="An exported program, which runs in torch without actsec.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def defend_command(chain: str, save: str | None, export: str | None, quiet: bool, **options: Any) -> int:
+    """Put a chain of defenses on a model, such as 'swap(to=silu, finetune=3) | temperature', fit and save it.
+
+    Nothing is attacked: whether the result is robust is for `actsec audit --model FOLDER` to find out.
+    """
+    _import_core()
+    import shlex
+
+    from actsec import hardening
+    from actsec.screen import Screen
+
+    plan, screen = _plan(None, options, None, None), Screen(quiet=quiet)
+    try:
+        with screen.running("epochs") as tell:
+            tested = options.get("data") is not None
+            ready = hardening.prepare(plan, chain, tested=tested, save=save, export=export, tell=tell)
+            for note in ready.notes:
+                screen.console.print(f"note: {note}", soft_wrap=True, markup=False)
+            made = hardening.make(ready, tell)
+        with screen.busy("writing"):
+            hardening.write(made, save, export, shlex.join(["actsec", *sys.argv[1:]]))
+    except KeyboardInterrupt:
+        raise Interrupted("nothing was written", "Training cannot be taken up: the command starts anew.") from None
+    for line in hardening.told(made, save, export):
+        click.echo(line)
+    return 0
 
 
 @cli.command()
@@ -247,85 +273,20 @@ def report(run: str, form: str, out: str | None) -> int:
 
 
 @cli.command(name="list")
-@click.argument("kind", type=click.Choice(_LISTED))
+@click.argument("kind", type=click.Choice(pages.KINDS))
 def list_command(kind: str) -> int:
     """List attacks, defenses, activations, diagnostics, models or data."""
-    for name, meaning in _listing(kind):
+    for name, meaning in pages.listing(kind):
         click.echo(f"{name:28} {meaning}".rstrip())
     return 0
-
-
-def _listing(kind: str) -> list[tuple[str, str]]:
-    if kind == "activations":
-        from actsec.activations import formula, names
-
-        return [(name, formula(name)) for name in names()]
-    if kind == "models":
-        from actsec import models
-
-        return [
-            *((f"reference:{name}", "built with any activation, trained in the run") for name in models.names()),
-            ("torchvision:NAME", "any classification architecture of torchvision"),
-            ("file.py:factory", "your own; the function returns an nn.Module"),
-        ]
-    if kind == "data":
-        from actsec.data import SOURCES
-
-        return [(source, "") for source in SOURCES]
-    from actsec import registry
-
-    theirs = [("art/NAME", "any evasion attack of ART: see `actsec explain art`")] if kind == "attacks" else []
-    return theirs + [(name, registry.page(kind, name).split("\n")[0]) for name in registry.names(kind)]  # type: ignore[arg-type]  # the rest are kinds
 
 
 @cli.command()
 @click.argument("name")
 def explain(name: str) -> int:
     """Explain an attack, a defense, a diagnostic (by name or id such as ACT-M03) or an activation."""
-    click.echo(_explained(name))
+    click.echo(pages.explained(name))
     return 0
-
-
-def _explained(name: str) -> str:
-    from actsec import registry
-    from actsec.activations import activation, names
-    from actsec.errors import unknown
-
-    known: list[str] = list(names())
-    if name == "art":
-        from actsec import art_names
-
-        every = (f"  {registry.ART}{attack}" for attack in art_names.names())
-        return "\n".join(["Attacks of ART that run on PyTorch classifiers:", *every])
-    if name.startswith(registry.ART):
-        return _page("attacks", name)
-    if name in known:
-        entry = activation(name)
-        facts = dataclasses.asdict(entry.properties)
-        lines = [
-            f"{name}: {entry.formula}",
-            f"derivative: {entry.slope}",
-            "",
-            *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
-        ]
-        return "\n".join(lines)
-    for kind in ("attacks", "defenses", "diagnostics"):
-        for plug_in in registry.names(kind):
-            found = registry.find(kind, plug_in)
-            known.append(plug_in)
-            if name in (plug_in, getattr(found, "rule", None)):
-                return _page(kind, plug_in)
-    raise unknown("name", name, known)
-
-
-def _page(kind: Any, name: str) -> str:
-    """The doc page of a plug-in and its options."""
-    from actsec import registry
-    from actsec.spec import table
-
-    found = registry.find(kind, name)
-    options = [f"  {o} ({type_}; default {default}): {text}" for o, type_, default, text in table(found)]
-    return "\n".join([registry.page(kind, name), *(["", "Options:", *options] if options else [])])
 
 
 def _plan(plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None) -> Plan:

@@ -62,13 +62,16 @@ class Screen:
         self.console.print(f"  {len(prepared.jobs)} jobs, results in {escape(str(store.root))}", soft_wrap=True)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Tell]:
-        """A function to tell progress to, drawn as a bar on a terminal and as a line now and then elsewhere."""
+    def running(self, unit: str = "jobs") -> Iterator[Tell]:
+        """A function to tell progress to, drawn as a bar on a terminal and as a line now and then elsewhere.
+
+        unit is what progress counts.
+        """
         if self.console.is_terminal:
             with self._bar() as tell:
                 yield tell
         else:
-            yield self._lines()
+            yield self._lines(unit)
 
     @contextlib.contextmanager
     def _bar(self) -> Iterator[Tell]:
@@ -94,7 +97,7 @@ class Screen:
 
             yield tell
 
-    def _lines(self) -> Tell:
+    def _lines(self, unit: str) -> Tell:
         last = time.monotonic()
 
         def tell(standing: Standing) -> None:
@@ -102,7 +105,7 @@ class Screen:
             self._said(standing)
             if time.monotonic() - last >= PLAIN_EVERY or standing.done == standing.total:
                 last = time.monotonic()
-                text = f"{standing.done}/{standing.total} jobs {_left(standing.left)} {escape(standing.label)}"
+                text = f"{standing.done}/{standing.total} {unit} {_left(standing.left)} {escape(standing.label)}"
                 self.console.print(text, soft_wrap=True)
 
         return tell

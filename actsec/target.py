@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from actsec.describing import describe, echo_eps, fingerprint
 from actsec.errors import ActsecError, BadOption, ModelError, unknown
-from actsec.loading import building
+from actsec.loading import building, recipes
 from actsec.loading.fitting import check_finite, fit_weights
 from actsec.loading.normalizing import normalization
 from actsec.loading.weights import WeightFile, read_weights
@@ -38,7 +38,7 @@ def load(
     weights: str | Path | WeightFile | None = None,
     classes: Classes | None = None,
     input_shape: Sequence[int] | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: tuple[float, float] | None = None,
     normalize: str | Normalization | None = None,
     threshold: float | None = None,
     output: str | None = None,
@@ -50,7 +50,8 @@ def load(
 ) -> Target:
     """A target from a text (see building) or a module, with the weights of a file (see weights) fitted into it.
 
-    classes is their number or names; what is not given is taken from the output when input_shape is known, and by
+    The folder of a hardened model is a text too, and may stand as weights beside the code that builds it. bounds are
+    [0, 1], or those of the folder. classes is their number or names; what is not given is taken from the output when input_shape is known, and by
     ``settle`` from the data otherwise. normalize is ``imagenet``, ``MEAN/STD``, ``torchvision`` or None. random_weights
     allows torchvision's architectures without weights; trust opens files that execute code. device: the CPU for what is
     built here, None leaves a module where it lies. tell is given each note worth printing.
@@ -58,8 +59,13 @@ def load(
     A module given as an object is never changed: it is copied when weights or a device are given. Raises ModelError,
     BadOption or UnknownName (exit 2), NoVerdict for weights that are not finite, Unsafe.
     """
+    if recipes.is_folder(model) or recipes.is_folder(weights):
+        own = {"normalize": normalize, "threshold": threshold, "output": output, "random_weights": random_weights}
+        told = {"classes": classes, "input_shape": input_shape, "bounds": bounds}
+        return _hardened(model, weights, own, told, trust=trust, device=device, tell=tell)
     say = tell or (lambda _: None)
     names, shape = _names(classes, threshold), tuple(int(side) for side in input_shape or ())
+    bounds = bounds or (0.0, 1.0)
     _check_bounds(bounds)
     place = _device(device)
     # weights first: a file that is refused is refused before any code of an architecture runs
@@ -121,6 +127,26 @@ def raw_head(target: Target, x: Tensor) -> Tensor:
             "Give data of the shape the model was built for, channels first.",
         ) from error
     return _field(output, target.output)
+
+
+def _hardened(
+    model: str | nn.Module,
+    weights: object,
+    own: dict[str, Any],
+    told: dict[str, Any],
+    *,
+    trust: bool,
+    device: str | torch.device | None,
+    tell: Callable[[str], None] | None,
+) -> Target:
+    """The target of a hardened model's folder, given as the model, or as weights beside the code that builds it."""
+    if not isinstance(model, str):
+        raise BadOption(f"weights = {weights} is the folder of a hardened model", "Load it by itself: load(FOLDER).")
+    if alone := recipes.is_folder(model):
+        own["weights"] = weights
+    folder = model if alone else str(weights)
+    target = recipes.load(folder, model=None if alone else model, trust=trust, device=device, tell=tell)
+    return recipes.held_against(recipes.read(folder), target, own=own, **told)
 
 
 def _built(

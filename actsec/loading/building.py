@@ -30,7 +30,10 @@ from actsec import spec as notation
 from actsec.errors import ActsecError, BadOption, ModelError, unknown
 from actsec.spec import Spec
 
-FORMS = "Write nets.py:make, package.module:make, torchvision:resnet18 or reference:cnn(activation=gelu)."
+FORMS = (
+    "Write nets.py:make, package.module:make, torchvision:resnet18, reference:cnn(activation=gelu), or the folder of a "
+    "hardened model."
+)
 
 
 def build(text: str, *, input_shape: tuple[int, ...], classes: int | None, seed: int) -> nn.Module:
@@ -65,6 +68,8 @@ def split(text: str) -> tuple[str, str]:
     if not source or not call.strip():
         if text.endswith(".py"):
             raise ModelError(f"{text!r} names a file and no function in it", f"Write {text}:FUNCTION.")
+        if Path(text).expanduser().is_dir():
+            raise ModelError(f"{text!r} is a folder without a recipe.toml", "Give one that `actsec defend` wrote.")
         raise ModelError(f"cannot read the model {text!r}", FORMS)
     return source, call
 

@@ -1,0 +1,270 @@
+"""A hardened model as a folder that stands alone.
+
+    hardened/weights.safetensors    every parameter and buffer: the base's, and what the defenses learned
+    hardened/recipe.toml            how the architecture is built again, for people to read; nothing in it executes
+    hardened/README.md              how to load it, what it claims, what it cost, how to audit it
+
+    hardened.save("hardened/", target, base=before, model="nets.py:make", chain="swap(to=silu) | temperature")
+    target = actsec.load("hardened/")
+
+What loading checks stands in actsec.loading.recipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from actsec import registry, toml
+from actsec.describing import fingerprint
+from actsec.errors import ModelError, StoreError
+from actsec.loading import building
+from actsec.loading.recipes import (
+    BUILT_IN,
+    RECIPE,
+    SCHEMA,
+    WEIGHTS,
+    Code,
+    Hardened,
+    Rescaling,
+    is_folder,
+    load,
+    outputs,
+    read,
+    sha256,
+    versions,
+)
+from actsec.spec import Spec, parse_chain
+from actsec.types import Fitted, Target, chain_text
+
+__all__ = ["Hardened", "check_file", "check_place", "is_folder", "load", "read", "save", "save_weights", "whole"]
+
+README = "README.md"
+_WRITABLE = "Give a place that can be written."
+
+
+def check_place(folder: str | Path) -> None:
+    """Raise StoreError unless a new folder can be made there: nothing that exists is ever replaced."""
+    place = Path(folder).expanduser()
+    mend = "Give a folder that does not exist yet."
+    if place.exists() and not place.is_dir():
+        raise StoreError(f"{place} is a file", mend)
+    try:
+        if place.is_dir() and any(place.iterdir()):
+            raise StoreError(f"{place} exists already and is not empty", mend)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=".hardened-", dir=place.parent)).rmdir()
+    except OSError as problem:
+        raise StoreError(f"cannot write {place}: {problem.strerror}", _WRITABLE) from problem
+
+
+def check_file(file: str | Path) -> None:
+    """Raise StoreError unless a file can be written there."""
+    place = Path(file).expanduser()
+    if place.is_dir():
+        raise StoreError(f"{place} is a folder", "Give the name of a file.")
+    with _written(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", dir=place.parent)
+        os.close(handle)
+        Path(name).unlink()
+
+
+def save(
+    folder: str | Path,
+    target: Target,
+    *,
+    base: Target,
+    model: str,
+    chain: str | Sequence[Spec],
+    fits: Sequence[Fitted] = (),
+    onto: Hardened | None = None,
+    seed: int = 0,
+    command: str = "",
+    data: Mapping[str, str] | None = None,
+    measured: Mapping[str, Any] | None = None,
+    audit: str = "",
+) -> Hardened:
+    """Write a fitted target as a folder, whole or not at all, and load it back before it gets its name.
+
+    base is the target before the defenses, model the text that builds it (as for ``actsec.load``), chain the defenses
+    that were put on it, fits what fitting each of them returned, onto the recipe of a hardened model that they were put
+    on (its chain goes before, and base is what it began with), command and audit the commands that made the folder and
+    that audit it. Raises StoreError where the folder cannot be made, ModelError where what was written does not
+    load as the same model: a factory that builds another network each time cannot be saved.
+    """
+    from safetensors.torch import save as as_bytes
+
+    check_place(folder)
+    place = Path(folder).expanduser()
+    specs = parse_chain(chain) if isinstance(chain, str) else tuple(chain)
+    every = (*(onto.specs if onto else ()), *specs)
+    content = as_bytes(_state(target))
+    source, call = building.split(model)
+    path = Path(source).expanduser().resolve() if source.endswith(".py") else None
+    recipe = Hardened(
+        schema=SCHEMA,
+        model=model if path is None else f"{path.name}:{call}",
+        chain=chain_text([registry.canonical("defenses", spec) for spec in every]),
+        input_shape=tuple(base.shape),
+        classes=base.classes,
+        bounds=base.bounds,
+        seed=seed,
+        stochastic=target.stochastic,
+        weights=hashlib.sha256(content).hexdigest(),
+        fingerprint=fingerprint(target),
+        outputs=outputs(target),
+        versions=versions(),
+        threshold=base.threshold,
+        output=base.output,
+        normalization=Rescaling.of(base.normalization),
+        code=None if path is None else Code(os.path.relpath(path, place.resolve()), sha256(path)),
+        command=command,
+        data=dict(data or {}),
+        measured=dict(measured or {}),
+        fit=(*(onto.fit if onto else ()), *(_told(spec, fit) for spec, fit in zip(specs, fits, strict=False))),
+    )
+    files = {WEIGHTS: content, RECIPE: recipe_text(recipe).encode(), README: readme(recipe, place, audit).encode()}
+    with _staged(place) as staging:
+        for name, written in files.items():
+            _put(staging / name, written)
+        if fingerprint(load(staging, model=model)) != recipe.fingerprint:
+            raise ModelError(
+                f"{model} does not build the same network again, so that {place} could not be loaded",
+                "Let the factory build one fixed architecture.",
+            )
+    return recipe
+
+
+def save_weights(file: str | Path, target: Target, *, chain: str = "") -> None:
+    """The weights alone, for the architecture they had before; whole or not at all. Raises StoreError."""
+    from safetensors.torch import save as as_bytes
+
+    place = Path(file).expanduser()
+    note = {"actsec": "hardened", "chain": chain, "fingerprint": fingerprint(target)}
+    with whole(place) as partial:
+        _put(partial, as_bytes(_state(target), metadata=note))
+
+
+def recipe_text(recipe: Hardened) -> str:
+    """recipe.toml."""
+    head = "# A hardened model. README.md beside this file says how it is loaded. Nothing in this file is executed.\n\n"
+    return head + toml.document({k: v for k, v in dataclasses.asdict(recipe).items() if v not in ({}, (), "")})
+
+
+def readme(recipe: Hardened, place: Path, audit: str) -> str:
+    """README.md of the folder: loading, claims, cost, and that nothing was audited."""
+    name = place.name
+    built_in = building.split(recipe.model)[0] in BUILT_IN
+    code = "" if built_in else f"Loading executes `{recipe.model}`, the code that builds the architecture"
+    if recipe.code is not None:
+        code += f" (`{recipe.code.file}` from here, sha256 `{recipe.code.sha256[:12]}...`, refused when it changed)"
+    lines = [
+        f"# {name}",
+        "",
+        f"`{recipe.model}` behind `{' | '.join(str(each['defense']) for each in recipe.fit) or recipe.chain}`.",
+        "",
+        "```python",
+        "import actsec",
+        f'target = actsec.load("{place}")    # target.logits(x): x {_inputs(recipe)}',
+        "```",
+        "",
+        *([f"{code}.", ""] if code else []),
+        "## What it claims",
+        "",
+        *(f"- `{each['defense']}`: {each['claims']}" for each in recipe.fit),
+        "",
+        "## What it cost",
+        "",
+        *(f"- `{each['defense']}`: {_cost(each)}" for each in recipe.fit),
+        *(f"- {key.replace('_', ' ')}: {value}" for key, value in recipe.measured.items()),
+        "",
+        "## It has not been audited",
+        "",
+        "No attack was tried on it: nothing here says that it is robust. To find out:",
+        "",
+        "```bash",
+        audit or f"actsec audit --model {place} --data test.npz",
+        "```",
+        "",
+        f"`recipe.toml` holds the command that made it and the hashes of what it was made from; `{WEIGHTS}` every",
+        "parameter and buffer, the base's and what the defenses learned.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _inputs(recipe: Hardened) -> str:
+    low, high = recipe.bounds
+    return f"({', '.join(['n', *map(str, recipe.input_shape)])}) float32 in [{low:g}, {high:g}]"
+
+
+def _cost(fit: Mapping[str, Any]) -> str:
+    forwards, backwards = fit.get("forwards", 0), fit.get("backwards", 0)
+    seconds = f", {fit['seconds']:.1f} s" if "seconds" in fit else ""
+    return f"{forwards:,} forwards and {backwards:,} backwards of one input{seconds}"
+
+
+def _told(spec: Spec, fit: Fitted) -> dict[str, Any]:
+    """A defense of the chain, what it claims, and the single numbers of its fit: lists stay in reports."""
+    claims = registry.find("defenses", spec.name).claims
+    kept = {name: value for name, value in fit.numbers.items() if isinstance(value, (bool, int, float, str))}
+    notes = {"notes": list(fit.notes)} if fit.notes else {}
+    return {"defense": str(registry.brief("defenses", spec)), "claims": claims, **kept, **notes}
+
+
+def _state(target: Target) -> dict[str, Any]:
+    """Every parameter and buffer; tensors that share memory are written apart."""
+    state = target.model.state_dict()
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+@contextlib.contextmanager
+def _staged(place: Path) -> Iterator[Path]:
+    """A folder beside ``place`` that takes its name when the block ends well, and is gone otherwise."""
+    with _written(place):
+        staging = Path(tempfile.mkdtemp(prefix=".hardened-", dir=place.parent))
+        try:
+            yield staging
+            staging.chmod(0o755)
+            staging.rename(place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole(place: Path) -> Iterator[Path]:
+    """A file beside ``place`` that takes its name when the block ends well, and is gone otherwise."""
+    with _written(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", dir=place.parent)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            yield partial
+            partial.chmod(0o644)
+            partial.replace(place)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _written(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise StoreError(f"cannot write {place}: {problem.strerror or problem}", _WRITABLE) from problem
+
+
+def _put(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,402 @@
+"""What ``actsec defend`` does: load, check, fit a chain of defenses, measure before and after, write.
+
+The order is that of regret: every mistake that can be known is found before anything is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actsec import data as sets
+from actsec import hardened, models, registry, runner, scene, tasks, training
+from actsec.budgets import REPEATS
+from actsec.data import Dataset
+from actsec.errors import BadOption, PlanError
+from actsec.loading import building, recipes
+from actsec.oracle import Oracle, frozen
+from actsec.plan import Plan, variants
+from actsec.result import Calibration, Share
+from actsec.runner import Progress, Tell
+from actsec.scene import Scene
+from actsec.spec import Spec, parse_chain
+from actsec.types import Defense, Fitted, Material, Target, chain_text
+from actsec.verdict import calibration, statistics
+
+LITTLE = 0.5
+"""Seconds between two looks at the clock while a model is trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A target on untouched inputs: accuracy, calibration, and the decided labels (n,)."""
+
+    accuracy: Share
+    calibration: Calibration
+    labels: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A chain ready to be fitted. onto is the recipe of a hardened base; bare and text are what builds the model.
+
+    tested says whether the test data is the user's own choice: what a chain learned from measures nothing.
+    """
+
+    scene: Scene
+    base: Target
+    bare: Target
+    text: str
+    onto: recipes.Hardened | None
+    chain: tuple[Spec, ...]
+    notes: tuple[str, ...]
+    tested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A fitted chain: the target, what each fit found and cost, and the measures before and after, where asked."""
+
+    ready: Ready
+    target: Target
+    fits: tuple[Fitted, ...]
+    before: Measured | None
+    after: Measured | None
+
+
+def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: str | None, tell: Tell) -> Ready:
+    """Check everything there is to check, and train a reference model. Raises UsageError, NoVerdict, Unsafe.
+
+    tested says that ``plan.data`` was named; otherwise it is the calibration or training data. save is a folder or a
+    .safetensors file, export a .pt2 file.
+    """
+    if save is None and export is None:
+        raise BadOption("nothing would be kept", "Give --save FOLDER, or --export FILE.pt2.")
+    specs = parse_chain(chain)
+    plan, tested = _with_data(plan, specs, tested=tested)
+    check_places(save, export)
+    loaded = runner.resolved(scene.load(plan.having(defenses=(chain,))))
+    filled = parse_chain((loaded.plan.defenses or ("",))[0])
+    if loaded.test.table is not None and len(loaded.test.table.labels) > 1:
+        raise PlanError(
+            f"{len(loaded.test.table.labels)} label columns: a hardened model decides one",
+            "Give the one column, and a model that returns the logit of that label.",
+        )
+    base, notes = base_of(loaded, tell)
+    bare, text, onto = _origin(loaded, base)
+    wrapped = scene.wrapped(base, filled)  # a defense that cannot be put on this model is a mistake of the request
+    if save is not None and save.endswith(".safetensors") and (spec := _changes(base, filled)) is not None:
+        raise BadOption(
+            f"--save {save}: {spec.name} changes the architecture ({_shape_of(base)} to {_shape_of(wrapped)}), so that "
+            "weights alone would not load into the model they came from",
+            "Give a folder, --save hardened/, which holds the recipe beside the weights.",
+        )
+    return Ready(loaded, base, bare, text, onto, filled, (*loaded.notes, *notes), tested)
+
+
+def make(ready: Ready, tell: Tell) -> Made:
+    """Fit the chain and measure the target before and after. Raises what fitting raises."""
+    loaded, base, plan = ready.scene, ready.base, ready.scene.plan
+    with threads(plan.threads):
+        before = measure(base, loaded.test, plan) if ready.tested else None
+        material = Material(
+            scene.as_split(loaded.splits.calibration, plan.device),
+            scene.as_split(loaded.splits.train, plan.device),
+            plan.seed,
+            tasks.perturb,
+            lambda *_: None,
+        )
+        target, fits = fit_chain(base, [registry.build("defenses", spec) for spec in ready.chain], material, tell)
+        after = measure(target, loaded.test, plan) if ready.tested else None
+    return Made(ready, target, fits, before, after)
+
+
+def write(made: Made, save: str | None, export: str | None, command: str) -> None:
+    """Write what was asked for. Raises StoreError, ModelError."""
+    ready, plan = made.ready, made.ready.scene.plan
+    if save is not None and save.endswith(".safetensors"):
+        hardened.save_weights(save, made.target, chain=chain_text(ready.chain))
+    elif save is not None:
+        hardened.save(
+            save,
+            made.target,
+            base=ready.bare,
+            model=ready.text,
+            chain=ready.chain,
+            fits=made.fits,
+            onto=ready.onto,
+            seed=ready.onto.seed if ready.onto else plan.seed,
+            command=command,
+            data=_hashes(ready),
+            measured=measures(made),
+            audit=audit_command(ready, save),
+        )
+    if export is not None:
+        from actsec import exporting
+
+        exporting.write(export, made.target)
+
+
+def fit_chain(
+    target: Target, chain: Sequence[Defense], material: Material, tell: Tell = lambda _: None
+) -> tuple[Target, tuple[Fitted, ...]]:
+    """The target behind a chain of defenses, each wrapped and fitted in turn, and what each fit found.
+
+    The numbers of each hold the seconds it took, beside what it counted itself.
+    """
+    fits = []
+    for number, defense in enumerate(chain, 1):
+        target = defense.wrap(target)
+        began = time.monotonic()
+        name = type(defense).__module__.rpartition(".")[2]
+        label = f"{name} ({number} of {len(chain)})" if len(chain) > 1 else name
+        rows = 0 if material.train is None else len(material.train.y)
+        epochs = getattr(defense, "epochs", getattr(defense, "finetune", 0))
+        with _watched(target.model, _Clock(label, rows, epochs, tell)) as told:
+            fit = defense.fit(target, dataclasses.replace(material, tell=told))
+        seconds = round(time.monotonic() - began, 3)
+        fits.append(Fitted({**fit.numbers, "seconds": seconds}, fit.notes))
+    return target, tuple(fits)
+
+
+def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
+    """Accuracy and calibration on the test data; the mean over draws of a stochastic target. One forward a row."""
+    repeats = REPEATS[plan.budget] if target.stochastic else 1
+    with frozen(target.model):
+        oracle = Oracle(target.having(threshold=None), 0, repeats, plan.seed, "clean test")
+        logits = oracle.decisions(torch.from_numpy(test.x).to(target.device)).double().cpu()
+    labels = target.decide(logits)
+    p = logits.softmax(-1).mean(0)
+    right = (labels == torch.from_numpy(test.y)).double().mean(0)
+    decided = target.decide(p.log()) if target.threshold is not None else p.argmax(-1)
+    found = calibration.calibration(p.numpy(), test.y, "clean", decided=decided.numpy())
+    return Measured(statistics.share(round(float(right.sum())), len(test)), found, decided)
+
+
+def measures(made: Made) -> dict[str, Any]:
+    """What was measured, for the recipe and for people: nothing where no test data was named."""
+    ready = made.ready
+    sizes = {
+        "parameters_before": sum(p.numel() for p in ready.base.model.parameters()),
+        "parameters_after": sum(p.numel() for p in made.target.model.parameters()),
+    }
+    if made.before is None or made.after is None:
+        return sizes
+    before, after = made.before, made.after
+    return {
+        **sizes,
+        "test": ready.scene.test.name,
+        "n": after.accuracy.n,
+        "clean_accuracy_before": before.accuracy.value,
+        "clean_accuracy_after": after.accuracy.value,
+        "labels_changed": int((before.labels != after.labels).sum()),
+        "ece_before": before.calibration.ece,
+        "ece_after": after.calibration.ece,
+    }
+
+
+def told(made: Made, save: str | None, export: str | None) -> Iterator[str]:
+    """What was done, in lines for the terminal."""
+    for spec, fit in zip(made.ready.chain, made.fits, strict=True):
+        numbers = fit.numbers
+        passes = f"{numbers.get('forwards', 0):,} forwards, {numbers.get('backwards', 0):,} backwards"
+        found = f", temperature {numbers['temperature']:.4g}" if "temperature" in numbers else ""
+        yield f"{registry.brief('defenses', spec)}: {passes}, {numbers['seconds']:.1f} s{found}"
+        yield from (f"  {note}" for note in fit.notes)
+        yield f"  {registry.find('defenses', spec.name).claims}"
+    if made.before is None or made.after is None:
+        yield "not measured: no test data was named (--data)"
+    else:
+        before, after = made.before, made.after
+        changed = int((before.labels != after.labels).sum())
+        yield (
+            f"clean accuracy {before.accuracy.value:.1%} before, {after.accuracy.value:.1%} after "
+            f"({after.accuracy.n} of {made.ready.scene.test.name}; {changed} labels changed); "
+            f"ECE {before.calibration.ece:.3f} before, {after.calibration.ece:.3f} after "
+            f"({after.calibration.bins} bins; up to {after.calibration.null_p95:.3f} by chance)"
+        )
+    if save is not None:
+        yield f"saved {save}"
+    if export is not None:
+        yield f"exported {export}"
+    if save is not None and not save.endswith(".safetensors"):
+        yield f"Not audited. To find out what it is worth: {audit_command(made.ready, save)}"
+    else:
+        yield "Not audited: save a folder, --save hardened/, to audit it"
+
+
+def audit_command(ready: Ready, folder: str) -> str:
+    """The command that audits the folder, on the data that was named."""
+    import shlex
+
+    plan = ready.scene.plan
+    words = ["actsec", "audit", "--model", folder, "--data", plan.data if ready.tested else "test.npz"]
+    for name in ("train", "calibration", "bounds", "resize", "label_column", "label"):
+        if (value := getattr(plan, name)) is not None:
+            words += ["--" + name.replace("_", "-"), str(value)]
+    for rule in plan.features:
+        words += ["--feature", str(rule)]
+    return shlex.join(words)
+
+
+def base_of(loaded: Scene, tell: Tell) -> tuple[Target, tuple[str, ...]]:
+    """The plan's first model: the user's after the preflight checks, with their notes; a reference model trained."""
+    plan = loaded.plan
+    if not plan.reference:
+        return runner.look(loaded)
+    first = variants(plan)[0]
+    target = scene.base_target(loaded, first)
+    data = scene.as_split(loaded.splits.train, plan.device)
+    if data is None:
+        raise PlanError(f"{plan.model} is trained first, but there is no training data", "Give --train data.npz.")
+    recipe = training.Recipe(seed=plan.seed)
+
+    def progress(epoch: int, epochs: int, loss: float, accuracy: float) -> None:
+        tell(Progress(epoch, epochs, f"training {first.base}: loss {loss:.4f}, accuracy {accuracy:.3f}", None))
+
+    with threads(plan.threads):
+        training.fit(target.model, data.x, data.y, recipe, ids=data.id, progress=progress)
+    return target, ()
+
+
+def check_places(save: str | None, export: str | None) -> None:
+    """Raise BadOption or StoreError for what could not be written in the end."""
+    if save is not None and save.endswith((".pt", ".pth", ".pkl", ".npz", ".pt2", ".toml")):
+        raise BadOption(f"--save {save}: weights are written as safetensors", "Give a folder, or FILE.safetensors.")
+    if export is not None and not export.endswith(".pt2"):
+        raise BadOption(f"--export {export}: an exported program ends in .pt2", "Give FILE.pt2.")
+    if save is not None and not save.endswith(".safetensors"):
+        hardened.check_place(save)
+    for file in (save, export):
+        if file is not None and (file != save or file.endswith(".safetensors")):
+            hardened.check_file(file)
+
+
+def _with_data(plan: Plan, chain: Sequence[Spec], *, tested: bool) -> tuple[Plan, bool]:
+    """The plan with something to check the model on. Raises PlanError where a defense lacks what it learns from."""
+    if tested or plan.reference:
+        return plan, True
+    needed = {registry.build("defenses", spec).needs: spec for spec in chain if _complete(spec)}
+    for split in ("train", "calibration"):
+        if split in needed and getattr(plan, split) is None:
+            raise PlanError(f"{needed[split].name} needs {split} data", f"Give --{split} data.npz.")
+    if (data := plan.calibration or plan.train) is None:
+        raise PlanError(f"no data was named to check {plan.model} on", "Give --data test.npz.")
+    return plan.having(data=data), False
+
+
+def _complete(spec: Spec) -> bool:
+    """Whether every option without a default is given: eps may still be the data's."""
+    fields = dataclasses.fields(registry.find("defenses", spec.name))
+    return all(f.default is not dataclasses.MISSING or spec.get(f.name) is not None for f in fields)
+
+
+def _origin(loaded: Scene, base: Target) -> tuple[Target, str, recipes.Hardened | None]:
+    """The target before all its defenses, the text that builds it, and the recipe where it is hardened already."""
+    plan = loaded.plan
+    folder = next((place for place in (plan.model, plan.weights) if recipes.is_folder(place)), None)
+    if folder is not None:
+        onto = recipes.read(folder)
+        alone = folder == plan.model
+        text = recipes.vouched(Path(folder), onto, trust=plan.trust_model) if alone else plan.model
+        return recipes.bare(onto, text, plan.device), text, onto
+    if plan.reference:
+        return base, f"reference:{models.canonical(variants(plan)[0].base)}", None
+    text = plan.model
+    if text.startswith("torchvision:") and vars(base.model).get("transform_input"):
+        # What torchvision's own normalisation switched on inside the model is an option of its architecture.
+        source, call = building.split(text)
+        text = f"{source}:{parse_chain(call)[0].having(transform_input=True)}"
+    return base, text, None
+
+
+def _changes(base: Target, chain: Sequence[Spec]) -> Spec | None:
+    """The first defense of the chain after which weights no longer load into the base's architecture."""
+    target = base
+    for spec in chain:
+        target = registry.build("defenses", spec).wrap(target)
+        if _form(target) != _form(base):
+            return spec
+    return None
+
+
+def _form(target: Target) -> tuple[Any, ...]:
+    """All of a target but its numbers."""
+    modules = [
+        (name, type(m).__qualname__, "" if list(m.children()) else m.extra_repr())
+        for name, m in target.model.named_modules()
+    ]
+    state = [(name, tuple(value.shape)) for name, value in target.model.state_dict().items()]
+    return (modules, state, target.normalization, target.threshold, target.output, target.stochastic)
+
+
+def _shape_of(target: Target) -> str:
+    return f"{type(target.model).__name__} of {len(target.model.state_dict())} tensors"
+
+
+def _hashes(ready: Ready) -> dict[str, str]:
+    splits = ready.scene.splits
+    needs = {registry.build("defenses", spec).needs for spec in ready.chain}
+    parts = {"train": splits.train, "calibration": splits.calibration}
+    return {name: sets.fingerprint(part) for name, part in parts.items() if part is not None and name in needs}
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """The plan's thread count, which moves the last bit of a sum; the caller's own afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, clock: _Clock) -> Iterator[Callable[[str, int, int], None]]:
+    """What a defense tells its progress to. Between two tellings the rows that it trains on are counted."""
+    handle = model.register_forward_pre_hook(clock.passed)
+    try:
+        yield clock.told
+    finally:
+        handle.remove()
+
+
+class _Clock:
+    """Where a defense stands: epochs done, rows since, and the time left by the pace so far.
+
+    rows is how many it trains on in an epoch, at most; epochs is 0 where it trains nothing.
+    """
+
+    def __init__(self, label: str, rows: int, epochs: int, tell: Tell) -> None:
+        self.label, self.rows, self.total, self.tell, self.text = label, rows, epochs, tell, label
+        self.began = self.looked = time.monotonic()
+        self.done = self.seen = 0
+
+    def told(self, text: str, done: int, total: int) -> None:
+        """A defense says how far it is."""
+        self.done, self.total, self.seen = done, total, 0
+        self.text = f"{self.label}: {text.partition(': ')[2] or text}"
+        self.say()
+
+    def passed(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """The model is about to see a batch."""
+        if model.training and inputs and isinstance(inputs[0], Tensor):
+            self.seen += len(inputs[0])
+        if time.monotonic() - self.looked >= LITTLE:
+            self.say()
+
+    def say(self) -> None:
+        self.looked = time.monotonic()
+        part = min(self.seen / self.rows, 1.0) if self.rows else 0.0
+        share = (self.done + part) / max(self.total, 1)
+        left = (self.looked - self.began) * (1 - share) / share if share else None
+        self.tell(Progress(self.done, self.total, self.text, left))

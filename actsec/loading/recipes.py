@@ -1,0 +1,381 @@
+"""The recipe of a hardened model, and the model it builds again.
+
+Loading builds the architecture that the recipe names, puts the chain of defenses on it, fills in the weights and
+compares: the weights' hash, the hash of the file that builds the architecture, the fingerprint, and a few outputs. The
+hashes tell that nothing changed by accident or one file at a time; they are no signature.
+
+Code that builds an architecture is the user's own. A file is executed when it lies outside the folder, outside Python's
+own packages, and is unchanged; other code only when the user names it (``--model pkg.nets:make --weights hardened/``)
+or trusts the folder (``--trust-model``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import site
+import sys
+import sysconfig
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+import actsec
+from actsec import registry
+from actsec.describing import fingerprint
+from actsec.draws import Draws
+from actsec.errors import BadOption, ModelError, Unsafe
+from actsec.loading import building
+from actsec.loading.fitting import check_finite
+from actsec.loading.normalizing import normalization, show_normalization
+from actsec.loading.weights import read_weights
+from actsec.oracle import frozen
+from actsec.spec import Spec, parse_chain
+from actsec.tables import Lattice, RawUnits
+from actsec.types import Normalization, Target
+
+RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
+SCHEMA = 1
+BUILT_IN = ("reference", "torchvision")
+"""Architectures that are built without code of the user's."""
+CHECKED_ROWS, CHECKED_CLASSES = 2, 10
+AGREE = 1e-3
+"""Outputs are the same when they differ by at most this share of the largest: other machines add in another order."""
+_MOST = 1 << 22  # bytes of a recipe
+_HARDEN = "Restore what changed, or harden the model again: the recipe holds the command."
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaling:
+    """A normalisation. lattices, for tables: the model takes the columns' own units, stepped ones exactly."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    lattices: tuple[Lattice, ...] | None = None
+
+    @staticmethod
+    def of(made: Normalization | None) -> Rescaling | None:
+        """The record of a target's normalisation."""
+        lattices = made.lattices if isinstance(made, RawUnits) else None
+        return None if made is None else Rescaling(made.mean, made.std, lattices)
+
+    def make(self) -> Normalization:
+        """The normalisation of the record."""
+        if self.lattices is None:
+            return Normalization(self.mean, self.std)
+        return RawUnits(self.mean, self.std, self.lattices)
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The file whose function builds the architecture, seen from the folder, and its sha256."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """recipe.toml: everything but the weights.
+
+    model, input_shape, classes, bounds, threshold, output and normalization make the target before the defenses; chain
+    has every option written out. stochastic and fingerprint (describing.fingerprint) are the finished target's, weights
+    the sha256 of the file. outputs are the logits of fixed inputs, for the first classes; none of a model that draws at
+    random. fit holds what fitting each defense found and cost, measured what was measured beside it, data the
+    fingerprints of the splits.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    schema: int
+    model: str
+    chain: str
+    input_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    bounds: tuple[float, float]
+    seed: int
+    stochastic: bool
+    weights: str
+    fingerprint: str
+    outputs: tuple[tuple[float, ...], ...]
+    versions: dict[str, str]
+    threshold: float | None = None
+    output: str | None = None
+    normalization: Rescaling | None = None
+    code: Code | None = None
+    command: str = ""
+    data: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    fit: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """The defenses of the chain, in order."""
+        return parse_chain(self.chain)
+
+
+def is_folder(place: object) -> bool:
+    """Whether what was given as a model or as weights is the folder of a hardened model."""
+    return isinstance(place, (str, Path)) and (Path(place).expanduser() / RECIPE).is_file()
+
+
+def read(folder: str | Path) -> Hardened:
+    """The recipe of a folder; nothing is executed. Raises ModelError for one that is missing, damaged or newer."""
+    path = Path(folder).expanduser() / RECIPE
+    try:
+        if path.stat().st_size > _MOST:
+            raise ModelError(f"{path} is larger than any recipe", "It is not one that actsec wrote.")
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ModelError(f"cannot read {path}: {problem.strerror}", "Give the folder `actsec defend` wrote.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise ModelError(f"{path} is not TOML: {problem}", _HARDEN) from None
+    if content.get("schema") != SCHEMA:
+        raise ModelError(
+            f"{path} has schema {content.get('schema')!r}; this actsec reads schema {SCHEMA}",
+            "Load it with the actsec that wrote it, or harden the model again.",
+        )
+    from pydantic import ValidationError
+
+    try:
+        found: Hardened = _adapter().validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{path} does not read at {at!r}: {first['msg']}", _HARDEN) from None
+    return found
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Hardened)
+
+
+def load(
+    folder: str | Path,
+    *,
+    model: str | None = None,
+    trust: bool = False,
+    device: str | torch.device | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Target:
+    """The hardened target of a folder, as it was saved.
+
+    model names the code that builds the architecture where it has moved or changed; it is executed, and what it builds
+    must still be the saved model. Raises ModelError when anything is not what was saved, Unsafe when the recipe names
+    code that was neither named nor trusted by the user.
+    """
+    place, say = Path(folder).expanduser(), tell or (lambda _: None)
+    recipe = read(place)
+    file = read_weights(place / WEIGHTS)
+    if file.format != "safetensors" or file.sha256 != recipe.weights:
+        raise ModelError(
+            f"{place / WEIGHTS} is not the file that was saved: its sha256 is {file.sha256[:12]}..., the recipe says "
+            f"{recipe.weights[:12]}...",
+            _HARDEN,
+        )
+    text = model or vouched(place, recipe, trust=trust)
+    if building.split(text)[0] not in BUILT_IN:
+        say(f"{place} is built by {text}, which is executed")
+    target = bare(recipe, text, device)
+    for spec in recipe.specs:
+        target = registry.build("defenses", spec).wrap(target)
+    target = target.having(stochastic=recipe.stochastic, name=place.resolve().name)
+    wanted = target.model.state_dict()
+    names = {*wanted, *file.tensors}
+    if off := [name for name in names if _form(wanted.get(name)) != _form(file.tensors.get(name))]:
+        raise ModelError(
+            f"{text} builds another model than the one in {place}: {len(off)} tensors differ in name, shape or type, "
+            f"such as {min(off)}",
+            _HARDEN,
+        )
+    target.model.load_state_dict({name: tensor.to(target.device) for name, tensor in file.tensors.items()})
+    check_finite(target.model)
+    _compare(target, recipe, place, text, say)
+    return target
+
+
+def bare(recipe: Hardened, text: str, device: str | torch.device | None = None) -> Target:
+    """The target of a recipe before its defenses, its weights random."""
+    from actsec import target as targets
+
+    return targets.load(
+        text,
+        classes=recipe.classes,
+        input_shape=recipe.input_shape,
+        bounds=recipe.bounds,
+        normalize=recipe.normalization.make() if recipe.normalization else None,
+        threshold=recipe.threshold,
+        output=recipe.output,
+        random_weights=True,
+        device=device,
+        seed=recipe.seed,
+    )
+
+
+def vouched(place: Path, recipe: Hardened, *, trust: bool = False) -> str:
+    """The text that builds the architecture, where its code may be executed. Raises ModelError, Unsafe."""
+    source, call = building.split(recipe.model)
+    if source in BUILT_IN:
+        return recipe.model
+    naming = f"If you know that code, name it: --model {recipe.model} --weights {place}; or give --trust-model."
+    if recipe.code is None:
+        if source.endswith(".py"):
+            raise ModelError(f"{place / RECIPE} names {source} and holds no hash of it", _HARDEN)
+        if not trust:
+            raise Unsafe(f"{place} asks for the installed function {recipe.model} to be called", naming)
+        return recipe.model
+    file = (place / recipe.code.file).resolve()
+    within = file.is_relative_to(place.resolve())
+    if not trust and (within or _installed(file)):
+        raise Unsafe(f"{place} {'brings its own code' if within else 'asks for installed code'}: {file}", naming)
+    if not file.is_file():
+        raise ModelError(
+            f"{file}, which builds the architecture of {place}, is not there",
+            f"Put it back, or say where it is: --model PATH/{recipe.model} --weights {place}.",
+        )
+    if sha256(file) != recipe.code.sha256:
+        raise ModelError(
+            f"{file} changed since {place} was saved: it may build another model",
+            f"Put it back; or name it, and what it builds is compared: --model {file}:{call} --weights {place}.",
+        )
+    return f"{file}:{call}"
+
+
+def _installed(file: Path) -> bool:
+    """Whether a file is Python's or a package's: their functions were not written to be called by a recipe."""
+    if {"site-packages", "dist-packages"} & set(file.parts):
+        return True
+    places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
+    roots = [Path(place).resolve() for place in places if place not in (sys.prefix, sys.base_prefix)]
+    return any(map(file.is_relative_to, roots))
+
+
+def held_against(
+    recipe: Hardened,
+    target: Target,
+    *,
+    classes: int | Sequence[str] | None = None,
+    input_shape: Sequence[int] | None = None,
+    bounds: tuple[float, float] | None = None,
+    own: Mapping[str, Any],
+) -> Target:
+    """The loaded target, held against what the caller says of the data and the model; named classes give it names.
+
+    own are settings that the recipe brings itself, which may only be repeated. Raises BadOption, ModelError.
+    """
+    brought: dict[str, Any] = {"threshold": recipe.threshold, "output": recipe.output, "weights": WEIGHTS}
+    brought["normalize"] = show_normalization(recipe.normalization.make()) if recipe.normalization else "none"
+    for name, given in own.items():
+        value = show_normalization(normalization(given)) if name == "normalize" and given != "torchvision" else given
+        if given and str(value) != str(brought.get(name)):
+            raise BadOption(
+                f"{name} = {value}: a hardened model brings its own ({brought.get(name) or 'none'})",
+                f"Leave {name} out.",
+            )
+    if input_shape is not None and tuple(input_shape) not in ((), recipe.input_shape):
+        raise ModelError(
+            f"the hardened model takes inputs of shape {recipe.input_shape}, the data has {tuple(input_shape)}",
+            "Give data of the shape it was made for.",
+        )
+    if bounds is not None and tuple(bounds) != recipe.bounds:
+        low, high = recipe.bounds
+        raise ModelError(
+            f"the hardened model takes inputs in [{low:g}, {high:g}], the data lies in [{bounds[0]:g}, {bounds[1]:g}]",
+            f"Give data in the model's range; --bounds {low:g},{high:g} states it.",
+        )
+    return target if classes is None else _named(recipe, target, classes)
+
+
+def _named(recipe: Hardened, target: Target, classes: int | Sequence[str]) -> Target:
+    """The target with the data's class names, where the recipe only counts them."""
+    count = classes if isinstance(classes, int) else len(classes)
+    if count != len(recipe.classes):
+        raise ModelError(
+            f"the hardened model tells {len(recipe.classes)} classes apart, the data has {count}",
+            "Give data of the classes it was made for.",
+        )
+    if isinstance(classes, int) or tuple(classes) == recipe.classes:
+        return target
+    if recipe.classes != tuple(map(str, range(count))):
+        ours, theirs = next((a, b) for a, b in zip(recipe.classes, classes, strict=True) if a != b)
+        raise ModelError(
+            f"the hardened model was made for the class {ours!r} where the data has {theirs!r}",
+            "Give data whose classes have the model's names, in its order.",
+        )
+    return target.having(classes=tuple(classes))
+
+
+def _compare(target: Target, recipe: Hardened, place: Path, text: str, say: Callable[[str], None]) -> None:
+    """Raise ModelError unless the target is the one that was saved: by fingerprint, and by what it answers."""
+    then, now = recipe.versions, versions()
+    others = [f"{name} {now[name]} (saved with {then[name]})" for name in now if then.get(name, now[name]) != now[name]]
+    same, off = fingerprint(target) == recipe.fingerprint, _off(target, recipe)
+    if off > AGREE:
+        raise ModelError(
+            f"the model that {text} builds answers otherwise than the one saved in {place}: outputs differ by up to "
+            f"{off:.1%} of the largest" + (f" under {', '.join(others)}" if others else ""),
+            _HARDEN,
+        )
+    if not same and not others:
+        raise ModelError(
+            f"the model that {text} builds is not the one saved in {place}: its fingerprint differs, so its classes, "
+            "their settings or their source changed",
+            _HARDEN,
+        )
+    if not same:
+        say(f"the fingerprint of {place} differs under {', '.join(others)}; its outputs are the same")
+
+
+def _off(target: Target, recipe: Hardened) -> float:
+    """How far the outputs are from the saved ones, relative to the largest of those."""
+    if target.stochastic:
+        return 0.0
+    pairs = [(a, b) for x, y in zip(outputs(target), recipe.outputs, strict=False) for a, b in zip(x, y, strict=False)]
+    if not pairs:
+        return float("inf")
+    largest = max(abs(b) for _, b in pairs)
+    return max(abs(a - b) for a, b in pairs) / max(largest, 1e-12)
+
+
+def outputs(target: Target) -> tuple[tuple[float, ...], ...]:
+    """Logits of fixed inputs, uniform in the box, of the first classes; none of a target that draws at random."""
+    if target.stochastic:
+        return ()
+    with frozen(target.model), torch.no_grad():
+        logits = target.logits(inputs(target, CHECKED_ROWS))[:, :CHECKED_CLASSES].double().cpu()
+    return tuple(tuple(row) for row in logits.tolist())
+
+
+def inputs(target: Target, n: int) -> Tensor:
+    """Inputs (n, *shape), uniform in the box and always the same."""
+    low, high = target.bounds
+    rows = torch.arange(n, device=target.device)
+    return low + (high - low) * Draws(0, "hardened").uniform(rows, 0, tuple(target.shape))
+
+
+def versions() -> dict[str, str]:
+    """What a fingerprint may depend on: the versions of actsec, Python, torch and torchvision."""
+    found = {"actsec": actsec.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    with contextlib.suppress(ImportError):
+        from importlib.metadata import version
+
+        found["torchvision"] = version("torchvision")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _form(tensor: Tensor | None) -> tuple[Any, ...] | None:
+    return None if tensor is None else (tuple(tensor.shape), tensor.dtype)

@@ -1,0 +1,73 @@
+"""What ``actsec list`` and ``actsec explain`` say. Nothing of it needs torch but what a plug-in imports itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from actsec import registry
+from actsec.errors import unknown
+
+KINDS = ("attacks", "defenses", "activations", "diagnostics", "models", "data")
+
+
+def listing(kind: str) -> list[tuple[str, str]]:
+    """Every name of a kind, and what it means in a line."""
+    if kind == "activations":
+        from actsec.activations import formula, names
+
+        return [(name, formula(name)) for name in names()]
+    if kind == "models":
+        from actsec import models
+
+        return [
+            *((f"reference:{name}", "built with any activation, trained in the run") for name in models.names()),
+            ("torchvision:NAME", "any classification architecture of torchvision"),
+            ("file.py:factory", "your own; the function returns an nn.Module"),
+            ("hardened/", "the folder that `actsec defend --save` wrote"),
+        ]
+    if kind == "data":
+        from actsec.data import SOURCES
+
+        return [(source, "") for source in SOURCES]
+    theirs = [("art/NAME", "any evasion attack of ART: see `actsec explain art`")] if kind == "attacks" else []
+    return theirs + [(name, registry.page(kind, name).split("\n")[0]) for name in registry.names(kind)]  # type: ignore[arg-type]  # the rest are kinds
+
+
+def explained(name: str) -> str:
+    """The page of an activation or plug-in, by its name or a diagnostic's id. Raises UnknownName."""
+    from actsec.activations import activation, names
+
+    known: list[str] = list(names())
+    if name == "art":
+        from actsec import art_names
+
+        every = (f"  {registry.ART}{attack}" for attack in art_names.names())
+        return "\n".join(["Attacks of ART that run on PyTorch classifiers:", *every])
+    if name.startswith(registry.ART):
+        return page("attacks", name)
+    if name in known:
+        entry = activation(name)
+        facts = dataclasses.asdict(entry.properties)
+        lines = [
+            f"{name}: {entry.formula}",
+            "",
+            *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
+        ]
+        return "\n".join(lines)
+    for kind in ("attacks", "defenses", "diagnostics"):
+        for plug_in in registry.names(kind):
+            found = registry.find(kind, plug_in)
+            known.append(plug_in)
+            if name in (plug_in, getattr(found, "rule", None)):
+                return page(kind, plug_in)
+    raise unknown("name", name, known)
+
+
+def page(kind: Any, name: str) -> str:
+    """The doc page of a plug-in and its options."""
+    from actsec.spec import table
+
+    found = registry.find(kind, name)
+    options = [f"  {o} ({type_}; default {default}): {text}" for o, type_, default, text in table(found)]
+    return "\n".join([registry.page(kind, name), *(["", "Options:", *options] if options else [])])
