@@ -1,0 +1,221 @@
+"""The page of the galleries: every cell, miss and false-alarm rates, and what each rule said, from the stored cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from actsec import registry
+from actsec.verdict.statistics import share
+from benchmarks.galleries import GALLERIES
+from benchmarks.galleries.audited import Cell
+from benchmarks.galleries.exhibits import Exhibit
+from benchmarks.galleries.rooms import ROOMS
+
+HEAD = """# Galleries: how often the masking battery is right
+
+Written by `python -m benchmarks.gallery report` from the cells of `python -m benchmarks.gallery run`. Not edited by
+hand.
+
+Every model here went through the audit itself: the attacks that the checks read, at the quick budget, the probe, the
+diagnostics at their default thresholds, the state. Nothing was told to the audit about the model it was given.
+
+- **A fraud is missed** when the audit calls it clean (or unchecked) and believes its number. Flagged means masked,
+  randomised, void, or refused.
+- **An honest model is a false alarm** when its state is not the one it should have (clean; randomised for models that
+  draw) or its number is void.
+- A rule in a cell: **M06!** voids the number, M06 is red or warns without voiding it. Rules that said ok are left out.
+- Intervals are 95 % (Wilson; Clopper-Pearson at none or all). They count cells as independent, which cells of one
+  exhibit on several seeds and wrappers of one network are not: read them as too narrow. "By exhibit" counts an exhibit
+  once, as wrong when any of its cells is.
+"""
+GALLERY_WORDS = {
+    "first": "The models that issue 4 names and that thresholds were chosen on.",
+    "second": "Other frauds and other honest models, written before the battery was run on any of them, with the "
+    "thresholds as the first gallery left them. Nothing was changed after looking at this table.",
+}
+
+
+def document(cells: Sequence[Cell]) -> str:
+    """The whole page as Markdown."""
+    parts = [HEAD, "## Rates\n", _provenance(cells), _rates(cells), _rules(cells), _wrong(cells)]
+    for gallery, exhibits in GALLERIES.items():
+        hung = [cell for cell in cells if cell.gallery == gallery]
+        parts.append(f"## The {gallery} gallery\n\n{GALLERY_WORDS[gallery]}\n")
+        parts.append(_catalogue(exhibits))
+        parts += [_room(room, exhibits, hung) for room in ROOMS if any(cell.room == room for cell in hung)]
+    return "\n".join(part for part in parts if part)
+
+
+def summary(cells: Sequence[Cell]) -> str:
+    """The rates and what is wrong, for a terminal."""
+    return f"{_provenance(cells)}\n{_rates(cells)}\n{_wrong(cells)}".strip()
+
+
+def _provenance(cells: Sequence[Cell]) -> str:
+    batteries = sorted({cell.battery for cell in cells})
+    seeds = sorted({cell.seed for cell in cells})
+    missing = len(_all_cells(seeds)) - len({cell.key for cell in cells})
+    words = f"{len(cells)} cells, seeds {', '.join(map(str, seeds))}, battery {', '.join(batteries)}"
+    if len(batteries) > 1:
+        words += " (**several: run again**)"
+    return f"{words}; {missing} cells of these seeds are not made yet.\n" if missing else f"{words}.\n"
+
+
+def _all_cells(seeds: Iterable[int]) -> list[str]:
+    return [
+        f"{gallery}-{room}-{exhibit.name}-{seed}"
+        for gallery, exhibits in GALLERIES.items()
+        for exhibit in exhibits
+        for room in exhibit.rooms
+        for seed in seeds
+    ]
+
+
+def rate(wrong: int, n: int) -> str:
+    """``1 of 40 = 2.5 % [0.4 %, 12.9 %]``."""
+    if n == 0:
+        return "none made"
+    found = share(wrong, n)
+    return f"{wrong} of {n} = {100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def misses(cells: Iterable[Cell]) -> list[Cell]:
+    """Frauds that were believed."""
+    return [cell for cell in cells if cell.kind == "fraud" and not cell.flagged]
+
+
+def alarms(cells: Iterable[Cell]) -> list[Cell]:
+    """Honest models that were not."""
+    return [cell for cell in cells if cell.kind == "honest" and cell.flagged]
+
+
+def _rates(cells: Sequence[Cell]) -> str:
+    lines = [
+        "| gallery | room | missed frauds | false alarms | missed, by exhibit | false alarms, by exhibit |",
+        "|---|---|---|---|---|---|",
+    ]
+    for gallery in GALLERIES:
+        hung = [cell for cell in cells if cell.gallery == gallery]
+        rooms = [(room, [cell for cell in hung if cell.room == room]) for room in ROOMS]
+        for room, here in (*rooms, ("**all**", hung)):
+            if not here:
+                continue
+            columns = [
+                _rate_of(here, kind, wrong, by)
+                for by in (lambda cell: cell.key, lambda cell: cell.name)
+                for kind, wrong in (("fraud", misses), ("honest", alarms))
+            ]
+            lines.append(f"| {gallery} | {room} | {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rate_of(
+    cells: Sequence[Cell], kind: str, wrong: Callable[[Iterable[Cell]], list[Cell]], by: Callable[[Cell], str]
+) -> str:
+    of_kind = [cell for cell in cells if cell.kind == kind]
+    return rate(len({by(cell) for cell in wrong(of_kind)}), len({by(cell) for cell in of_kind}))
+
+
+def _rules(cells: Sequence[Cell]) -> str:
+    """What each rule said: on frauds it should fire somewhere, on honest models it should not flag."""
+    lines = [
+        "Each rule alone. *Flags* means that it voids the number or makes the state masked. Those that draw are left out.",
+        "",
+        "| rule | frauds flagged | honest flagged (false alarms) | honest warned without flag | sole flag of |",
+        "|---|---|---|---|---|",
+    ]
+    kinds = {str(k.rule): k for k in (registry.find("diagnostics", n) for n in registry.names("diagnostics"))}
+    settled = [cell for cell in cells if cell.state != "refused" and cell.right != ("randomised",)]
+    frauds = [cell for cell in settled if cell.kind == "fraud"]
+    honest = [cell for cell in settled if cell.kind == "honest"]
+    for rule in sorted(kinds):
+        masks = tuple(getattr(kinds[rule], "masks", ("red",)))
+        alone = sorted({cell.name for cell in frauds if _flags(cell, kinds) == {rule}})
+        warned = [cell for cell in honest if any(r == rule for r, *_ in cell.fired) and not _says(cell, rule, masks)]
+        caught = sum(_says(cell, rule, masks) for cell in frauds)
+        accused = sum(_says(cell, rule, masks) for cell in honest)
+        columns = (rule, rate(caught, len(frauds)), rate(accused, len(honest)), str(len(warned)), ", ".join(alone))
+        lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _flags(cell: Cell, kinds: dict[str, object]) -> set[str]:
+    return {rule for rule, kind in kinds.items() if _says(cell, rule, tuple(getattr(kind, "masks", ("red",))))}
+
+
+def _says(cell: Cell, rule: str, masks: tuple[str, ...]) -> bool:
+    """Whether a rule flags a cell: by a status that means masking, or by voiding the number."""
+    return any(
+        r == rule and (status in masks or (voids and status in ("red", "error"))) for r, status, voids in cell.fired
+    )
+
+
+def _wrong(cells: Sequence[Cell]) -> str:
+    missed, accused = misses(cells), alarms(cells)
+    lines = [f"Missed frauds: {len(missed) or 'none'}."]
+    lines += [f"- {_named(cell)}: {cell.state}, {_numbers(cell)}" for cell in missed]
+    lines.append(f"\nFalse alarms: {len(accused) or 'none'}.")
+    lines += [f"- {_named(cell)}: {cell.state}; {_claims(cell)}; {_numbers(cell)}" for cell in accused]
+    named = [c for c in cells if c.kind == "fraud" and c.flagged and c.state not in (*c.right, "refused")]
+    lines.append(f"\nFlagged under another name than the right one: {len(named) or 'none'}.")
+    lines += [f"- {_named(cell)}: {cell.state} instead of {' or '.join(cell.right)}; {_claims(cell)}" for cell in named]
+    return "\n".join(lines) + "\n"
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.name} in {cell.room}, seed {cell.seed}"
+
+
+def _claims(cell: Cell) -> str:
+    if cell.state == "refused":
+        return cell.why
+    fired = {rule for rule, *_ in cell.fired}
+    return " ".join(f"{rule}: {claim}" for rule, _, _, _, _, claim in cell.checks if rule in fired)
+
+
+def _numbers(cell: Cell) -> str:
+    return f"clean {cell.clean[0]}/{cell.clean[1]}, robust {cell.robust[0]}/{cell.robust[1]}"
+
+
+def _catalogue(exhibits: Sequence[Exhibit]) -> str:
+    lines = ["| model | is |", "|---|---|"]
+    lines += [f"| {exhibit.name} ({exhibit.kind}) | {exhibit.about} |" for exhibit in exhibits]
+    return "\n".join(lines) + "\n"
+
+
+def _room(room: str, exhibits: Sequence[Exhibit], cells: Sequence[Cell]) -> str:
+    here = {(cell.name, cell.seed): cell for cell in cells if cell.room == room}
+    seeds = sorted({seed for _, seed in here})
+    about = ROOMS[room]
+    lines = [
+        f"### {room}\n",
+        f"{about.base}, L-inf {about.eps:.4g}, {about.images} images.\n",
+        f"| model | kind | clean, robust (seed {seeds[0]}) | {' | '.join(f'seed {seed}' for seed in seeds)} |",
+        f"|---|---|---|{'---|' * len(seeds)}",
+    ]
+    for exhibit in exhibits:
+        row = [here.get((exhibit.name, seed)) for seed in seeds]
+        if any(row):
+            first = here.get((exhibit.name, seeds[0]))
+            accuracy = _accuracy(first) if first else ""
+            said = " | ".join(_said(cell) for cell in row)
+            lines.append(f"| {exhibit.name} | {exhibit.kind} | {accuracy} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(cell: Cell) -> str:
+    if cell.state == "refused":
+        return ""
+    return f"{cell.clean[0] / cell.clean[1]:.2f}, {cell.robust[0] / cell.robust[1]:.2f}"
+
+
+def _said(cell: Cell | None) -> str:
+    if cell is None:
+        return "not made"
+    right = cell.flagged == (cell.kind == "fraud")
+    rules = " ".join(
+        f"**{rule.removeprefix('ACT-')}!**" if voids and status in ("red", "error") else rule.removeprefix("ACT-")
+        for rule, status, voids in cell.fired
+    )
+    state = cell.state if right else f"**WRONG:** {cell.state}"
+    return f"{state} {rules}".strip()
