@@ -1,4 +1,4 @@
-"""Planted frauds are flagged and honest models are not, by the audit itself; the tables of the galleries count right."""
+"""Planted frauds are flagged and honest models are not, by the audit itself; their tables count right."""
 
 import dataclasses
 import sys
@@ -108,7 +108,7 @@ def test_a_cell_is_made_once_for_each_battery(tmp_path, monkeypatch):
     for total in (1, 1):
         assert CliRunner().invoke(gallery.main, [*command, "--out", str(tmp_path)]).exit_code == 0
         assert len(made) == total
-    write(tmp_path, cell(battery="another"))
+    write(tmp_path, cell(judge="another"))
     CliRunner().invoke(gallery.main, [*command, "--out", str(tmp_path)])
     assert len(made) == 2
     assert read(tmp_path) == [cell()]
@@ -147,9 +147,9 @@ def test_an_honest_model_that_draws_is_to_be_called_randomised():
     assert flagged("masked", believable=True, right=("randomised",), kind="honest")
 
 
-def cell(name="relu", kind="honest", seed=0, state="clean", checks=(), *, believable=True, battery=battery()):
+def cell(name="relu", kind="honest", seed=0, state="clean", checks=(), *, believable=True, judge=""):
     right = ("masked",) if kind == "fraud" else ("clean",)
-    about = ("first", "digits_mlp", name, kind, seed, right, battery, 0.1, 150, state, believable)
+    about = ("first", "digits_mlp", name, kind, seed, right, judge or battery(), 0.1, 150, state, believable)
     return Cell(*about, clean=(140, 150), robust=(30, 150), checks=checks)
 
 

@@ -126,7 +126,6 @@ def judged(gallery: str, exhibit: Exhibit, stage: Stage, folder: Path, *, keep: 
     finally:
         if not keep:
             shutil.rmtree(where, ignore_errors=True)
-
     (variant,) = result.variants
     found = next(threat for threat in variant.threats if threat.checks)
     clean = variant.clean.accuracy

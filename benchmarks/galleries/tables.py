@@ -119,7 +119,7 @@ def _rate_of(
 def _rules(cells: Sequence[Cell]) -> str:
     """What each rule said: on frauds it should fire somewhere, on honest models it should not flag."""
     lines = [
-        "Each rule alone. *Flags* means that it voids the number or makes the state masked. Those that draw are left out.",
+        "Each rule alone. *Flags*: it voids the number or makes the state masked. Models that draw are left out.",
         "",
         "| rule | frauds flagged | honest flagged (false alarms) | honest warned without flag | sole flag of |",
         "|---|---|---|---|---|",
