@@ -33,6 +33,15 @@ EXPERIMENTS = frozenset({"unbounded", "curve", "noise_curve", "kill", "kill_nois
 """Roles of trials that belong to no headline threat: they serve a check, a curve or another question."""
 
 
+CERTIFIED = {"quick": (100, 1_000), "standard": (200, 10_000), "thorough": (500, 100_000)}
+"""Images certified in L2 behind randomised smoothing, and noisy copies of each, by budget."""
+CERTIFIED_AT = (0.25, 0.5, 1.0, 1.5, 2.0)
+"""The radii they are certified and attacked at, in standard deviations of the noise."""
+CERTIFIED_SHARD = 25
+CERTIFIED_BY: Mapping[str, Any] = {"n0": 100, "alpha": 0.001, "attack": "pgd(steps=20)"}
+"""Copies that name the class, the probability of error of a certificate, and the attack beside it."""
+
+
 CHECKED = ("noise", "single_step", "iterative", "doubled", "margin", "gradient_free", "unbounded", "transfer")
 """Roles that the sanity checks read, all on the same images."""
 
@@ -156,6 +165,7 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
         sources = [job for trial in trials for job in source_jobs(plan, facts, trial)]
         tried = [job for trial in trials for job in trial_jobs(plan, facts, variant, trial)]
         beside = (*corruption_jobs(plan, facts, variant), *nonsense_jobs(plan, facts, variant))
+        beside = (*beside, *certificate_jobs(plan, facts, variant))
         for job in (*prepared, *single, *beside, *sources, *tried):
             made.setdefault(job.id, job)
     return tuple(made.values())
@@ -212,6 +222,23 @@ def corruption_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job
     shards = ([start, min(start + plan.shard, most)] for start in range(0, most, plan.shard))
     label = f"corruptions of {variant.name}"
     return tuple(_job("corrupt", {**recipe, "rows": rows}, (model,), label, variant.name) for rows in shards)
+
+
+def certificate_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:
+    """The jobs that certify a smoothed variant in L2 and attack it at the same radii; a shard of rows each."""
+    smoothed = [s for s in variant.chain if getattr(registry.find("defenses", s.name), "certifies", False)]
+    if not smoothed:
+        return ()
+    images, draws = CERTIFIED[plan.budget]
+    most = min(images, max((trial.samples for trial in plan.attacks), default=0))
+    std = float(registry.build("defenses", smoothed[-1]).std)
+    named = [threat.eps for threat in headline_threats(plan) if threat.norm == "l2" and threat.eps is not None]
+    model = model_jobs(plan, facts, variant)[-1].id
+    recipe = {"model": model, "data": facts.test, "seed": plan.seed, "n": draws, **CERTIFIED_BY}
+    recipe |= {"radii": sorted({*named, *(float(f"{std * k:.9g}") for k in CERTIFIED_AT)})}
+    shards = ([start, min(start + CERTIFIED_SHARD, most)] for start in range(0, most, CERTIFIED_SHARD))
+    label = f"certify {variant.name}"
+    return tuple(_job("certify", {**recipe, "rows": rows}, (model,), label, variant.name) for rows in shards)
 
 
 def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> tuple[Job, ...]:

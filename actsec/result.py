@@ -251,6 +251,42 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class CertifiedRadius:
+    """Accuracy in L2 at one eps: certified against every attack, and left by one, on the same images.
+
+    contradicted counts images that are certified and fell: about alpha of them may by chance, more mean a fault.
+    """
+
+    eps: float
+    certified: Share
+    attacked: Share
+    contradicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What randomised smoothing certifies of one model on n images.
+
+    Each from n0 noisy copies that name a class and ``draws`` that bound its probability, wrong with probability at
+    most alpha. votes is how many copies answer in use; clean is certified and right at radius 0; median_radius
+    counts an image that is wrong or abstained on as 0. reason says why there is no certificate; the rest is then empty.
+    """
+
+    reason: str
+    n: int = 0
+    std: float = 0.0
+    votes: int = 0
+    n0: int = 0
+    draws: int = 0
+    alpha: float = 0.0
+    attack: str = ""
+    clean: Share | None = None
+    abstained: Share | None = None
+    median_radius: float = 0.0
+    radii: tuple[CertifiedRadius, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Corrupted:
     """Accuracy on images corrupted by chance, not by an adversary. setting is the physical parameter in words."""
 
@@ -380,6 +416,7 @@ class Variant:
     unresolved: tuple[str, ...]
     kills: tuple[Kill, ...]
     corruptions: Corruptions | None = None
+    certificate: Certificate | None = None
     nonsense: Nonsense | None = None
 
 

@@ -7,6 +7,7 @@ probe    direct measurements of the model: gradients, repeatability, activation 
 attack   one attack under one threat on some rows: leaves a verdict and an example per row
 corrupt  decisions on corrupted images
 nonsense confidence on noise, blanks and scrambled images, and far outside the box
+certify  radii in L2 within which a smoothed model cannot be fooled, beside what an attack leaves there
 fool     how little a blank or noise must change to be taken for each class
 craft    the same on a surrogate, followed past its first success: leaves an example per row for transfer
 """
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from actsec import (
     attacking,
+    certificates,
     corruptions,
     health,
     models,
@@ -46,7 +48,7 @@ from actsec.errors import ActsecError, BadOption, ModelError
 from actsec.oracle import Oracle, frozen
 from actsec.referee import cases_of, last_candidates
 from actsec.scene import Scene
-from actsec.spec import Spec, parse_chain
+from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.target import fingerprint
 from actsec.types import Job, Loss, Material, Outcome, Proposer, Target, Threat
@@ -292,6 +294,23 @@ def _fool(job: Job, loaded: Scene, store: Store) -> Outcome:
     return Outcome(job.id, numbers, {field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
 
 
+def _certify(job: Job, loaded: Scene, store: Store) -> Outcome:
+    target, test, told = scene.ready(loaded, store, job, job.needs[0]), loaded.test, job.recipe
+    voter = certificates.voter_of(target)
+    if voter is None:
+        reason = "a defense after smoothing may change its decision: put smoothing behind it"
+        return Outcome(job.id, {"not_applicable": reason})
+    first, last = (int(row) for row in told["rows"])
+    arrays = (test.x, test.y, test.ids.view(np.int64))
+    x, y, rows = (torch.from_numpy(array[first:last]).to(target.device) for array in arrays)
+    n, seed, attack = int(told["n"]), loaded.plan.seed, parse(str(told["attack"]))
+    made = certificates.certify(target, x, rows, n0=int(told["n0"]), n=n, alpha=float(told["alpha"]), seed=seed)
+    held = certificates.left(target, x, y, rows, told["radii"], attack=attack, n=n, seed=seed)
+    found = {"label": made.label, "votes": made.votes, "lower": made.lower, "radius": made.radius, "held": held.T}
+    numbers = {"votes": target.draws, "std": voter.std}
+    return Outcome(job.id, numbers, {name: tensor.numpy() for name, tensor in found.items()})
+
+
 _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "base": _base,
     "defend": _defend,
@@ -302,5 +321,6 @@ _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "corrupt": _corrupt,
     "nonsense": _nonsense,
     "fool": _fool,
+    "certify": _certify,
 }
 _TIMED: dict[str, Callable[[Job, Scene, Store, Outcome], dict[str, float]]] = {"base": _pass_time, "defend": _latency}

@@ -6,6 +6,7 @@ SECTIONS: tuple[str, ...] = (
     "sanity",
     "clean",
     "robustness",
+    "certificates",
     "convergence",
     "second_opinion",
     "corruptions",

@@ -38,6 +38,7 @@ from actsec.store import Store
 from actsec.types import Threat, chain_text
 from actsec.verdict import calibration, statistics
 from actsec.verdict.advice import advise
+from actsec.verdict.certified import certified
 from actsec.verdict.corrupted import corrupted
 from actsec.verdict.effects import compare, pair, strongest
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
@@ -62,7 +63,12 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
     y, classes = scene.test.y, scene.test.classes
     made = tuple(_variant(g, plan, y, classes, echo) for g in gathered)
     made = tuple(
-        dataclasses.replace(v, corruptions=corrupted(g, plan, facts.shape), nonsense=nonsense(g, classes))
+        dataclasses.replace(
+            v,
+            corruptions=corrupted(g, plan, facts.shape),
+            nonsense=nonsense(g, classes),
+            certificate=certified(g, plan, facts, y),
+        )
         for g, v in zip(gathered, made, strict=True)
     )
     pairs = tuple(pair(gathered[0], g, plan, y, made) for g in gathered)
@@ -341,6 +347,8 @@ def _not_done(gathered: tuple[Gathered, ...]) -> tuple[str, ...]:
             lines.append(f"{g.variant.name}: not finished")
         if None in g.corrupted:
             lines.append(f"{g.variant.name}: corruptions not finished")
+        if None in g.certified:
+            lines.append(f"{g.variant.name}: its certificate is not finished")
         missing = [t.trial.attack for t in g.tried if t.missing]
         if missing:
             lines.append(f"{g.variant.name}: {len(missing)} attacks not finished, {missing[0]} among them")

@@ -18,6 +18,7 @@ from actsec.plan import (
     Plan,
     Trial,
     VariantPlan,
+    certificate_jobs,
     corruption_jobs,
     jobs,
     model_jobs,
@@ -93,6 +94,7 @@ class Gathered:
     corrupted: tuple[Outcome | None, ...] = ()
     nonsense: Outcome | None = None
     fooled: Outcome | None = None
+    certified: tuple[Outcome | None, ...] = ()
 
     @cached_property
     def clean_wrong(self) -> Array:
@@ -215,9 +217,19 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
     errors += [o.error for o in corrupted if o is not None and o.error]
     beside = [found[job.id] for job in nonsense_jobs(plan, facts, variant)]
     errors += [o.error for o in beside if o is not None and o.error]
+    certified = tuple(found[job.id] for job in certificate_jobs(plan, facts, variant))
+    errors += [o.error for o in certified if o is not None and o.error]
     whole = (_whole(clean), _whole(probe), _whole(models[-1]))
-    seen = tuple(map(_whole, corrupted))
-    return Gathered(variant, *whole, tried, tuple(dict.fromkeys(errors)), facts.confined, seen, *map(_whole, beside))
+    return Gathered(
+        variant,
+        *whole,
+        tried,
+        tuple(dict.fromkeys(errors)),
+        facts.confined,
+        tuple(map(_whole, corrupted)),
+        *map(_whole, beside),
+        certified=tuple(map(_whole, certified)),
+    )
 
 
 def _whole(outcome: Outcome | None) -> Outcome | None:
