@@ -43,3 +43,8 @@ def condition(variant: Variant, *, clean: bool) -> Calibration | None:
 def title(result: Result, variant: str) -> str:
     """The title of the variant of an id; the id itself when there is none."""
     return next((v.title for v in result.variants if v.id == variant), variant)
+
+
+def chain(result: Result, variant: str) -> str:
+    """The defenses of the variant of an id, or its title where it has none."""
+    return next((v.chain or v.title for v in result.variants if v.id == variant), variant)

@@ -238,17 +238,16 @@ def untried(known: set[str], plan: Plan, rows: int) -> tuple[Advice, ...]:
 
 def _robust(seen: Seen) -> str:
     threat = seen.robust.metric.partition("@")[2]
-    fixes = f", corrected for {seen.fixes} fixes compared" if seen.fixes > 1 else ""
     p = "p < 0.001" if seen.p < 0.001 else f"p = {seen.p:.3f}"
-    where = f"on the {seen.robust.n} images that the choice did not see"
-    return f"robust accuracy at {threat} {_change(seen.robust, f'{p}{fixes}')} {where}"
+    corrected = f", {p} corrected for {seen.fixes} fixes" if seen.fixes > 1 else f", {p}"
+    return f"robust accuracy at {threat} {_change(seen.robust, corrected)} on {seen.robust.n} images not chosen on"
 
 
-def _change(c: Comparison, p: str = "") -> str:
+def _change(c: Comparison, more: str = "") -> str:
     """``+29.3 points (50.0 to 79.3 %, 95 % interval +20.0 to +38.7)``."""
     return (
         f"{100 * c.difference:+.1f} points ({100 * c.before:.1f} to {100 * c.after:.1f} %, 95 % interval "
-        f"{100 * c.low:+.1f} to {100 * c.high:+.1f}{', ' if p else ''}{p})"
+        f"{100 * c.low:+.1f} to {100 * c.high:+.1f}{more})"
     )
 
 

@@ -42,7 +42,7 @@ class Point:
 
 def pareto(points: Sequence[Point], threat: str) -> Figure:
     """The figure, with a legend of its colours and sizes."""
-    top = 66.0
+    top = 84.0
     lowest, highest = min(p.clean.low for p in points), max(p.robust.high for p in points)
     start, most = max(0.0, math.floor(lowest * 20 - 0.5) / 20), min(1.0, math.ceil(highest * 10 + 0.5) / 10)
     x = svg.axis(start, 1, LEFT, WIDTH - RIGHT)
@@ -54,12 +54,13 @@ def pareto(points: Sequence[Point], threat: str) -> Figure:
         parts.append(svg.polyline(tuple(_stairs(best)), "front"))
     for point in points:
         parts += _bars(point, x, y)
-    for point, (at, height) in zip(points, places, strict=True):
-        parts += _mark(point, at, height)
+    order = sorted(range(len(points)), key=lambda i: -radius(points[i].latency))  # none hides under a larger one
+    parts += [part for i in order for part in _mark(points[i], *places[i])]
     texts = [f"{p.number}  {svg.shorten(p.name, NAME)}" for p in points]
     radii = [radius(p.latency) for p in points]
     inside = (LEFT + 2, top - 2, WIDTH - 2, top + HEIGHT - 2)
-    for text, place, reach, box in zip(texts, places, radii, placed(texts, places, radii, inside), strict=True):
+    boxes = placed(texts, places, radii, [_reach(p, x, y) for p in points], inside)
+    for text, place, reach, box in zip(texts, places, radii, boxes, strict=True):
         parts += _label(text, place, reach, box)
     return Figure(
         svg.drawing(WIDTH, top + HEIGHT + 46, _alt(points, threat), parts), _alt(points, threat), _caption(points)
@@ -91,21 +92,27 @@ def radius(latency: float | None) -> float:
 
 
 def placed(
-    texts: Sequence[str], places: Sequence[tuple[float, float]], radii: Sequence[float], inside: Box
+    texts: Sequence[str],
+    places: Sequence[tuple[float, float]],
+    radii: Sequence[float],
+    bars: Sequence[tuple[Box, Box]],
+    inside: Box,
 ) -> list[Box]:
-    """A box for each text, near its place: clear of every mark and of each other box, where there is room at all."""
+    """A box for each text, near its place: clear of every mark and other box where there is room at all.
+
+    It may cross a bar where that keeps it near.
+    """
     marks = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(places, radii, strict=True)]
+    crossed = [bar for both in bars for bar in both]
     taken: list[Box] = []
     for text, place, reach in zip(texts, places, radii, strict=True):
-        width = len(text) * LETTER
-        best = min(
-            _around(place, reach, width),
-            key=lambda found: (
-                sum(_overlap(found[1], other) for other in (*marks, *taken)) + 4 * _outside(found[1], inside),
-                found[0],
-            ),
-        )
-        taken.append(best[1])
+
+        def cost(found: tuple[float, Box]) -> tuple[float, float]:
+            gap, box = found
+            covered = sum(_overlap(box, other) for other in (*marks, *taken)) + 4 * _outside(box, inside)
+            return covered, gap + 12 * sum(_overlap(box, bar) > 0 for bar in crossed)
+
+        taken.append(min(_around(place, reach, len(text) * LETTER), key=cost)[1])
     return taken
 
 
@@ -137,6 +144,13 @@ def _stairs(best: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]
     yield best[-1]
 
 
+def _reach(point: Point, x: svg.Axis, y: svg.Axis) -> tuple[Box, Box]:
+    """The boxes of a point's two bars."""
+    at, height = x(point.clean.value), y(point.robust.value)
+    across = (x(point.clean.low), height - 1, x(point.clean.high), height + 1)
+    return across, (at - 1, y(point.robust.high), at + 1, y(point.robust.low))
+
+
 def _bars(point: Point, x: svg.Axis, y: svg.Axis) -> list[Markup]:
     at, height, class_ = x(point.clean.value), y(point.robust.value), f"{colour(point.ece)} error"
     return [
@@ -166,7 +180,7 @@ def _label(text: str, place: tuple[float, float], reach: float, box: Box) -> lis
     parts = []
     if math.dist(near, place) > reach + 12:
         parts.append(svg.tag("line", x1=x, y1=y, x2=near[0], y2=near[1], class_="leader"))
-    return [*parts, svg.tag("text", text, x=box[0], y=box[3] - 3.5, class_="value")]
+    return [*parts, svg.tag("text", text, x=box[0], y=box[3] - 3.5, class_="value haloed")]
 
 
 def _legend(points: Sequence[Point]) -> Iterator[Markup]:

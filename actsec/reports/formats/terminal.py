@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from actsec.reports import lookup, words
+from actsec.reports import fixes, lookup, words
 from actsec.reports.blocks import Chip, Content, Span, spans
 from actsec.reports.load import Report
 from actsec.result import Advice, AttackResult, Result, ThreatResult, Variant
@@ -176,25 +176,59 @@ def _sanity(variant: Variant) -> Iterator[Line]:
 
 
 def _advice(report: Report) -> Iterator[Line]:
-    """What helps and at what cost; then what was not tried, with the time it would take here."""
+    """What helps and at what cost: the fixes in a table, sentences where they do anything, and what was not tried."""
     result, times = report.result, report.environment.get("estimates", {})
-    tried = [a for a in result.advice if a.label != "not tested"]
-    untried = [a.variant for a in result.advice if a.label == "not tested"]
-    untried = [f"{name} ({times[name]})" if name in times else name for name in untried]
+    tried = fixes.tried(result)
     if result.advice:
         yield Text()
         yield Text("What helps, and what it costs")
+    if tried:
+        yield Padding(text(fixes.rule(tried)), (0, 0, 0, 2))
+        yield from _effects(report, tried)
     for advice in tried:
-        yield Padding(text(_advised(result, advice)), (0, 0, 0, 2))
+        if advice.label != "no detectable effect" or not advice.effects:
+            yield Padding(text(_advised(advice)), (0, 0, 0, 2))
+    for advice in result.advice:
+        if advice.label == "not tested" and any(v.id == advice.variant for v in result.variants):
+            yield Padding(text(advice.sentence), (0, 0, 0, 2))
+    untried = [a.variant for a in result.advice if a.label == "not tested" and a.estimate]
     if untried:
-        yield text(f"  not tested: {', '.join(untried)}")
+        named = (f"{name} ({times[name]})" if name in times else name for name in untried)
+        yield Padding(text(f"not tested: {', '.join(named)}"), (0, 0, 0, 2))
 
 
-def _advised(result: Result, advice: Advice) -> Content:
-    tone = {"recommended": "good", "looks better, is masking": "bad"}.get(advice.label, "neutral")
-    named = "" if advice.variant in advice.sentence else f"{lookup.title(result, advice.variant)}: "
+def _effects(report: Report, tried: tuple[Advice, ...]) -> Iterator[Line]:
+    """Two lines a cell: the change, and its interval. The threats after the first have a table of their own."""
+    measured = [m for m in fixes.metrics(tried) if any(fixes.effect(a, m) for a in tried)]
+    first = next((m for m in measured if m.startswith("robust_accuracy")), None)
+    others = [m for m in measured if m != first and m.partition("@")[0] in ("robust_accuracy", "smallest_change")]
+    for metrics, costs in (([m for m in measured if m not in others], True), (others, False)):
+        if not metrics:
+            continue
+        table = _table(("fix", *map(fixes.short, metrics), *(("latency, passes",) if costs else ())), tight=True)
+        for advice in tried:
+            name = _lines(lookup.chain(report.result, advice.variant), Chip(advice.label, fixes.tone(advice.label)))
+            cost = _lines(fixes.latency(report, advice), _short(advice.passes))
+            cells = [_lines(*fixes.narrow(advice, metric)) for metric in metrics]
+            table.add_row(name, *cells, *((cost,) if costs else ()))
+        yield table
+
+
+def _lines(first: Content, second: Content) -> Text:
+    """Two lines of one cell."""
+    return Text("\n").join((text(first), text(second)))
+
+
+def _short(passes: int | None) -> str:
+    """``59k``."""
+    if passes is None:
+        return fixes.NOT_MEASURED
+    return str(passes) if passes < 1000 else f"{passes / 1000:.0f}k"
+
+
+def _advised(advice: Advice) -> Content:
     cost = f" ({advice.estimate})" if advice.estimate else ""
-    return (Chip(advice.label, tone), f": {named}{advice.sentence}{cost}")  # type: ignore[arg-type]  # a Tone
+    return (Chip(advice.label, fixes.tone(advice.label)), f": {advice.sentence}{cost}")
 
 
 def _end(report: Report) -> Iterator[Line]:
@@ -214,8 +248,10 @@ def _end(report: Report) -> Iterator[Line]:
         yield text(("Report: ", Span(f"{report.folder.rstrip('/')}/report.html", "strong")))
 
 
-def _table(columns: tuple[str, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 2), header_style="dim")
+def _table(columns: tuple[str, ...], *, tight: bool = False) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0) if tight else (0, 3, 0, 2), header_style="dim")
     for index, name in enumerate(columns):
-        table.add_column(Text(words.clean(name)), overflow="fold", min_width=NAME if index == 0 else None)
+        least = (NAME - 6 if tight else NAME) if index == 0 else None
+        header = words.clean(name)
+        table.add_column(Text("\n".join(header.split()) if tight else header), overflow="fold", min_width=least)
     return table

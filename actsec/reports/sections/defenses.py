@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actsec.reports import lookup, words
+from actsec.reports import fixes, lookup, words
 from actsec.reports.blocks import Block, Chip, Content, Figures, Fold, Heading, Items, Paragraph, Table, joined, muted
 from actsec.reports.figures.pareto import Point, pareto
 from actsec.reports.load import Report
-from actsec.reports.sections import _fixes
-from actsec.result import Result, ThreatResult, Variant
+from actsec.result import Advice, Result, ThreatResult, Variant
 
 
 def section(report: Report) -> Iterator[Block]:
     """The ranking, the trade-off, its table with a row a fix, the variants as they stand, and the paired tests."""
     result = report.result
     yield Heading("Defenses")
-    tried = _fixes.tried(result)
+    tried = fixes.tried(result)
     if tried:
-        yield Paragraph(_fixes.rule(tried))
-    if result.advice:
-        yield Items(tuple(_advice(report, i) for i in range(len(result.advice))))
+        yield Paragraph(fixes.rule(tried))
+        yield Items(tuple(_advice(report, advice) for advice in tried))
+    untested = tuple(_advice(report, advice) for advice in result.advice if advice not in tried)
+    if untested:
+        yield Fold(f"Not tested: {words.plural(len(untested), 'defense')}", (Items(untested),), open=not tried)
     ranked = [v for a in tried for v in result.variants if v.id == a.variant]
     defended = ranked + [v for v in result.variants if v.chain and v not in ranked]
     if not defended:
@@ -35,11 +36,9 @@ def section(report: Report) -> Iterator[Block]:
     yield from _comparisons(result)
 
 
-def _advice(report: Report, index: int) -> Content:
-    result = report.result
-    advice = result.advice[index]
+def _advice(report: Report, advice: Advice) -> Content:
     time = report.environment.get("estimates", {}).get(advice.variant)
-    parts: list[Content] = [Chip(advice.label, _fixes.LABELS.get(advice.label, "neutral")), advice.sentence]
+    parts: list[Content] = [Chip(advice.label, fixes.tone(advice.label)), advice.sentence]
     if advice.estimate:
         parts.append(muted(advice.estimate))
     if time:
@@ -49,14 +48,14 @@ def _advice(report: Report, index: int) -> Content:
 
 def _tradeoff(report: Report, variants: list[Variant], threat: str | None) -> Iterator[Block]:
     """The figure, of the variants that were measured under the threat."""
-    fixes = report.environment.get("fixes", {})
+    times = report.environment.get("fixes", {})
     points = []
     for number, variant in enumerate(variants):
         found = lookup.threat(variant, threat) if threat else None
         if found is None or not found.worst_case.n or not words.measured(variant):
             continue
         untouched = lookup.condition(variant, clean=True)
-        ratio = fixes.get(variant.id, {}).get("latency_ratio") if variant.chain else 1.0
+        ratio = times.get(variant.id, {}).get("latency_ratio") if variant.chain else 1.0
         points.append(
             Point(
                 number,
@@ -78,28 +77,29 @@ def _held(threat: ThreatResult) -> bool:
 
 def _effects(report: Report) -> Iterator[Block]:
     """A row a fix, a column a number it may change, then what it costs."""
-    tried = _fixes.tried(report.result)
+    tried = fixes.tried(report.result)
     if not any(advice.effects for advice in tried):
         return
-    metrics = _fixes.metrics(tried)
+    metrics = fixes.metrics(tried)
     rows = tuple(
         (
-            joined((f"{number}  {lookup.title(report.result, advice.variant)}", _chip(advice.label))),
-            *(_fixes.cell(advice, metric) for metric in metrics),
-            *(cost(report, advice) for _, cost in _fixes.COSTS),
+            joined(
+                (
+                    f"{number}  {lookup.title(report.result, advice.variant)}",
+                    Chip(advice.label, fixes.tone(advice.label)),
+                )
+            ),
+            *(fixes.cell(advice, metric) for metric in metrics),
+            *(cost(report, advice) for _, cost in fixes.COSTS),
         )
         for number, advice in enumerate(tried, 1)
     )
     yield Table(
         "What each fix changes, with 95 % paired intervals: accuracies on the images that the choice did not see, the "
         "rest on all; latency and seconds on the machine of this run",
-        ("fix", *map(_fixes.title, metrics), *(name for name, _ in _fixes.COSTS)),
+        ("fix", *map(fixes.title, metrics), *(name for name, _ in fixes.COSTS)),
         rows,
     )
-
-
-def _chip(label: str) -> Chip:
-    return Chip(label, _fixes.LABELS.get(label, "neutral"))
 
 
 def _as_they_stand(variants: list[Variant], threat: str | None) -> Block:
@@ -137,13 +137,13 @@ def _comparisons(result: Result) -> Iterator[Block]:
     rows: list[tuple[Content, ...]] = [
         (
             f"{lookup.title(result, c.variant)}",
-            _fixes.title(c.metric),
-            _fixes.amount(c.metric, c.before),
-            _fixes.amount(c.metric, c.after),
-            f"{_fixes.change(c)} {_fixes.bounds(c)}",
+            fixes.title(c.metric),
+            fixes.amount(c.metric, c.before),
+            fixes.amount(c.metric, c.after),
+            f"{fixes.change(c)} {fixes.bounds(c)}",
             words.number(c.n),
             "not tested" if c.p is None else "<\N{NO-BREAK SPACE}0.001" if c.p < 0.001 else f"{c.p:.3f}",  # shown so
-            _fixes.verdict(c),
+            fixes.verdict(c),
         )
         for c in result.comparisons
     ]

@@ -25,9 +25,23 @@ _NAMES = {
     "nonsense_above_90": "nonsense above 0.9",
     "dead_units": "dead units",
 }
+_SHORT = {
+    "robust_accuracy": "robust",
+    "smallest_change": "smallest change",
+    "clean_accuracy": "clean",
+    "ece": "ECE",
+    "confidence_when_wrong": "sure if wrong",
+    "nonsense_above_90": "sure of nonsense",
+    "dead_units": "dead units",
+}
 _NUMBERS = ("ece", "smallest_change")
 """Metrics that are no shares, and are not shown in percent."""
 _VERDICT: dict[str, Tone] = {"better": "good", "worse": "bad"}
+
+
+def tone(label: str) -> Tone:
+    """The tone of a label."""
+    return LABELS.get(label, "neutral")
 
 
 def tried(result: Result) -> tuple[Advice, ...]:
@@ -47,6 +61,13 @@ def title(metric: str) -> str:
     """The metric as a column is called."""
     kind, _, threat = metric.partition("@")
     return f"{_NAMES.get(kind, kind)}{', ' * bool(threat)}{threat}"
+
+
+def short(metric: str) -> str:
+    """The same where there is no room; under which attack a model is wrong is said once, by its robust accuracy."""
+    kind, _, threat = metric.partition("@")
+    threat = threat if kind in ("robust_accuracy", "smallest_change") else ""
+    return f"{_SHORT.get(kind, kind)}{' ' * bool(threat)}{threat}"
 
 
 def amount(metric: str, value: float) -> str:
@@ -95,6 +116,22 @@ def cell(advice: Advice, metric: str) -> Content:
 _NOTHING = "no detectable difference"
 
 
+def narrow(advice: Advice, metric: str) -> tuple[Content, Content]:
+    """The effect in two short lines: the change, and its interval. In points, also of an ECE."""
+    found = effect(advice, metric)
+    if found is None:
+        return "\N{EN DASH}", ""
+    if metric.startswith("smallest_change"):
+        value, inside = change(found), bounds(found)
+    else:
+        digits = 1 if metric == "ece" else 0
+        value = words.signed(found.difference)
+        inside = f"[{100 * found.low:+.{digits}f}, {100 * found.high:+.{digits}f}]".replace("-", "\N{MINUS SIGN}")
+    void = found.verdict == "not comparable"
+    shown = struck(value) if void else strong(value) if found.verdict != _NOTHING else value
+    return shown, muted(inside)
+
+
 def latency(report: Report, advice: Advice) -> str:
     """``1.02x``, the time of an answer over the undefended model's on the machine of the run."""
     ratio = times(report, advice).get("latency_ratio")
@@ -126,11 +163,11 @@ def times(report: Report, advice: Advice) -> Mapping[str, Any]:
 def rule(advice: tuple[Advice, ...]) -> str:
     """How the labels came about, and how many fixes were compared."""
     count = len(advice)
-    corrected = f", with p corrected for the {count} compared (Holm)" if count > 1 else ""
+    corrected = f", with p corrected for {count} (Holm)" if count > 1 else ""
     return (
-        f"{words.plural(count, 'fix', 'fixes')} compared with the audited model on the same images. The better one is "
-        f"chosen on half of the images and its accuracies are reported on the other half{corrected}: of many fixes "
-        "that do nothing, one looks good by luck."
+        f"{words.plural(count, 'fix', 'fixes')} compared with the audited model, chosen on half of the images; their "
+        f"accuracies are reported on the other half{corrected}, since of many that do nothing one looks good by luck. "
+        "Changes are in points, with 95 % paired intervals."
     )
 
 
