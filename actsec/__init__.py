@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actsec.api import Attacked, Run, attack, audit, defend, diagnose, fitted
     from actsec.curves import Curve, curve
     from actsec.errors import ActsecError
+    from actsec.nonsense import Fooled, fool
     from actsec.spec import Spec
     from actsec.target import load
     from actsec.types import Target, Threat
@@ -27,6 +28,7 @@ _HOME = {
     "ActsecError": "errors",
     "Attacked": "api",
     "Curve": "curves",
+    "Fooled": "nonsense",
     "Run": "api",
     "Spec": "spec",
     "Target": "types",
@@ -37,6 +39,7 @@ _HOME = {
     "defend": "api",
     "diagnose": "api",
     "fitted": "api",
+    "fool": "nonsense",
     "load": "target",
 }
 
@@ -44,6 +47,7 @@ __all__ = [
     "ActsecError",
     "Attacked",
     "Curve",
+    "Fooled",
     "Run",
     "Spec",
     "Target",
@@ -55,6 +59,7 @@ __all__ = [
     "defend",
     "diagnose",
     "fitted",
+    "fool",
     "load",
 ]
 
@@ -62,6 +67,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"actsec.{_HOME[name]}"), name)
-    if name in ("attacks", "defenses", "activations", "diagnostics", "reports"):
+    if name in ("attacks", "defenses", "activations", "diagnostics", "nonsense", "reports"):
         return import_module(f"actsec.{name}")
     raise AttributeError(f"module 'actsec' has no attribute {name!r}")

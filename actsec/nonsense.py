@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,17 +34,23 @@ Array = NDArray[Any]
 
 KINDS = ("uniform noise", "gaussian noise", "permuted pixels", "blank")
 """What the codes of ``Nonsense.kind`` mean. The first blanks are black, grey, white and the mean image."""
+NOT_FINITE, REJECTED = -1, -2
 ROWS = 200
 STATISTICS = 1000
 """The mean image and its deviation are those of the first so many images."""
 
 ALPHAS = (1.0, 10.0, 100.0, 1e4, 1e6)
 RAYS = 32
-_UNIQUE = 1e-6
+_UNIQUE = 1e-5
+"""One logit outgrows the others when it gains more on them than this share of the largest: above float32's rounding."""
 
 STARTS = ("black", "noise")
-FOOLING = "fooling(steps=30)"
-FOOLING_EPS = (0.05, 0.1, 0.25, 0.5, 1.0)
+FOOLING = {
+    "quick": "fooling(steps=20)",
+    "standard": "fooling(steps=40, restarts=2)",
+    "thorough": "fooling(steps=100, restarts=3)",
+}
+FOOLING_EPS = (0.1, 0.25, 0.5, 1.0)
 FOOLING_CLASSES = 10
 SURE = 0.99
 
@@ -53,9 +59,10 @@ SURE = 0.99
 class Nonsense:
     """What a target says of nonsense inputs, rows first.
 
-    confidence (n,) float64: the probability of the decided class, 0 where the logits are not finite; label (n,) int64:
-    that class, -1 there; energy (n,): logsumexp of the logits, NaN there and for a stochastic target; kind (n,) int64
-    indexes KINDS; shown (kinds, *shape): of each kind the input that the target is surest of, row by row in surest.
+    confidence (n,) float64: the probability of the decided class, 0 where there is no answer; label (n,) int64: that
+    class, REJECTED where the target's detector abstains, NOT_FINITE where the logits are not; energy (n,): logsumexp of
+    the logits, NaN where there is no answer and for a stochastic target; kind (n,) int64 indexes KINDS; shown (kinds,
+    *shape): of each kind the input that the target is surest of, row by row in surest.
     """
 
     confidence: Array
@@ -70,10 +77,10 @@ class Nonsense:
 class Rays:
     """Confidence along alpha * u for noise images u, far outside the box.
 
-    confidence, label (rays, alphas); limit (rays,): the class whose logit rises fastest out there, towards which a
-    piecewise-linear network tends, -1 where none does alone: then the confidence has a limit below 1. precision is
-    float64, or float32 where the model cannot be run in float64: differences of logits are then rounded to 1e-7 of
-    their size, which blurs a limit but not its class.
+    confidence (0 where a detector abstains), label (rays, alphas); limit (rays,): the class whose logit rises fastest
+    out there, towards which a piecewise-linear network tends, -1 where none does alone or the detector abstains: then
+    the confidence stays below 1. precision is float64, or float32 where the model cannot be run in float64: logits are
+    then rounded to 1e-7 of their size, which blurs a limit but not its class.
     """
 
     confidence: Array
@@ -91,18 +98,19 @@ def measure(target: Target, x: Tensor, id: Tensor | None = None, *, seed: int = 
     made, kind = inputs(x, torch.arange(len(x)) if id is None else id, target.bounds, seed)
     plain = target.having(threshold=None)
     with frozen(target.model):
-        drawn = Oracle(plain, 0, repeats, seed, "nonsense").decisions(made).double().cpu()
+        decided, refused = Oracle(plain, 0, repeats, seed, "nonsense").decided(made)
+    drawn = decided.double().cpu()
     logits = drawn[0] if repeats == 1 else torch.log_softmax(drawn, -1).logsumexp(0) - float(np.log(repeats))
-    finite = torch.isfinite(logits).all(1)
-    label = target.decide(logits)
+    finite, refused = torch.isfinite(logits).all(1), refused.double().mean(0).cpu() > 0.5
+    label, answered = target.decide(logits), finite & ~refused
     probability = torch.softmax(logits, 1).gather(1, label[:, None])[:, 0]
-    confidence = torch.where(finite, probability, 0.0).numpy()
-    energy = torch.where(finite & (repeats == 1), logits.logsumexp(1), torch.nan)
+    confidence = torch.where(answered, probability, 0.0).numpy()
+    energy = torch.where(answered & (repeats == 1), logits.logsumexp(1), torch.nan)
     codes = kind.numpy()
     surest = np.array([np.flatnonzero(codes == k)[confidence[codes == k].argmax()] for k in range(len(KINDS))])
     return Nonsense(
         confidence,
-        torch.where(finite, label, -1).numpy(),
+        torch.where(answered, label, torch.where(finite, REJECTED, NOT_FINITE)).numpy(),
         energy.numpy(),
         codes,
         made[torch.from_numpy(surest)].cpu().numpy(),
@@ -138,9 +146,9 @@ def permuted(x: Tensor, id: Tensor, draws: Draws) -> Tensor:
 def far(target: Target, seed: int = 0) -> Rays:
     """Confidence along RAYS noise images u of the box, at alpha * u for ALPHAS, on a float64 copy of the model.
 
-    limit comes from the slope (f(2 alpha u) - f(alpha u)) / alpha at the largest alpha: of a piecewise-linear model
-    whose last pieces lie nearer it is the Jacobian applied to u, V u of theorem 3.1. A stochastic target draws the same
-    numbers at every alpha. Cost: 6 * RAYS forwards in float64.
+    limit comes from the rise f(2 alpha u) - f(alpha u) at the largest alpha: of a piecewise-linear model whose last
+    pieces lie nearer it is alpha times the Jacobian applied to u, alpha V u of theorem 3.1. A stochastic target draws
+    the same numbers at every alpha. Cost: 6 * RAYS forwards in float64.
     """
     low, high = target.bounds
     row = torch.arange(RAYS, device=target.device)
@@ -148,14 +156,16 @@ def far(target: Target, seed: int = 0) -> Rays:
     exact, precision = _precise(target, u, seed)
     with frozen(exact.model):
         logits = [_logits(exact, alpha * u, precision, seed) for alpha in (*ALPHAS, 2 * ALPHAS[-1])]
-    slope = (logits[-1] - logits[-2]) / ALPHAS[-1]
-    two = slope.topk(2, 1).values
-    alone = two[:, 0] - two[:, 1] > _UNIQUE * slope.abs().amax(1)
+    with frozen(target.model):
+        refused = torch.stack([_refused(target, alpha * u) for alpha in ALPHAS], 1)
+    rise = logits[-1] - logits[-2]
+    two = rise.topk(2, 1).values
+    alone = two[:, 0] - two[:, 1] > _UNIQUE * logits[-1].abs().amax(1)
     stacked = torch.stack(logits[:-1], 1)
     label = target.decide(stacked)
     confidence = torch.softmax(stacked, -1).gather(-1, label[..., None])[..., 0]
-    limit = torch.where(alone & torch.isfinite(slope).all(1), slope.argmax(1), -1)
-    confidence = torch.where(torch.isfinite(stacked).all(-1), confidence, 0.0)
+    limit = torch.where(alone & torch.isfinite(rise).all(1) & ~refused[:, -1], rise.argmax(1), -1)
+    confidence = torch.where(torch.isfinite(stacked).all(-1) & ~refused, confidence, 0.0)
     return Rays(confidence.cpu().numpy(), label.cpu().numpy(), limit.cpu().numpy(), precision)
 
 
@@ -178,6 +188,20 @@ def _logits(target: Target, x: Tensor, precision: str, seed: int) -> Tensor:
         z = read_head(target.model(target.normalization(x) if target.normalization else x.clone()), target.output)
     z = z.double()
     return pad_zero(z.reshape(-1, 1)) if z.dim() == 1 or z.shape[1] == 1 else z
+
+
+def _refused(target: Target, x: Tensor) -> Tensor:
+    """Whether the target's detector abstains on inputs (n, *shape): (n,) bool."""
+    with torch.no_grad():
+        score = target.rejection(x.float())
+    return torch.zeros(len(x), dtype=torch.bool, device=x.device) if score is None else ~(score <= 0)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedOn(Confident):
+    """``Confident`` of a target with a detector: a start that it rejects is no success, and the row goes on."""
+
+    settles: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +228,7 @@ def fool(
     classes: Sequence[int] | None = None,
     eps: Sequence[float] | None = None,
     confidence: float = SURE,
-    attack: str | Spec = FOOLING,
+    attack: str | Spec = FOOLING["standard"],
     seed: int = 0,
     repeats: int = 1,
 ) -> Fooled:
@@ -212,8 +236,9 @@ def fool(
 
     classes: all, or FOOLING_CLASSES spread over them where there are more; eps: radii tried, in input units, the box's
     width times FOOLING_EPS where not given; every success counts for its own size, which may be smaller. Each start,
-    class and radius is one row of an ordinary attack under the goal ``confident``, judged by the referee. Cost: at most
-    starts * classes * radii * steps forwards and backwards. Raises BadOption.
+    class and radius is one row of an ordinary attack under the goal ``confident``, judged by the referee. Where a
+    detector abstains a success must be accepted, and rows are followed to their last step. Cost: at most starts *
+    classes * radii * steps forwards and backwards for each restart. Raises BadOption.
     """
     low, high = target.bounds
     count = len(target.classes)
@@ -231,7 +256,7 @@ def fool(
         registry.build("attacks", attack),
         target,
         rows,
-        Confident(confidence, target.threshold),
+        (Confident if target.rejects is None else FollowedOn)(confidence, target.threshold),
         seed=seed,
         name=f"{attack}@nonsense",
         repeats=repeats,

@@ -311,7 +311,7 @@ class NonsenseKind:
 
     auroc_confidence, auroc_energy: how often a test image scores above one of these, by the largest probability and by
     the logsumexp of the logits (0.5 is a coin); None where the model has no such score. attractor is the class said
-    most often; not_finite inputs have no probability and count as not confident.
+    most often. not_finite and rejected inputs have no answer and count as not confident.
     """
 
     kind: str
@@ -323,6 +323,7 @@ class NonsenseKind:
     attractor: str
     attracted: Share
     not_finite: int
+    rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True)

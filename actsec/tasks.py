@@ -30,6 +30,7 @@ from torch import Tensor
 
 from actsec import (
     attacking,
+    budgets,
     certificates,
     corruptions,
     health,
@@ -272,7 +273,7 @@ def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 def _nonsense(job: Job, loaded: Scene, store: Store) -> Outcome:
     target, test, seed = scene.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan.seed
-    repeats = REPEATS[loaded.plan.budget] if target.stochastic else 1
+    repeats = budgets.repeats(loaded.plan.budget, target)
     x, rows = (torch.from_numpy(a[: nonsense.STATISTICS]).to(target.device) for a in (test.x, test.ids.view(np.int64)))
     found, rays = nonsense.measure(target, x, rows, seed=seed, repeats=repeats), nonsense.far(target, seed)
     away = {f"far_{name}": getattr(rays, name) for name in ("confidence", "label", "limit")}
@@ -283,11 +284,12 @@ def _nonsense(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 def _fool(job: Job, loaded: Scene, store: Store) -> Outcome:
     target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
-    found = nonsense.fool(target, seed=plan.seed, repeats=REPEATS[plan.budget] if target.stochastic else 1)
+    attack, repeats = nonsense.FOOLING[plan.budget], budgets.repeats(plan.budget, target)
+    found = nonsense.fool(target, attack=attack, seed=plan.seed, repeats=repeats)
     width = target.bounds[1] - target.bounds[0]
     numbers = {
         "starts": list(nonsense.STARTS),
-        "attack": nonsense.FOOLING,
+        "attack": attack,
         "sure": nonsense.SURE,
         "eps": [e * width for e in nonsense.FOOLING_EPS],
     }

@@ -29,7 +29,10 @@ from actsec.types import Ask, Cases, Knowledge, Norm, Observed, Reply
 
 @dataclass(frozen=True, slots=True)
 class LogOdds:
-    """log(p / (1 - p)) of the row's target, or of the likeliest class other than y (m,)."""
+    """log(p / (1 - p)) of the row's target, or of the likeliest class other than y (m,).
+
+    Behind a detector with a gradient, the lesser of that and what the detector still allows.
+    """
 
     watches: ClassVar[bool] = False
 
@@ -37,7 +40,9 @@ class LogOdds:
         z = observed.logits
         likeliest = z.scatter(1, cases.y[:, None], -torch.inf).argmax(1)
         label = torch.where(cases.target >= 0, cases.target, likeliest)[:, None]
-        return z.gather(1, label).squeeze(1) - z.scatter(1, label, -torch.inf).logsumexp(1)
+        odds = z.gather(1, label).squeeze(1) - z.scatter(1, label, -torch.inf).logsumexp(1)
+        rejection = observed.rejection
+        return odds if rejection is None or not rejection.requires_grad else torch.minimum(odds, -rejection)
 
 
 @dataclass(frozen=True, slots=True)

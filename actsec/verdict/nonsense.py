@@ -20,6 +20,8 @@ from actsec.verdict.statistics import share, share_of
 
 Array = NDArray[Any]
 HIGH, SURE = 0.9, 0.99
+NOT_FINITE, REJECTED = -1, -2
+"""Labels without an answer, as in actsec.nonsense."""
 
 
 def share_above(outcome: Outcome, level: float) -> Array:
@@ -59,19 +61,20 @@ def nonsense(g: Gathered, classes: Sequence[str]) -> Nonsense | None:
 def _kind(outcome: Outcome, kind: int, test: Array, energy: Array | None, classes: Sequence[str]) -> NonsenseKind:
     rows = outcome.arrays["kind"] == kind
     confidence, label = outcome.arrays["confidence"][rows], outcome.arrays["label"][rows]
-    finite = label >= 0
-    counts = np.bincount(label[finite], minlength=len(classes))
-    own = outcome.arrays["energy"][rows][finite]
+    answered = label >= 0
+    counts = np.bincount(label[answered], minlength=len(classes))
+    own = outcome.arrays["energy"][rows][answered]
     return NonsenseKind(
         kind=str(outcome.numbers["kinds"][kind]),
         mean_confidence=float(confidence.mean()),
         above_90=share_of(confidence > HIGH),
         sure=share_of(confidence >= SURE),
-        auroc_confidence=auroc(test, confidence[finite]) if finite.any() else None,
-        auroc_energy=auroc(energy, own) if finite.any() and energy is not None else None,
-        attractor=classes[int(counts.argmax())] if finite.any() else "none",
+        auroc_confidence=auroc(test, confidence[answered]) if answered.any() else None,
+        auroc_energy=auroc(energy, own) if answered.any() and energy is not None else None,
+        attractor=classes[int(counts.argmax())] if answered.any() else "none",
         attracted=share(int(counts.max()), len(label)),
-        not_finite=int((~finite).sum()),
+        not_finite=int((label == NOT_FINITE).sum()),
+        rejected=int((label == REJECTED).sum()),
     )
 
 
@@ -135,7 +138,7 @@ def pictured(g: Gathered, found: Nonsense | None, classes: Sequence[str]) -> tup
         rows.append((f"black +{arrays['eps'][i]:.3g}", int(arrays["target"][i]), float(arrays["confidence"][i])))
         images.append(arrays["x"][i])
     pictures = tuple(
-        NonsensePicture(i, what, classes[label] if label >= 0 else "nothing finite", confidence)
+        NonsensePicture(i, what, classes[label] if label >= 0 else "nothing", confidence)
         for i, (what, label, confidence) in enumerate(rows)
     )
     return dataclasses.replace(found, pictures=pictures), {"nonsense": np.stack(images).astype(np.float32)}

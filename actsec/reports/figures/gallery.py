@@ -11,7 +11,7 @@ from markupsafe import Markup
 from actsec.reports.blocks import Figure
 from actsec.reports.figures import svg
 
-SIDE, GAP, TEXT, ACROSS, LETTERS = 96.0, 14.0, 54.0, 7, 16
+SIDE, GAP, TEXT, ACROSS, LETTERS = 98.0, 16.0, 54.0, 7, 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ def gallery(title: str, items: Sequence[Shown], caption: str) -> Figure:
         left, top = i % ACROSS * (SIDE + GAP), i // ACROSS * (SIDE + TEXT + GAP)
         uri = "data:image/png;base64," + base64.b64encode(item.png).decode()
         box = {"x": left, "y": top, "width": SIDE, "height": SIDE}
-        parts.append(svg.tag("rect", **box, class_="cell none"))
         parts.append(svg.tag("image", **box, href=uri, image_rendering="pixelated", preserveAspectRatio="xMidYMid"))
+        parts.append(svg.tag("rect", **box, fill="none", class_="grid"))
         for line, (text, class_) in enumerate(((item.what, "tick"), (item.label, "value"), (item.sure, "tick"))):
             below = top + SIDE + 16 + line * 16
             parts.append(svg.tag("text", svg.shorten(text, LETTERS), x=left, y=below, class_=class_))

@@ -24,8 +24,9 @@ class Line:
     far: FarField
 
 
-def rays(lines: Sequence[Line], chance: float) -> Figure:
-    """The figure of up to ``svg.SERIES`` models."""
+def rays(models: Sequence[Line], chance: float) -> Figure:
+    """The figure of up to ``svg.SERIES`` models: the first, and those that differ most from the ones chosen."""
+    lines = _chosen(models)
     names, taken = svg.legend([line.name for line in lines], LEFT, 16, WIDTH - LEFT - RIGHT)
     top = 16 + taken + 22
     alphas = lines[0].far.alphas
@@ -47,8 +48,22 @@ def rays(lines: Sequence[Line], chance: float) -> Figure:
     caption = (
         f"Means over {lines[0].far.limited.n} noise images, multiplied by alpha. A line that ends at 100 % is a model "
         "that is certain of nothing in particular; one that ends below has bounded activations."
+        + (f" {len(lines)} of {len(models)} models, those that differ most." if len(lines) < len(models) else "")
     )
     return Figure(svg.drawing(WIDTH, top + HIGH + 50, alt, parts), alt, caption)
+
+
+def _chosen(models: Sequence[Line]) -> list[Line]:
+    """As many as can be told apart, in the order given: each next one is the furthest from all before it."""
+    picked = [0]
+    while len(picked) < min(len(models), svg.SERIES):
+        gaps = [min(_gap(model, models[i]) for i in picked) for model in models]
+        picked.append(max((i for i in range(len(models)) if i not in picked), key=lambda i: (gaps[i], -i)))
+    return [models[i] for i in sorted(picked)]
+
+
+def _gap(one: Line, other: Line) -> float:
+    return max(abs(a - b) for a, b in zip(one.far.confidence, other.far.confidence, strict=True))
 
 
 def _said(line: Line) -> str:

@@ -20,7 +20,7 @@ from actsec.reports.blocks import (
     muted,
     strong,
 )
-from actsec.reports.figures import images, svg
+from actsec.reports.figures import images
 from actsec.reports.figures.gallery import Shown, gallery
 from actsec.reports.figures.rays import Line, rays
 from actsec.reports.load import Report
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_BYTES = 500_000
+HIGH = 0.9
 Measured = tuple[Variant, Nonsense]
 
 
@@ -42,10 +43,14 @@ def section(report: Report) -> Iterator[Block]:
     if not found:
         yield Paragraph("Not done: confidence on nonsense is measured on images, and none were measured here.")
         return
+    most = words.number(int(found[0][1].far.alphas[-1]))
     yield Paragraph(
         "No input here shows anything: noise, test images with their pixels in another order, blanks and plain "
         "colours, and points far outside the box. A classifier cannot answer \N{LEFT DOUBLE QUOTATION MARK}none of "
-        "these\N{RIGHT DOUBLE QUOTATION MARK}, so all it could do is be unsure."
+        "these\N{RIGHT DOUBLE QUOTATION MARK}, so all it could do is be unsure. Far outside the box a network whose "
+        "last pieces are linear is as sure as can be, of whichever class its logits grow fastest for (Hein et al. "
+        "2019): it tends to certainty. Bounded activations end that; a temperature, a positive factor on the logits, "
+        f"moves where certainty begins, not whether. Far away is a noise image times {most} here."
     )
     yield Items(tuple(_sentence(result, pair) for pair in found))
     first = next((pair for pair in found if pair[0] is lookup.first(result)), found[0])
@@ -59,27 +64,23 @@ def section(report: Report) -> Iterator[Block]:
 
 def _sentence(result: Result, pair: Measured) -> Content:
     variant, found = pair
-    base = next((v.nonsense for v in result.variants if not v.chain and v.base == variant.base), None)
-    told: list[Content] = [strong(f"{variant.title}:"), _chip(found.far), _inside(found)]
-    if variant.chain and base is not None:
-        told.append(_against(variant, found, base))
-    else:
-        told.append(_away(found.far))
-    if found.fooling and (told_blank := _blank(found.fooling)):
-        told.append(told_blank)
-    return joined(told)
+    own = (v.nonsense for v in result.variants if not v.chain and v.base == variant.base)
+    base = next(own, None) if variant.chain else None
+    told: list[Content] = [strong(f"{variant.title}:"), _chip(found.far), _inside(found, base), _away(found.far, base)]
+    return joined([*told, _blank(found.fooling)] if found.fooling else told)
 
 
-def _inside(found: Nonsense) -> str:
+def _inside(found: Nonsense, base: Nonsense | None) -> str:
+    before = f", undefended {words.percent(base.above_90.value)}" if base else ""
     return (
-        f"more than 90 % sure of {words.of(found.above_90)} nonsense inputs ({words.percent(found.above_90.value)}), "
-        f"as of {words.percent(found.test_above_90.value)} of test images."
+        f"above 90 % sure of {words.of(found.above_90)} nonsense inputs "
+        f"({words.percent(found.above_90.value)}{before}) and of {words.percent(found.test_above_90.value)} of test images."
     )
 
 
 def _chip(far: FarField) -> Chip:
     kind = _kind_of(far)
-    return Chip(kind, "good" if kind == "bounded" else "warn")
+    return Chip(kind, "good" if kind == "bounded" and far.confidence[-1] < HIGH else "warn")
 
 
 def _kind_of(far: FarField) -> str:
@@ -89,31 +90,14 @@ def _kind_of(far: FarField) -> str:
     return "tends to certainty" if far.limited.k == far.limited.n else "tends to certainty along some rays"
 
 
-def _away(far: FarField) -> str:
-    most = words.number(int(far.alphas[-1]))
-    here = f"At {most} times a noise image its mean confidence is {words.percent(far.confidence[-1])}"
-    if far.limited.k == 0:
-        return (
-            f"{here}: along none of {far.limited.n} rays does one logit outgrow the others, as with activations that "
-            "are bounded."
-        )
-    along = f"one logit outgrows the others along {words.of(far.limited)} rays"
-    return f"{here}: {along}, as it must where the last pieces are linear (Hein et al. 2019)."
-
-
-def _against(variant: Variant, found: Nonsense, base: Nonsense) -> str:
-    """A defense beside its own model: fewer sure answers inside the box, and whether anything changed in kind."""
-    change = found.above_90.value - base.above_90.value
-    inside = f"Undefended {words.percent(base.above_90.value)} ({words.points(change)})"
-    ends = f"{words.percent(found.far.confidence[-1])} far away, undefended {words.percent(base.far.confidence[-1])}"
-    if _kind_of(found.far) == _kind_of(base.far):
-        why = ": a positive factor on the logits moves where certainty begins, not whether"
-        return (
-            f"{inside}; {ends}: unchanged in kind{why if variant.kind == 'calibration' and base.far.limited.k else ''}."
-        )
-    if found.far.limited.k == 0:
-        return f"{inside}; {ends}: bounded activations change this in kind."
-    return f"{inside}; {ends}: another kind of model far away."
+def _away(far: FarField, base: Nonsense | None) -> str:
+    """Far outside the box; of a defense, whether it changed anything in kind."""
+    here = f"Far away {words.percent(far.confidence[-1])} sure"
+    if base is None:
+        rays = f"none of {far.limited.n}" if far.limited.k == 0 else words.of(far.limited)
+        return f"{here}; one logit outgrows the others along {rays} rays."
+    same = "unchanged in kind" if _kind_of(far) == _kind_of(base.far) else "a change in kind"
+    return f"{here}, undefended {words.percent(base.far.confidence[-1])}: {same}."
 
 
 def _blank(fooling: Fooling) -> str:
@@ -121,12 +105,10 @@ def _blank(fooling: Fooling) -> str:
     sure = words.percent(fooling.sure, 0)
     for eps, share in zip(fooling.eps, fooling.black, strict=True):
         if share.k:
-            return (
-                f"A black image changed by at most {eps:g} is taken for {words.of(share)} classes with {sure} or more."
-            )
+            return f"A black image changed by at most {eps:g} is taken for {words.of(share)} classes at {sure}."
     best = max(c.black_confidence for c in fooling.classes)
     return (
-        f"A black image changed by up to {fooling.eps[-1]:g} was taken for no class with {sure}; the most was "
+        f"A black image changed by up to {fooling.eps[-1]:g} is taken for no class at {sure}; the most was "
         f"{words.percent(best)}."
     )
 
@@ -160,8 +142,8 @@ def _drawn(result: Result, found: Nonsense, stored: NDArray[np.float32]) -> Iter
 
 
 def _rays(result: Result, found: list[Measured]) -> Block:
-    drawn = found[: svg.SERIES]
-    figure = rays([Line(v.title, n.far) for v, n in drawn], 1 / max(len(result.data.classes), 1))
+    ordered = sorted(found, key=lambda pair: pair[0] is not lookup.first(result))
+    figure = rays([Line(v.title, n.far) for v, n in ordered], 1 / max(len(result.data.classes), 1))
     return Figures((figure,))
 
 
@@ -187,7 +169,9 @@ def _kinds(variant: Variant, found: Nonsense) -> Block:
 def _kind_row(kind: NonsenseKind) -> tuple[Content, ...]:
     name: Content = kind.kind
     if kind.not_finite:
-        name = joined((kind.kind, Chip(f"{kind.not_finite} not finite", "bad")))
+        name = joined((name, Chip(f"{kind.not_finite} not finite", "bad")))
+    if kind.rejected:
+        name = joined((name, Chip(f"{kind.rejected} rejected", "good")))
     return (
         name,
         words.percent(kind.mean_confidence),
@@ -212,21 +196,21 @@ def _everyone(found: list[Measured]) -> Block:
     ]
     most = words.number(int(found[0][1].far.alphas[-1]))
     return Table(
-        f"Every variant on the same {found[0][1].n} nonsense inputs: mean confidence, and the share above 90 %",
-        ("variant", "all, above 90 %", *kinds, f"{most} times outside"),
+        f"Every variant on the same {found[0][1].n} nonsense inputs: how many it is above 90 % sure of; by kind its "
+        f"mean confidence and that count; at {most} times noise, and along how many rays it tends to certainty",
+        ("variant", "above 90 %", *kinds, "far away"),
         tuple(rows),
     )
 
 
 def _mean_cell(kind: NonsenseKind) -> Content:
-    return joined((words.percent(kind.mean_confidence), muted(f"{words.of(kind.above_90)} above 90 %")))
+    return joined((words.percent(kind.mean_confidence), muted(words.of(kind.above_90))))
 
 
 def _far_cell(far: FarField) -> Content:
-    said = f"certain along {words.of(far.limited)} rays"
-    if far.agreed is not None:
-        said += f", of the class predicted on {words.of(far.agreed)}"
-    told: list[Content] = [words.percent(far.confidence[-1]), muted(said)]
+    told: list[Content] = [words.percent(far.confidence[-1]), muted(f"{words.of(far.limited)} rays")]
+    if far.agreed is not None and far.agreed.k < far.agreed.n:
+        told.append(muted(f"{words.of(far.agreed)} there already"))
     return joined([*told, muted("in float32")] if far.precision != "float64" else told)
 
 
