@@ -396,4 +396,7 @@ def _defenses(plan: Plan, eps: float, *, trains: bool, calibrates: bool) -> tupl
 def _with_eps(spec: Spec, eps: float) -> Spec:
     """A defense that trains against a budget trains against the audited one, unless it is told otherwise."""
     options = {field.name for field in dataclasses.fields(registry.find("defenses", spec.name))}
-    return spec.having(eps=eps) if "eps" in options and spec.get("eps") is None else spec
+    if "eps" not in options or spec.get("eps") is not None:
+        return spec
+    trained = spec.having(eps=eps)
+    return trained if getattr(registry.build("defenses", trained), "trains_against", True) else spec
