@@ -34,6 +34,7 @@ from actsec import (
     registry,
     runner,
     scene,
+    straight_through,
     surrogates,
     tasks,
 )
@@ -136,6 +137,7 @@ def attack(
         seed=seed,
         name=named,
         repeats=budgets.repeats("standard", target),
+        search=straight_through.of(made, target),
         grid=grid,
         note=flat,
     )

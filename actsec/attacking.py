@@ -11,7 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actsec import costs, goals, health, losses, lowering, masks, proposals, registry, scene, surrogates
+from actsec import (
+    costs,
+    goals,
+    health,
+    losses,
+    lowering,
+    masks,
+    proposals,
+    registry,
+    scene,
+    straight_through,
+    surrogates,
+)
 from actsec.budgets import repeats
 from actsec.draws import Draws
 from actsec.errors import ModelError, ThreatError
@@ -41,14 +53,16 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     name, grid = f"{spec}@{threat}", None if threat.goal == "kill" else loaded.test.grid
     made = proposals.ready(built, target, cases, Draws(plan.seed, name))
     goal, flat = losses.goal_of(threat, made, target.threshold), Flat(cases)
-    lowered = _stand_in(job, loaded, target, goal, costs.attack_passes(made, target.shape) * len(cases))
+    mended = straight_through.of(made, target)
+    passes = costs.attack_passes(made, target.shape) * len(cases)
+    lowered = None if mended else _stand_in(job, loaded, target, goal, passes)
     stored = [outcome.arrays for need in job.needs[1:] if (outcome := store.get(need)) is not None]
     verdicts = attack_target(
         surrogates.ready(made, cases, scene.surrogate(loaded, made), stored, plan.seed),
         target,
         cases,
         goal,
-        search=lowered.target if lowered and lowered.what else None,
+        search=lowered.target if lowered and lowered.what else mended,
         seed=plan.seed,
         name=name,
         repeats=repeats(plan.budget, target),

@@ -15,9 +15,19 @@ from typing import Any
 from actsec import corruptions, registry, second_opinion
 from actsec.activations import activation
 from actsec.errors import BadOption, PlanError, ThreatError, unknown
-from actsec.plan import CHECKED, EXPERIMENTS, Plan, Trial, VariantPlan, variants
+from actsec.plan import (
+    CHECKED,
+    EXPERIMENTS,
+    VARIANT,
+    Plan,
+    Trial,
+    VariantPlan,
+    headline_threats,
+    tested,
+    variants,
+)
 from actsec.spec import Spec, parse, parse_chain, show
-from actsec.types import Target, Threat, chain_text
+from actsec.types import Norm, Target, Threat, chain_text
 
 DEMO_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh")
 DEMO_DEFENSES = (
@@ -123,6 +133,11 @@ class Images:
         """The L-inf size that nothing exceeds."""
         return _tidy(self.bounds[1] - self.bounds[0])
 
+    def whole(self, norm: Norm) -> Threat:
+        """The threat whose ball holds the whole box, in L-inf or L2."""
+        far = self.width if norm == "linf" else self.width * math.sqrt(math.prod(self.shape))
+        return Threat(norm, _tidy(far))
+
 
 def repeats(budget: str, target: Target) -> int:
     """Answers averaged for each question to a target: those a budget has, fewer where each averages over draws."""
@@ -186,18 +201,23 @@ def default_trials(
     few, pixels = min(samples, budget.minimal), min(samples, budget.pixels)
     curve = [_tidy(eps * k) for k in CURVE if eps * k <= images.width]
     return (
-        *checks(eps, samples, budget, images.width),
+        *checks(Threat("linf", eps), samples, budget, images),
         Trial("fgsm(loss=margin)", at, samples, "attack"),
         # Nothing settles early on a model that draws, and each draw costs the whole cascade again.
         Trial(budget.cascade, at, samples, "attack", fixed),
         # What stops at its first success on the base fools a third as many of the others.
         *(Trial(f"transfer(attack=pgd(steps={budget.steps}))", at, samples, "transfer", others) for _ in others[:1]),
         *(
+            Trial(f"transfer(source={twin!r}, attack=pgd(steps={budget.steps}))", at, samples, "transfer", bases[:1])
+            for twin in _twins(models)[:1]
+        ),
+        *(
             Trial(f"pgd(steps={budget.steps // 2}, loss=margin)", f"linf:{show(e)}", samples, "curve", fixed)
             for e in curve
         ),
         *(Trial(f"noise(draws={budget.draws})", f"linf:{show(e)}", samples, "noise_curve", fixed) for e in curve),
         Trial("minimal_l2", "l2", few, "minimal", fixed),
+        *(dataclasses.replace(t, variants=fixed) for t in checks(Threat("l2"), few, budget, images)),
         # The undefended models only: minimal_l2 comes nearer on all of them at a tenth of the cost.
         Trial(budget.carlini_wagner, "l2", min(few, budget.search), "minimal", bases),
         Trial(pixel_attack(images.shape, images.grid, budget.pixel_forwards), "l0:1", pixels, "attack", fixed),
@@ -206,6 +226,19 @@ def default_trials(
         Trial(f"noise(draws={budget.draws})", kill, few, "kill_noise"),
         Trial(f"pgd(steps={budget.steps})", kill, few, "kill_pgd"),
     )
+
+
+def _twins(models: Sequence[VariantPlan]) -> list[str]:
+    """Sources of ``transfer`` to the first model: other models of the same task that learned by themselves.
+
+    A chain that trains nothing is the first model over again, with what hides its gradients.
+    """
+    learned = [m for m in models[1:] if not _randomises(m) and (not m.chain or any(map(_trains, m.chain)))]
+    return [f"{VARIANT}{model.name}" for model in learned]
+
+
+def _trains(spec: Spec) -> bool:
+    return bool(registry.build("defenses", spec).needs == "train")
 
 
 def _randomises(model: VariantPlan) -> bool:
@@ -217,17 +250,32 @@ def _tidy(eps: float) -> float:
     return eps if "/" in show(eps) else float(f"{eps:.9g}")
 
 
-def checks(eps: float, samples: int, budget: Budget, width: float = 1.0) -> tuple[Trial, ...]:
-    """The trials that the sanity checks read, at the headline threat. All but the unbounded one count for it too."""
-    at, steps = f"linf:{show(eps)}", budget.steps
+SEARCHED = 30
+"""Rows on which a search by score looks for the smallest change, at least: it costs more than the gradient's."""
+
+
+def checks(threat: Threat, samples: int, budget: Budget, images: Images) -> tuple[Trial, ...]:
+    """The trials that the sanity checks read, at a headline threat. All but the unbounded one count for it too.
+
+    Without an eps, and in l0, they are fewer: what works there.
+    """
+    at, steps = str(threat), budget.steps
+    noise = Trial(f"noise(draws={budget.draws})", at, samples, "noise")
+    if threat.goal != "misclassify" or (threat.eps is None and threat.norm != "l2"):
+        return ()
+    if threat.eps is None:
+        searched = min(samples, max(budget.search, SEARCHED))
+        return noise, Trial("averaged_differences(steps=30, directions=5)", at, searched, "gradient_free")
+    if threat.norm not in ("linf", "l2"):
+        return (noise,) if threat.norm == "l0" else ()
     return (
-        Trial(f"noise(draws={budget.draws})", at, samples, "noise"),
+        noise,
         Trial("fgsm", at, samples, "single_step"),
         Trial(f"pgd(steps={steps})", at, samples, "iterative"),
         Trial(f"pgd(steps={2 * steps}, restarts=2)", at, samples, "doubled"),
         Trial(f"pgd(steps={steps}, loss=margin)", at, samples, "margin"),
         Trial(f"square(queries={budget.queries})", at, samples, "gradient_free"),
-        Trial(f"pgd(steps={2 * steps}, loss=margin)", str(Threat("linf", width)), samples, "unbounded"),
+        Trial(f"pgd(steps={2 * steps}, loss=margin)", str(images.whole(threat.norm)), samples, "unbounded"),
     )
 
 
@@ -292,14 +340,21 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
 
 def _from_base(trial: Trial, attack: Any, plan: Plan) -> Trial:
     """Examples of the first model are for every other one, not for itself."""
-    if attack.source != "base":
+    names = [model.name for model in variants(plan)]
+    if attack.source.startswith(VARIANT):
+        first = attack.source.removeprefix(VARIANT)
+        if first not in names:
+            raise unknown("variant", first, names)
+        others = [name for name in names if name != first]
+    elif attack.source == "base":
+        first, *others = names
+    else:
         return trial
-    first, *others = (model.name for model in variants(plan))
     chosen = tuple(name for name in trial.variants if name != first) if trial.variants else tuple(others)
     if not chosen:
         raise PlanError(
             f"{trial.attack} is to propose to {first} what was found on it",
-            "Name another model, transfer(source='nets.py:twin', weights=...), or add a defense.",
+            "Name another model, transfer(source='nets.py:twin', weights=...) or 'variant:NAME', or add a defense.",
         )
     return dataclasses.replace(trial, variants=chosen)
 
@@ -313,12 +368,16 @@ def _with_checks(
         if not plan.reference and budget.carlini_wagner == SHORT:
             budget = dataclasses.replace(budget, carlini_wagner=OWN_SHORT)
         trials = default_trials(eps, samples, budget, images, variants(plan))
-        return tuple(_filled(trial, plan, samples, budget, images) for trial in trials)
-    trials = tuple(_as_check(trial, checks(eps, trial.samples, budget, images.width)) for trial in trials)
+        trials = tuple(_filled(trial, plan, samples, budget, images) for trial in trials)
+        return (*trials, *adaptive(trials, plan))
+    headline = Threat("linf", eps)
+    trials = tuple(_as_check(trial, checks(headline, trial.samples, budget, images)) for trial in trials)
     # A check reads what was tried at the headline threat; only the unbounded attack lies elsewhere.
-    roles = {t.role for t in trials if t.role in EXPERIMENTS or Threat.parse(t.threat) == Threat("linf", eps)}
-    most = max((t.samples for t in trials if Threat.parse(t.threat) == Threat("linf", eps)), default=samples)
-    missing = [trial for trial in checks(eps, most, budget, images.width) if trial.role not in roles]
+    roles = {t.role for t in trials if t.role in EXPERIMENTS or Threat.parse(t.threat) == headline}
+    most = max((t.samples for t in trials if Threat.parse(t.threat) == headline), default=samples)
+    missing = [trial for trial in checks(headline, most, budget, images) if trial.role not in roles]
+    for threat in headline_threats(plan.having(attacks=trials)):
+        missing += _elsewhere(threat, trials, budget, images) if threat != headline else []
     if any(trial.role == "kill" for trial in trials) and "kill_noise" not in roles:
         kill = next(trial for trial in trials if trial.role == "kill")
         missing += [
@@ -333,7 +392,62 @@ def _with_checks(
                 f"{trial.attack} is to check {trial.threat} on {trial.samples} images of {most}",
                 f"Give it samples = {most}: images that a check never saw would count as robust.",
             )
-    return every
+    return (*every, *adaptive(every, plan))
+
+
+def _elsewhere(threat: Threat, trials: tuple[Trial, ...], budget: Budget, images: Images) -> list[Trial]:
+    """The checks that are missing beside the attacks at another threat than the first, for the models they are for."""
+    here = [t for t in trials if Threat.parse(t.threat) == threat]
+    attacks = [t for t in here if t.role not in EXPERIMENTS | {"noise", second_opinion.ROLE}]
+    if not attacks:
+        return []
+    known = {t.role for t in here}
+    whole = str(images.whole(threat.norm)) if threat.norm in ("linf", "l2") else ""
+    known |= {t.role for t in trials if t.role == "unbounded" and t.threat == whole}
+    names = () if any(not t.variants for t in attacks) else tuple(dict.fromkeys(v for t in attacks for v in t.variants))
+    most = max(t.samples for t in attacks)
+    missing = (t for t in checks(threat, most, budget, images) if t.role not in known)
+    return [dataclasses.replace(t, variants=() if t.role == "unbounded" else names) for t in missing]
+
+
+def adaptive(trials: tuple[Trial, ...], plan: Plan) -> tuple[Trial, ...]:
+    """The attacks that each variant's defenses say it must face, at every threat it faces, unless they are there."""
+    known, wanted = plan.having(attacks=trials), dict[tuple[str, str], list[str]]()
+    for variant in variants(plan):
+        for threat in headline_threats(known):
+            if not tested(known, variant.name, threat):
+                continue
+            for attack in faced(variant, threat, plan.budget):
+                at = (t for t in trials if Threat.parse(t.threat) == threat and _full(t) == _full(Trial(attack)))
+                if not any(not t.variants or variant.name in t.variants for t in at):
+                    wanted.setdefault((attack, str(threat)), []).append(variant.name)
+    return tuple(
+        Trial(attack, at, max(tested(known, name, Threat.parse(at)) for name in names), "adaptive", tuple(names))
+        for (attack, at), names in wanted.items()
+    )
+
+
+def faced(variant: VariantPlan, threat: Threat, budget: str) -> tuple[str, ...]:
+    """The attacks that a variant's defenses name and that work under a threat, of the budget's length if none is given."""
+    named = (text for spec in variant.chain for text in registry.build("defenses", spec).adaptive)
+    found = (_within(parse(text), BUDGETS[budget]) for text in named)
+    return tuple(dict.fromkeys(str(spec) for spec in found if _works(spec, threat)))
+
+
+def _within(spec: Spec, budget: Budget) -> Spec:
+    """An attack whose length nobody wrote takes the budget's."""
+    own = {"pgd": ("steps", budget.steps), "square": ("queries", budget.queries), "noise": ("draws", budget.draws)}
+    option, value = own.get(spec.name, ("", 0))
+    return spec.having(**{option: value}) if option and spec.get(option) is None else spec
+
+
+def _works(spec: Spec, threat: Threat) -> bool:
+    """Whether an attack can run under a threat."""
+    attack = registry.build("attacks", spec)
+    fits = ("minimal" in attack.roles) == (threat.eps is None) or "any_eps" in attack.roles
+    # What searches by score for the smallest change does so in L2 alone.
+    endless = threat.eps is None and "gradient_free" in attack.roles and threat.norm != "l2"
+    return threat.goal == "misclassify" and threat.norm in attack.norms and fits and not endless
 
 
 def _as_check(trial: Trial, known: tuple[Trial, ...]) -> Trial:

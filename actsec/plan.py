@@ -44,6 +44,8 @@ CERTIFIED_BY: Mapping[str, Any] = {"n0": 100, "alpha": 0.001, "attack": "pgd(ste
 
 CHECKED = ("noise", "single_step", "iterative", "doubled", "margin", "gradient_free", "unbounded", "transfer")
 """Roles that the sanity checks read, all on the same images."""
+VARIANT = "variant:"
+"""How ``transfer`` names a model of the plan as its source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
         prepared = model_jobs(plan, facts, variant)
         single = [single_job(kind, plan, facts, variant) for kind in ("clean", "probe")]
         trials = [trial for trial in plan.attacks if not trial.variants or variant.name in trial.variants]
-        sources = [job for trial in trials for job in source_jobs(plan, facts, trial)]
+        sources = [job for trial in trials for job in _from_source(plan, facts, trial)]
         tried = [job for trial in trials for job in trial_jobs(plan, facts, variant, trial)]
         beside = (*corruption_jobs(plan, facts, variant), *nonsense_jobs(plan, facts, variant))
         beside = (*beside, *certificate_jobs(plan, facts, variant))
@@ -278,18 +280,35 @@ def _attack_jobs(
 def source_jobs(plan: Plan, facts: Facts, trial: Trial) -> tuple[Job, ...]:
     """The jobs on the first model whose examples a ``transfer`` from it proposes; none for other attacks.
 
-    Those of the plan's own trials at the same threat, or one that runs the attack it names.
+    Those of the plan's own trials at the same threat, or one that runs the attack it names. A source ``variant:NAME``
+    is that model of the plan.
     """
     attack = registry.build("attacks", trial.attack)
-    if "transfer" not in attack.roles or attack.source != "base":
+    base = _source(plan, attack.source) if "transfer" in attack.roles else None
+    if base is None:
         return ()
-    base = variants(plan)[0]
     if attack.attack is not None:
         crafted = dataclasses.replace(trial, attack=str(attack.attack), variants=())
         return _attack_jobs("craft", plan, facts, base, crafted)
     at, others = Threat.parse(trial.threat), {*EXPERIMENTS, "noise", "transfer"}
     same = (t for t in plan.attacks if Threat.parse(t.threat) == at and t.role not in others)
     return tuple(job for t in same for job in trial_jobs(plan, facts, base, t))
+
+
+def _from_source(plan: Plan, facts: Facts, trial: Trial) -> tuple[Job, ...]:
+    """``source_jobs`` after the jobs that make their model."""
+    made = source_jobs(plan, facts, trial)
+    owners = {job.variant for job in made}
+    models = (job for v in variants(plan) if v.name in owners for job in model_jobs(plan, facts, v))
+    return (*models, *made)
+
+
+def _source(plan: Plan, source: str) -> VariantPlan | None:
+    """The model of the plan that ``transfer`` crafts on; None where it names one from elsewhere."""
+    every = variants(plan)
+    if source == "base":
+        return every[0]
+    return next((v for v in every if f"{VARIANT}{v.name}" == source), None)
 
 
 def by_content(attack: str, facts: Facts) -> str:

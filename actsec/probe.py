@@ -5,6 +5,8 @@ Numbers are JSON: finite floats, ints, bools, strings, None where a number does 
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
     repeatable, repeat_difference  five passes: largest L2 distance of normalised logits from the first pass
     company_difference             the same of company_rows rows alone and among others; None for a stochastic target
     broken_graph                   "" or why no gradient reaches the input
+    autograd_inside                calls of autograd within one forward pass
     zero_cross_entropy_gradients, zero_margin_gradients, non_finite_gradients     shares, exact in float32
     gradient_norms                 5, 25, 50, 75, 95 % quantiles of the margin gradient's dual norm
     slope_cosine, slope_rows       median over rows: autograd's slopes against central differences
@@ -56,6 +59,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
         numbers["company_difference"] = None if target.stochastic else _company(oracle, x[:ALONE])
         numbers["company_rows"] = min(len(x), ALONE)
         numbers["broken_graph"] = broken_graph(target, x[:2])
+        numbers["autograd_inside"] = autograd_inside(target, x[:2])
         keep = oracle.observe(x).logits.argmax(1) == y
         rows = torch.nonzero(keep | ~keep.any()).flatten()
         cases = cases_of(target, x[rows], y[rows], norm, eps, rows)
@@ -76,6 +80,28 @@ def broken_graph(target: Target, x: Tensor) -> str:
     except Exception as error:  # noqa: BLE001  # whatever the model's own backward raises is the answer
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return "" if gradient is not None else "the output does not depend on the input by any differentiable path"
+
+
+def autograd_inside(target: Target, x: Tensor) -> int:
+    """How many times the model calls autograd within one forward of x (n, *shape): it optimises something itself.
+
+    Python's profiler sees the calls, under whatever name the model imported them; those of other threads it does not.
+    """
+    engine = {torch.autograd.grad.__code__, torch.autograd.backward.__code__}
+    calls = 0
+
+    def seen(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code in engine
+
+    before = sys.getprofile()
+    sys.setprofile(seen)
+    try:
+        with torch.no_grad():
+            target.logits(x)
+    finally:
+        sys.setprofile(before)
+    return calls
 
 
 def _outputs(target: Target, oracle: Oracle, x: Tensor, y: Tensor) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from actsec import target as targets
 from actsec.errors import ThreatError
 from actsec.ledger import Verdicts
 from actsec.losses import Hardest
+from actsec.plan import VARIANT
 from actsec.referee import attack_target
 from actsec.spec import Spec
 from actsec.types import Attack, Cases, Recipe, Target
@@ -27,9 +28,9 @@ def named(
     trust: bool = False,
     seed: int = 0,
 ) -> Target | None:
-    """The model that ``transfer`` names as its source, loaded to take such inputs; None for the base and others."""
+    """The model that ``transfer`` names as its source, loaded to take such inputs; None for those of the plan."""
     source = getattr(attack, "source", "base")
-    if source == "base":
+    if source == "base" or source.startswith(VARIANT):
         return None
     found = targets.load(
         source,

@@ -549,9 +549,9 @@ class Evidence:
     confined: bool = False
     """Whether rules keep an adversary without a budget from turning every input into every other."""
     at: Mapping[float, np.ndarray[Any, Any]] = field(default_factory=dict)
-    """By eps, rows still correct after one and the same gradient attack alone, this threat's eps among them."""
+    """By eps, rows still correct after one and the same gradient attack alone."""
     courses: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    """By role, the best score (rows, questions) of followed rows that the attack did not break, NaN after their last."""
+    """By role, the best score (rows, questions) of followed rows that still stand, NaN after their last question."""
     sizes: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     """Without an eps: by role, the smallest misclassifying size (n,) that it found; 0 where wrong untouched."""
     adaptive: Mapping[str, np.ndarray[Any, Any] | None] = field(default_factory=dict)

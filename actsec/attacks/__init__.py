@@ -23,6 +23,8 @@ _CLASSES = {
     "Transfer": "transfer",
     "AutoAttack": "autoattack",
     "Cascade": "cascade",
+    "AveragedDifferences": "averaged_differences",
+    "BPDA": "bpda",
 }
 __all__ = list(_CLASSES)
 

@@ -2,7 +2,8 @@
 
 linf: independent uniform values (kind=uniform) or random corners +-eps (kind=sign). l2: uniform in the ball, or on its
 sphere. l0: eps random pixels (features) set to random values of the box, or to random ends of it. Each draw is a fresh
-candidate. No paper; Carlini et al. 2019, "On Evaluating Adversarial Robustness", asks for it as a sanity check: an
+candidate. Without an eps (threat ``l2``) it looks for the smallest size at which chance fools: each draw lies on a
+sphere that grows by a quarter until a row is fooled, then shrinks by a tenth with each success. No paper; Carlini et al. 2019, "On Evaluating Adversarial Robustness", asks for it as a sanity check: an
 attack that noise beats is broken, and a model that noise breaks needs no adversary. Cost: ``draws`` forwards, no
 gradient.
 
@@ -12,7 +13,7 @@ nothing about robustness.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -20,15 +21,23 @@ from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.geometry import bounded, place, project, random_start, spread, steepest
+from actsec.geometry import bounded, boxed, place, project, random_start, spread, steepest
+from actsec.geometry import size as size_of
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
+
+
+_FIRST = 0.05
+_GROWN = 1.25
+_SHRUNK = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseState:
-    """The next candidate and how many were asked."""
+    """The next candidate and how many were asked; without an eps its size (n,), and whether a row was fooled (n,)."""
 
     x: Tensor
+    size: Tensor
+    fooled: Tensor
     step: Tensor
     done: Tensor
 
@@ -42,26 +51,36 @@ class Noise:
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l0")
     knowledge: ClassVar[Knowledge] = "black_box"
-    roles: ClassVar[tuple[str, ...]] = ("noise",)
+    roles: ClassVar[tuple[str, ...]] = ("noise", "any_eps")
 
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise BadOption(f"noise(draws={self.draws})", "draws is at least 1.")
 
     def start(self, cases: Cases, draws: Draws) -> NoiseState:
-        bounded(cases, "noise")
+        endless = torch.isinf(cases.eps)
+        if cases.norm != "l2" or not bool(endless.all()):
+            bounded(cases, "noise")
         step = torch.zeros_like(cases.id)
-        return NoiseState(self._draw(cases, draws, step), step, step.bool())
+        start = torch.where(endless, _FIRST * _widest(cases), cases.eps)
+        return NoiseState(self._draw(cases, draws, step, start), start, step.bool(), step, step.bool())
 
     def ask(self, state: NoiseState, cases: Cases) -> Ask:
         return Ask(state.x[:, None])
 
     def tell(self, state: NoiseState, reply: Reply, cases: Cases, draws: Draws) -> NoiseState:
-        step = state.step + 1
-        return replace(state, x=self._draw(cases, draws, step), step=step, done=step >= self.draws)
+        step, works = state.step + 1, reply.success[:, 0]
+        fooled = state.fooled | works
+        searched = torch.where(works, reply.size[:, 0] * _SHRUNK, state.size * torch.where(fooled, 1.0, _GROWN))
+        size = torch.where(torch.isinf(cases.eps), torch.minimum(searched, _widest(cases)), cases.eps)
+        x = self._draw(cases, draws, step, size)
+        return NoiseState(x, size, fooled, step, step >= self.draws)
 
-    def _draw(self, cases: Cases, draws: Draws, step: Tensor) -> Tensor:
+    def _draw(self, cases: Cases, draws: Draws, step: Tensor, radius: Tensor) -> Tensor:
         shape = tuple(cases.x.shape[1:])
+        if bool(torch.isinf(cases.eps).any()):
+            direction = steepest(draws.normal(cases.id, step, shape), "l2")
+            return boxed(cases, cases.x + direction * spread(radius, direction).to(direction.dtype))
         if cases.norm == "l0":
             return _pixels(cases, draws, step, corners=self.kind == "sign")
         if self.kind == "uniform":
@@ -83,3 +102,8 @@ def _pixels(cases: Cases, draws: Draws, step: Tensor, *, corners: bool) -> Tenso
     rank = draws.uniform(cases.id, step, places, stream=1) + 1
     chosen = project(rank.expand_as(cases.x).contiguous(), "l0", cases.eps) != 0
     return torch.where(chosen, value, cases.x)
+
+
+def _widest(cases: Cases) -> Tensor:
+    """The L2 size (n,) that nothing in the box exceeds."""
+    return size_of(torch.maximum((cases.high - cases.x).abs(), (cases.x - cases.low).abs()), "l2")

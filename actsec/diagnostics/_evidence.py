@@ -30,6 +30,7 @@ _WORDS = {
     "gradient_free": "the gradient-free search",
     "noise": "random noise",
     "transfer": "the attack made on another model",
+    "attack": "the search",
 }
 
 
@@ -147,4 +148,29 @@ def beside_gradients(diagnostic: Diagnostic, evidence: Evidence, role: str, leas
         return finding(diagnostic, "red", claim, shown, advice, severity="high", voids=True)
     if plain.large:
         return finding(diagnostic, "warn", claim, shown, advice, severity="medium")
+    return finding(diagnostic, "ok", claim, shown)
+
+
+def comes_nearer(diagnostic: Diagnostic, evidence: Evidence, role: str, by: float, least: float) -> Finding:
+    """Judge a search for the smallest change that follows no gradient against those that do, row by row.
+
+    It comes nearer where its size is below ``by`` times theirs.
+    """
+    if evidence.threat.eps is not None or evidence.threat.goal != "misclassify":
+        return finding(diagnostic, "not_applicable", "Compares the smallest changes; this threat has a fixed budget.")
+    sizes, words = evidence.sizes, _WORDS[role]
+    if "minimal" not in sizes or role not in sizes or len(sizes["minimal"]) < FEWEST:
+        what = words if role not in sizes else "a gradient search for the smallest change"
+        advice = "Add an attack with this role to the plan."
+        return finding(diagnostic, "not_done", f"Not done: {what} was not run.", advice=advice)
+    followed = sizes["minimal"]
+    found = gap(np.ones(len(followed), bool), ~(sizes[role] < by * followed), least)
+    share = {"value": found.drop, "limit": found.delta, "n": found.n}
+    both = [float(np.median(sizes[name])) for name in ("minimal", role)]
+    medians = {"median_gradient": both[0], f"median_{role}": both[1]}
+    shown = {**share, **{name: value for name, value in medians.items() if math.isfinite(value)}}
+    claim = f"{words[:1].upper()}{words[1:]} comes nearer than every gradient search on {percent(found.drop)} of rows."
+    if found.large:
+        advice = "Gradients mislead the search; believe the smaller sizes, and search longer without gradients."
+        return finding(diagnostic, "red", claim, shown, advice, severity="high", voids=True)
     return finding(diagnostic, "ok", claim, shown)

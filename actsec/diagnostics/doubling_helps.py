@@ -30,6 +30,7 @@ class DoublingHelps:
     roles: ClassVar[tuple[str, ...]] = ("iterative", "doubled")
     masks: ClassVar[tuple[Status, ...]] = ()
     essential: ClassVar[bool] = True
+    dig: ClassVar[str] = "apgd(steps=200, restarts=10)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         if (missing := unanswerable(self, evidence)) is not None:

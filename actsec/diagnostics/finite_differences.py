@@ -33,6 +33,7 @@ class FiniteDifferences:
     roles: ClassVar[tuple[str, ...]] = ()
     masks: ClassVar[tuple[Status, ...]] = ("red",)
     essential: ClassVar[bool] = True
+    dig: ClassVar[str] = "averaged_differences(steps=100, directions=50)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         probe = evidence.probe

@@ -30,6 +30,7 @@ class GradientFreeBeatsGradient:
     roles: ClassVar[tuple[str, ...]] = ("iterative", "gradient_free")
     masks: ClassVar[tuple[Status, ...]] = ("red",)
     essential: ClassVar[bool] = True
+    dig: ClassVar[str] = "square(queries=5000)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         yield unanswerable(self, evidence) or beside_gradients(self, evidence, "gradient_free", self.least)

@@ -30,6 +30,7 @@ class GradientStability:
     roles: ClassVar[tuple[str, ...]] = ()
     masks: ClassVar[tuple[Status, ...]] = ()
     essential: ClassVar[bool] = False
+    dig: ClassVar[str] = "apgd(steps=200, restarts=5)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         if (missing := unprobed(self, evidence, "gradient_cosine")) is not None:

@@ -27,6 +27,7 @@ class MarginBeatsCrossEntropy:
     roles: ClassVar[tuple[str, ...]] = ("iterative", "margin")
     masks: ClassVar[tuple[Status, ...]] = ()
     essential: ClassVar[bool] = True
+    dig: ClassVar[str] = "pgd(steps=200, restarts=5, loss=margin)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         if (missing := unanswerable(self, evidence)) is not None:

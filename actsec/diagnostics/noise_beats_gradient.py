@@ -6,7 +6,8 @@
                  already broken those rows
     ok           otherwise
 
-Noise is the weakest opponent there is: losing to it leaves nothing to believe.
+Noise is the weakest opponent there is: losing to it leaves nothing to believe. In l0, where searches follow no
+gradient, it is held against the searches.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from actsec.diagnostics._evidence import beside_gradients, unanswerable
+from actsec.diagnostics._evidence import (
+    accuracy,
+    beside_gradients,
+    finding,
+    gap,
+    numbers,
+    percent,
+    still,
+    unanswerable,
+)
 from actsec.types import Evidence, Finding, Status
 
 
@@ -30,6 +40,20 @@ class NoiseBeatsGradient:
     roles: ClassVar[tuple[str, ...]] = ("iterative", "noise")
     masks: ClassVar[tuple[Status, ...]] = ("red",)
     essential: ClassVar[bool] = True
+    dig: ClassVar[str] = "noise(draws=10000)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
+        if evidence.threat.norm == "l0" and {"attack", "noise"} <= set(evidence.correct) and len(evidence.clean) > 1:
+            yield self._beside_search(evidence)
+            return
         yield unanswerable(self, evidence) or beside_gradients(self, evidence, "noise", self.least)
+
+    def _beside_search(self, evidence: Evidence) -> Finding:
+        """In l0 the searches follow no gradient; noise must break nothing that they leave."""
+        found = still(evidence, ("attack",))
+        alone = gap(found, found & accuracy(evidence, "noise"), self.least)
+        claim = f"After the search {percent(alone.first)} are correct; noise breaks {percent(alone.drop)} that it left."
+        if not alone.large:
+            return finding(self, "ok", claim, numbers(alone))
+        advice = "Search longer: chance finds what the search does not."
+        return finding(self, "red", claim, numbers(alone), advice, severity="high", voids=True)

@@ -28,6 +28,7 @@ class SingleStepBeatsIterative:
     roles: ClassVar[tuple[str, ...]] = ("single_step", "iterative")
     masks: ClassVar[tuple[Status, ...]] = ("warn", "red")
     essential: ClassVar[bool] = True
+    dig: ClassVar[str] = "apgd(steps=100, restarts=5)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         if (missing := unanswerable(self, evidence)) is not None:

@@ -30,6 +30,7 @@ class TransferBeatsGradient:
     roles: ClassVar[tuple[str, ...]] = ("iterative", "transfer")
     masks: ClassVar[tuple[Status, ...]] = ("red",)
     essential: ClassVar[bool] = False
+    dig: ClassVar[str] = "square(queries=5000)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         yield unanswerable(self, evidence) or beside_gradients(self, evidence, "transfer", self.least)

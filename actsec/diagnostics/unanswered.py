@@ -26,6 +26,7 @@ class Unanswered:
     roles: ClassVar[tuple[str, ...]] = ()
     masks: ClassVar[tuple[Status, ...]] = ()
     essential: ClassVar[bool] = False
+    dig: ClassVar[str] = "square(queries=5000)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         if evidence.unanswered is None:

@@ -28,6 +28,7 @@ class UnboundedFails:
     roles: ClassVar[tuple[str, ...]] = ("unbounded",)
     masks: ClassVar[tuple[Status, ...]] = ("red",)
     essential: ClassVar[bool] = True
+    dig: ClassVar[str] = "averaged_differences(steps=100, directions=50)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         if (missing := unanswerable(self, evidence)) is not None:

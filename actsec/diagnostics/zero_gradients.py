@@ -32,6 +32,7 @@ class ZeroGradients:
     roles: ClassVar[tuple[str, ...]] = ()
     masks: ClassVar[tuple[Status, ...]] = ("warn", "red")
     essential: ClassVar[bool] = True
+    dig: ClassVar[str] = "bpda"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         if "broken_graph" not in evidence.probe:

@@ -16,19 +16,33 @@ Two questions are kept apart, since masking flatters some attacks and not others
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+import dataclasses
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 from actsec import registry
-from actsec.types import Evidence, Finding
+from actsec.types import Evidence, Finding, Threat
+from actsec.verdict import false_alarms
 
 State = Literal["clean", "randomised", "masked", "unchecked"]
 
+Command = Callable[[str, Threat], str]
+"""The command that runs an attack on the model that is judged, from the attack's spec and the threat."""
 
-def diagnose(evidence: Evidence, names: Sequence[str] | None = None) -> tuple[Finding, ...]:
+
+def attack_command(attack: str, threat: Threat) -> str:
+    """The command that runs an attack, without the model, which whoever types it knows."""
+    return shlex.join(["actsec", "attack", attack, "--threat", str(threat)])
+
+
+def diagnose(
+    evidence: Evidence, names: Sequence[str] | None = None, command: Command = attack_command
+) -> tuple[Finding, ...]:
     """The findings of the named diagnostics (specs such as ``unbounded_fails(limit=0.05)``), or of all, in rule order.
 
-    A diagnostic that crashes leaves a finding with status ``error``, never silence or ``ok``. Unknown names raise.
+    A diagnostic that crashes leaves a finding with status ``error``, never silence or ``ok``. Unknown names raise. What
+    is neither ok nor beside the point carries a command to dig further and the rule's false-alarm rate.
     """
     chosen = registry.names("diagnostics") if names is None else names
     wanted = [registry.build("diagnostics", name) for name in chosen]
@@ -41,7 +55,21 @@ def diagnose(evidence: Evidence, names: Sequence[str] | None = None) -> tuple[Fi
             advice = "Report this as a bug; until then count the check as not done."
             voids = bool(getattr(diagnostic, "essential", False))
             findings.append(Finding(diagnostic.rule, diagnostic.title, "error", claim, {}, advice, "medium", voids))
+            continue
+        fired = [i for i, each in enumerate(findings) if each.rule == diagnostic.rule and each.status in _SPEAKS]
+        for i in fired:
+            findings[i] = _equipped(findings[i], diagnostic, evidence.threat, command)
     return tuple(findings)
+
+
+_SPEAKS = ("warn", "red")
+
+
+def _equipped(found: Finding, diagnostic: Any, threat: Threat, command: Command) -> Finding:
+    """A finding with how to go on from it, and how far to trust it."""
+    dig = getattr(diagnostic, "dig", "")
+    how = command(dig, threat) if dig else shlex.join(["actsec", "explain", found.rule])
+    return dataclasses.replace(found, command=how, false_alarms=false_alarms.words(found.rule))
 
 
 def state(findings: Iterable[Finding], stochastic: bool) -> State:
