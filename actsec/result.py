@@ -169,6 +169,10 @@ class Check:
     numbers: dict[str, Any]
     advice: str
     voids: bool
+    command: str = ""
+    """What to type to dig further, of a check that is not ok."""
+    false_alarms: str = ""
+    """How often the rule spoke of honest models, in words."""
 
 
 @dataclass(frozen=True, slots=True)

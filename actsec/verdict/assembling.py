@@ -61,7 +61,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
     plan = scene.plan
     gathered = gather(plan, facts, store)
     y, classes = scene.test.y, scene.test.classes
-    made = tuple(_variant(g, plan, y, classes, echo) for g in gathered)
+    made = tuple(_variant(g, gathered[0], plan, y, classes, echo) for g in gathered)
     made = tuple(
         dataclasses.replace(
             v,
@@ -113,11 +113,11 @@ def _rows(split: data.Dataset | None) -> int:
     return 0 if split is None else len(split)
 
 
-def _variant(g: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: Any) -> Variant:
+def _variant(g: Gathered, base: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: Any) -> Variant:
     numbers = g.fit.numbers if g.fit else {}
     defenses = [registry.build("defenses", spec) for spec in g.variant.chain]
     faced = [t for t in headline_threats(plan) if g.clean and tested(plan, g.variant.name, t)]
-    measured = (threat_result(g, plan, t, y, classes, echo(t)) for t in faced)
+    measured = (threat_result(g, plan, t, y, classes, echo(t), base) for t in faced)
     threats = _held_to_the_first(tuple(missed(result, plan.positive) for result in measured))
     weights = g.fit.arrays.get("weights") if g.fit else None
     return Variant(

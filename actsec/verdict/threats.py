@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from actsec import registry
 from actsec.goals import words as wording
-from actsec.plan import CHECKED, EXPERIMENTS, Plan, tested
+from actsec.plan import EXPERIMENTS, Plan, tested
 from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult
 from actsec.spec import parse
-from actsec.types import Evidence, Threat
+from actsec.types import Threat
 from actsec.verdict import statistics
 from actsec.verdict.calibration import confidence
 from actsec.verdict.courses import course
+from actsec.verdict.evidence import checks
 from actsec.verdict.gathering import ALREADY_WRONG, FOUND, Gathered, Tried
-from actsec.verdict.sanity import diagnose, state
+from actsec.verdict.sanity import state
 
 Array = NDArray[Any]
 NOISES = {"noise", "noise_curve", "kill_noise"}
@@ -28,14 +29,20 @@ NOTHING = Share(0, 0, 0.0, 0.0, 0.0)
 
 
 def threat_result(
-    g: Gathered, plan: Plan, threat: Threat, y: Array, classes: tuple[str, ...], echo: str
+    g: Gathered,
+    plan: Plan,
+    threat: Threat,
+    y: Array,
+    classes: tuple[str, ...],
+    echo: str,
+    base: Gathered | None = None,
 ) -> ThreatResult:
-    """Everything about a variant under a threat, from its outcomes."""
+    """Everything about a variant under a threat, from its outcomes; base is the same model without its defenses."""
     n = tested(plan, g.variant.name, threat)
     counted = g.counted(threat, n)
     wrong, labels = g.wrong_under(threat, n)[counted], y[:n][counted]
-    checks = _checks(g, plan, threat, n)
-    masked, why = _believed(checks)
+    panel = checks(g, plan, threat, n, base)
+    masked, why = _believed(panel)
     if not any(tried.trial.role not in NOISES for tried in g.under(threat)):
         masked, why = True, "no attack has finished"
     return ThreatResult(
@@ -51,8 +58,8 @@ def threat_result(
             if tried.threat == threat and tried.trial.role not in EXPERIMENTS and tried.threat.goal == threat.goal
         ),
         curve=_curve(g, threat, n),
-        checks=checks,
-        state=state(tuple(_finding(check) for check in checks), g.stochastic) if checks else "unchecked",
+        checks=panel,
+        state=state(tuple(_finding(check) for check in panel), g.stochastic) if panel else "unchecked",
         believable=not masked,
         why=why,
         goal=threat.goal,
@@ -173,47 +180,8 @@ def _most(trials: Iterable[Tried]) -> int:
     return max((len(t.arrays["status"]) for t in trials), default=0)
 
 
-def _checks(g: Gathered, plan: Plan, threat: Threat, n: int) -> tuple[Check, ...]:
-    """The sanity panel of the headline threat. Other threats have none of their own and say so by its absence."""
-    if n == 0 or threat != Threat("linf", plan.eps):
-        return ()
-    roles: dict[str, Array] = {}
-    for t in g.tried:
-        if t.usable and t.trial.role in CHECKED and (t.threat == threat or t.trial.role == "unbounded"):
-            left = np.maximum(g.clean_wrong[: len(t.wrong)], t.wrong) < 0.5
-            known = roles.get(t.trial.role, left)
-            rows = min(len(left), len(known))
-            roles[t.trial.role] = left[:rows] & known[:rows]
-    rows = min([len(left) for left in roles.values()], default=n)
-    evidence = Evidence(
-        threat=threat,
-        clean=g.clean_wrong[:rows] < 0.5,
-        correct={role: left[:rows] for role, left in roles.items()},
-        probe=g.probe.numbers["probe"] if g.probe else {},
-        classes=len(g.clean.arrays["test_logits"][0]) if g.clean else 0,
-        stochastic=g.stochastic,
-        unanswered=_unanswered(g, threat, n),
-        confined=g.confined,
-    )
-    return tuple(
-        Check(f.rule, f.title, f.status, f.claim, dict(f.numbers), f.advice, f.voids) for f in diagnose(evidence)
-    )
-
-
-def _unanswered(g: Gathered, threat: Threat, n: int) -> int | None:
-    """How many images are robust although some candidate of an attack under the threat got no finite logits."""
-    here = g.under(threat)
-    if not here:
-        return None
-    silent = np.zeros(n, dtype=bool)
-    for tried in here:
-        rows = min(n, len(tried.arrays["status"]))
-        silent[:rows] |= tried.arrays["non_finite"][:rows] > 0
-    return int(np.sum(silent & (g.wrong_under(threat, n) < 0.5)))
-
-
-def _believed(checks: tuple[Check, ...]) -> tuple[bool, str]:
-    voiding = [check for check in checks if check.voids and check.status in ("red", "error")]
+def _believed(panel: tuple[Check, ...]) -> tuple[bool, str]:
+    voiding = [check for check in panel if check.voids and check.status in ("red", "error")]
     return bool(voiding), "; ".join(f"{check.rule} {check.claim}" for check in voiding)
 
 

@@ -167,7 +167,9 @@ def _corrupted(variant: Variant) -> Iterator[Line]:
 
 def _sanity(variant: Variant) -> Iterator[Line]:
     """What stands in the way of believing the numbers; nothing when all is well, which the headline says."""
-    wrong = [c for t in variant.threats for c in t.checks if c.status in ("red", "error", "warn")]
+    # What the model itself shows is said under every threat, and once here.
+    seen = {(c.rule, c.claim): c for t in variant.threats for c in t.checks}
+    wrong = [c for c in seen.values() if c.status in ("red", "error", "warn")]
     if wrong:
         yield Text()
         yield Text("Sanity checks that are not clean")

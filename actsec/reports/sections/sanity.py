@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Chip, Content, Fold, Heading, Paragraph, Table, joined, strong
+from actsec.reports.blocks import Block, Chip, Content, Fold, Heading, Paragraph, Span, Table, joined, strong
 from actsec.reports.load import Report
 from actsec.result import Check, ThreatResult, Variant
 
@@ -65,7 +65,15 @@ def _row(found: Check) -> tuple[Content, ...]:
     if found.status == "red" and found.voids:
         status = joined((status, Chip("voids the number", "bad")))
     named = joined((strong(found.title), found.rule))
-    return (named, status, found.claim, words.pairs(found.numbers), found.advice or "\N{EN DASH}")
+    return (named, status, found.claim, words.pairs(found.numbers), _further(found))
+
+
+def _further(found: Check) -> Content:
+    """What to do, the command to dig further, and how often the rule is wrong; a dash where all is well."""
+    said: list[Content] = [found.advice] if found.advice else []
+    said += [Span(found.command, "code")] if found.command else []
+    said += [f"False alarms: {found.false_alarms}."] if found.false_alarms else []
+    return joined(tuple(said)) if said else "\N{EN DASH}"
 
 
 def _counts(checks: tuple[Check, ...]) -> Content:
