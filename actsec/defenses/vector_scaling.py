@@ -1,9 +1,11 @@
 """Vector scaling: a weight and a bias for each class after the logits, so that confidence fits the calibration split.
 
-z -> w * z + b with the w and b that minimise the negative log-likelihood of held-out examples (Guo, Pleiss, Sun &
-Weinberger 2017, section 4.2: matrix scaling with a diagonal matrix), in float64 by L-BFGS-B, w within [0.01, 100] and b
-within [-30, 30]. The problem is convex. Weights stay positive, so that more evidence for a class never counts against
-it and every logit keeps a gradient; b is shifted to a mean of 0, which changes no probability.
+z -> w * z + b (Guo, Pleiss, Sun & Weinberger 2017, section 4.2: matrix scaling with a diagonal matrix), by L-BFGS in
+float64: the least sum over held-out examples of the negative log-likelihood, plus half the square of each log w and b.
+That is a standard normal prior on each, the weaker the more examples there are. Without it a split that w and b can
+separate drives them to where the softmax is 0 or 1 in float32: on 270 digits the likelihood alone left 78 % of the
+cross-entropy's gradients exactly 0, a mask that nobody had meant to put on. Weights are positive, so that evidence for
+a class never counts against it; the biases sum to 0 at the optimum.
 
 Unlike a temperature this can change labels, clean and attacked. Fitting counts how many labels of the calibration split
 it changed, how many of these became right and how many wrong, and says so. A threshold stays where it is. One logit z a
@@ -12,8 +14,8 @@ row is treated as [0, z].
 Cost: one forward of the calibration split; 20 when the target is stochastic, whose mean probability over draws is
 fitted (the likelihood may then have more than one minimum).
 
-Known failures: twice as many parameters as classes overfit a small split; a class without calibration examples is
-pushed to the bound of its bias (reported); confidence under attack is not calibrated by a fit to clean examples.
+Known failures: twice as many parameters as classes fit a small split better than new data; confidence under attack is
+not calibrated by a fit to clean examples.
 """
 
 from __future__ import annotations
@@ -33,8 +35,6 @@ from actsec.defenses._heads import Labels, columns, labels_of, logits_of
 from actsec.defenses._learning import split_of
 from actsec.errors import ModelError
 from actsec.types import Fitted, Material, Target
-
-WEIGHTS, BIASES = (0.01, 100.0), (-30.0, 30.0)
 
 
 class VectorScaled(Stands):
@@ -80,7 +80,7 @@ class VectorScaling:
         model.weight.fill_(1.0)
         model.bias.fill_(0.0)
         logits, y = logits_of(target, split.x, material.seed), split.y.cpu()
-        weight, bias, at_bound = best_vectors(logits, y)
+        weight, bias = best_vectors(logits, y)
         before = labels_of(target, logits)
         model.weight.copy_(weight)
         model.bias.copy_(bias)
@@ -89,35 +89,24 @@ class VectorScaling:
         numbers = {
             "weight": [float(value) for value in model.weight],
             "bias": [float(value) for value in model.bias],
-            "at_bound": at_bound,
-            "nll_before": nll(logits, y),
-            "nll_after": nll(kept, y),
+            "nll_before": float(nll(logits, y)),
+            "nll_after": float(nll(kept, y)),
             **changed.numbers,
             "examples": len(y),
             "forwards": logits.shape[0] * len(y),
             "backwards": 0,
         }
-        notes = [changed.said]
-        if at_bound:
-            notes.append("A weight or bias stopped at its bound: the calibration split does not determine it.")
-        return Fitted(numbers, tuple(notes))
+        return Fitted(numbers, (changed.said,))
 
 
-def nll(logits: Tensor, y: Tensor) -> float:
+def nll(logits: Tensor, y: Tensor) -> Tensor:
     """Mean negative log-likelihood in nats of y (n,) under the mean probability of logits (draws, n, classes)."""
-    return float(_nll(logits, y))
-
-
-def _nll(logits: Tensor, y: Tensor) -> Tensor:
     own = logits.log_softmax(-1)[:, torch.arange(len(y)), y]
     return -(own.logsumexp(0) - math.log(len(logits))).mean()
 
 
-def best_vectors(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """The w and b (classes,), float64, with the least ``nll`` of w * logits + b, and whether one lies at its bound.
-
-    Ones and zeros where nothing is less.
-    """
+def best_vectors(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The w and b (classes,), float64, with the least ``nll`` of w * logits + b and the prior."""
     from scipy.optimize import minimize
 
     classes = logits.shape[-1]
@@ -125,16 +114,10 @@ def best_vectors(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool]:
     def objective(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         at = torch.from_numpy(point).requires_grad_(True)
         with torch.enable_grad():
-            value = _nll(logits * at[:classes] + at[classes:], y)
+            value = nll(logits * at[:classes].exp() + at[classes:], y) + (at * at).sum() / (2 * len(y))
         (slope,) = torch.autograd.grad(value, at)
-        return float(value), slope.numpy()
+        return float(value.detach()), slope.numpy()
 
-    begin = np.concatenate([np.ones(classes), np.zeros(classes)])
-    bounds = [WEIGHTS] * classes + [BIASES] * classes
-    options = {"maxiter": 1000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-9}
-    found = minimize(objective, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-    if objective(found)[0] >= objective(begin)[0]:
-        found = begin
-    at_bound = bool(np.isin(found[:classes], WEIGHTS).any() or np.isin(found[classes:], BIASES).any())
-    weight, bias = torch.from_numpy(found[:classes]), torch.from_numpy(found[classes:])
-    return weight, bias - bias.mean(), at_bound
+    options = {"maxiter": 1000, "maxfun": 4000, "ftol": 1e-15, "gtol": 1e-10}
+    found = minimize(objective, np.zeros(2 * classes), jac=True, method="L-BFGS-B", options=options).x
+    return torch.from_numpy(found[:classes]).exp(), torch.from_numpy(found[classes:])
