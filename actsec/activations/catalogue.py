@@ -326,7 +326,7 @@ def make(wanted: Spec | str | Activation) -> nn.Module:
     return activation(wanted).module()
 
 
-def _entry(name: str) -> tuple[type, str]:
+def _entry(name: str) -> tuple[type, str, str]:
     if name not in _CATALOGUE:
         raise unknown("activation", name, _CATALOGUE)
     return _CATALOGUE[name]

@@ -77,7 +77,8 @@ def maxout(z: Tensor, pieces: int = 2) -> Tensor:
             f"maxout(pieces={pieces}) cannot divide {z.shape[at]} channels",
             f"Make the layer before it a multiple of {pieces} wide.",
         )
-    return z.unflatten(at, (-1, pieces)).max(at + 1).values
+    groups = z.reshape(*z.shape[:at], -1, pieces, *z.shape[at + 1 :])
+    return groups.max(at + 1).values
 
 
 class Swish(nn.Module):

@@ -64,11 +64,15 @@ def _mlp(options: MLP, kind: Activation, shape: tuple[int, ...], classes: int) -
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-class Residual(nn.Sequential):
+class Residual(nn.Module):
     """Layers whose input is added to their output."""
 
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + super().forward(x)
+        out: Tensor = x + self.layers(x)
         return out
 
 
