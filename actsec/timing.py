@@ -22,10 +22,16 @@ FEWEST, MOST, SECONDS = 3, 30, 1.0
 def latency_ratio(base: Target, other: Target, x: Tensor) -> float:
     """The time of one call of ``other`` over that of ``base`` on x (n, *shape): the median over calls in turn.
 
-    Taken in turn, since what else the machine does then slows both. The first pair, which warms up, does not count.
+    Taken in turn, first, last, last, first, since what else the machine does then slows both. The first four, which
+    warm up, do not count.
     """
+
+    def ratio() -> float:
+        first, *others, last = (_seconds(lambda t=t: t.logits(x)) for t in (base, other, other, base))
+        return sum(others) / (first + last)
+
     with frozen(base.model), frozen(other.model), torch.no_grad():
-        return median(_measured(lambda: _seconds(lambda: other.logits(x)) / _seconds(lambda: base.logits(x))))
+        return median(_measured(ratio))
 
 
 def seconds_per_pass(target: Target, x: Tensor, y: Tensor) -> float:

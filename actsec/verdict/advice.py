@@ -7,7 +7,8 @@ half of the images that the choice did not see excludes 0 and so does its p, cor
 looks better, is masking   the checks void the number, and it looks like a gain; or a calibration fix that changed no
                            decision seems to gain, which it cannot
 calibration only           a calibration fix whose ECE falls
-stability only             a fix of training whose dead units fall, or that gains: it is not credited with robustness
+stability only             a fix that is not for robustness gains, or trained and has fewer dead units: no robustness is
+                           credited to it
 recommended                a gain, and clean accuracy falls by at most half of it and is not halved
 costs more than it gives   a gain that costs more, or a detected loss without one
 no detectable effect       what is left
@@ -35,6 +36,8 @@ COST_LIMIT = 0.5
 HALF = 0.5
 """A fix that leaves at most this share of the clean accuracy says so before anything else."""
 LEVEL = 1 - statistics.LEVEL
+FEWER_DEAD = 0.01
+"""Dead units fall by at least this share of all: hundreds of images make also the least change detectable."""
 FEWEST = 4
 """Images under a threat, below which the two halves say nothing."""
 
@@ -44,7 +47,8 @@ class Seen:
     """What the rule reads of one fix. p and p_clean are corrected for the ``fixes`` compared.
 
     kinds are those of its defenses; chosen is the change of robust accuracy on the half that chooses, chosen_low the
-    low end of its interval; robust and clean are on the other half; changed counts untouched images decided otherwise.
+    low end of its interval; robust and clean are on the other half; changed counts untouched images decided otherwise,
+    trained says that fitting learnt from data.
     void says why the robust number is not held, empty where it is; inflated that the audited model's own number is not,
     which is then too high: a gain over it stands, a loss does not.
     """
@@ -59,6 +63,7 @@ class Seen:
     p_clean: float
     fixes: int
     changed: int
+    trained: bool = True
     void: str = ""
     inflated: bool = False
     ece: Comparison | None = None
@@ -95,7 +100,9 @@ def label_of(seen: Seen) -> AdviceLabel:
         return "costs more than it gives"
     if calibrates:
         return "calibration only" if seen.ece and seen.ece.verdict == "better" else "no detectable effect"
-    healthier = seen.dead is not None and seen.dead.verdict == "better"
+    # A swap changes by definition which units can die: that is no effect of it until weights are trained.
+    healthier = seen.trained and seen.dead is not None and seen.dead.verdict == "better"
+    healthier = healthier and seen.dead is not None and -seen.dead.difference >= FEWER_DEAD
     return "stability only" if not credited and (healthier or seen.gained) else "no detectable effect"
 
 
@@ -119,7 +126,8 @@ def sentence_of(seen: Seen, label: AdviceLabel) -> str:
         plain = label in ("calibration only", "no detectable effect") and not seen.halved
         parts = [*said, *(parts[:1] if plain and seen.changed else () if plain else parts)]
     elif "robustness" not in seen.kinds:
-        parts.append("it is for training, so no robustness is credited to it")
+        untrained = "no weight was trained" if not seen.trained else "it is for training"
+        parts.append(f"{untrained}, so no robustness is credited to it")
         if seen.dead is not None:
             parts.append(f"dead units {_change(seen.dead)}")
     return f"{seen.name}: {'; '.join(parts)}."
@@ -133,36 +141,35 @@ def advise(
     pairs, gathered and made run over the same variants. rows is the size of the training data, 0 where there is none.
     """
     defended = [(b, g, v) for b, g, v in zip(pairs, gathered, made, strict=True) if g.variant.chain]
-    seen = {v.id: found for both, _, v in defended if both is not None and (found := _seen(both, v)) is not None}
+    shown = {v.id: effects(both) for both, _, v in defended if both is not None}
+    found = {v.id: _seen(both, v, shown[v.id]) for both, _, v in defended if both is not None}
+    seen = {name: each for name, each in found.items() if each is not None}
     # All fixes that were compared count, also those that no label could credit with anything.
     robust = statistics.holm([s.p for s in seen.values()])
     clean = statistics.holm([s.p_clean for s in seen.values()])
     corrected = dict(zip(seen, zip(robust, clean, strict=True), strict=True))
     ranked, unjudged = [], []
     for both, g, variant in defended:
-        found = seen.get(variant.id)
-        if both is None or found is None:
+        if both is None or variant.id not in seen:
             unjudged.append(_unjudged(g, variant))
             continue
         p, p_clean = corrected[variant.id]
-        whole = dataclasses.replace(found, p=p, p_clean=p_clean, fixes=len(seen))
+        whole = dataclasses.replace(seen[variant.id], p=p, p_clean=p_clean, fixes=len(seen))
         label = label_of(whole)
-        ranked.append((label, -whole.chosen, _advice(both, variant, label, sentence_of(whole, label), p)))
+        added = variant.parameters - made[0].parameters
+        told = sentence_of(whole, label)
+        line = Advice(variant.id, label, told, "", shown[variant.id], p, fitting_passes(g), added)
+        ranked.append((label, -whole.chosen, line))
     order = get_args(AdviceLabel)
     ranked.sort(key=lambda each: (order.index(each[0]), each[1]))
     known = {spec.name for g in gathered for spec in g.variant.chain}
     return (*(advice for _, _, advice in ranked), *unjudged, *untried(known, plan, rows))
 
 
-def _advice(both: Pair, variant: Variant, label: AdviceLabel, sentence: str, p: float) -> Advice:
-    added = variant.parameters - int(both.base.clean.numbers["parameters"]) if both.base.clean else None
-    return Advice(variant.id, label, sentence, "", effects(both), p, fitting_passes(both.other), added)
-
-
-def _seen(both: Pair, variant: Variant) -> Seen | None:
+def _seen(both: Pair, variant: Variant, shown: tuple[Comparison, ...]) -> Seen | None:
     """What the rule reads, its two p not yet corrected; None where too little was tested."""
     threats = headline_threats(both.plan)
-    found = {c.metric: c for c in effects(both)}
+    found = {c.metric: c for c in shown}
     if not threats or f"robust_accuracy@{threats[0]}" not in found or "clean_accuracy" not in found:
         return None
     robust, clean = found[f"robust_accuracy@{threats[0]}"], found["clean_accuracy"]
@@ -184,6 +191,7 @@ def _seen(both: Pair, variant: Variant) -> Seen | None:
         p_clean=_p(clean),
         fixes=1,
         changed=_changed(both),
+        trained=fitting_passes(both.other) != 0,
         void=(held.why or "its gradients are hidden") if voided and held else "",
         inflated=not voided and str(threats[0]) in both.void,
         ece=found.get("ece"),

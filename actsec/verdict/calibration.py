@@ -79,7 +79,8 @@ def calibration(
     reliability = diagram(confidence, correct, bins)
     filled = [each for each in reliability if each.n]
     null = null_ece(confidence, bins, seed)
-    low, high = ece_interval(confidence, correct, bins, seed)
+    null_p95 = float(np.quantile(null, 0.95))
+    low, high = ece_interval(confidence, correct, null_p95, bins, seed)
     onehot = np.zeros_like(p)
     onehot[row, y] = 1.0
     return Calibration(
@@ -88,7 +89,7 @@ def calibration(
         bins=bins,
         ece=ece(confidence, correct, bins),
         null_mean=float(null.mean()),
-        null_p95=float(np.quantile(null, 0.95)),
+        null_p95=null_p95,
         mce=max(abs(each.accuracy - each.confidence) for each in filled),
         brier=float(np.square(p - onehot).sum(1).mean()),
         nll=float(-np.log(np.clip(p[row, y], CLIP, None)).mean()),
@@ -106,15 +107,19 @@ def ece(confidence: Array, correct: Array, bins: int = BINS) -> float:
     return float(np.abs(gaps(confidence, correct, bins).sum(0)).sum() / len(confidence))
 
 
-def ece_interval(confidence: Array, correct: Array, bins: int = BINS, seed: int = 0) -> tuple[float, float]:
+def ece_interval(
+    confidence: Array, correct: Array, null_p95: float, bins: int = BINS, seed: int = 0
+) -> tuple[float, float]:
     """The 95 % interval of an ECE: bootstrap over the examples, from the reverse interval to the percentile one.
 
     The plug-in ECE is biased upwards and a resample's is more so: the reverse interval (2 * estimate - quantile)
-    takes that off, the percentile one does not; the two are spanned, and 0 and 1 are the ends.
+    takes that off, the percentile one does not; the two are spanned. It begins at 0 where the ECE is at most null_p95,
+    what a perfectly calibrated model may show.
     """
     n, estimate = len(confidence), ece(confidence, correct, bins)
     low, high = statistics.interval(np.abs(statistics.resampled(gaps(confidence, correct, bins), seed)).sum(1) / n)
-    return max(min(low, 2 * estimate - high), 0.0), min(max(high, 2 * estimate - low), 1.0)
+    least = min(low, 2 * estimate - high) if estimate > null_p95 else 0.0
+    return max(least, 0.0), min(max(high, 2 * estimate - low), 1.0)
 
 
 def gaps(confidence: Array, correct: Array, bins: int = BINS) -> Array:

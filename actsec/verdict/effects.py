@@ -143,18 +143,22 @@ def confidence(g: Gathered) -> tuple[Array, Array] | None:
 
 
 def confidence_when_wrong(both: Pair, threat: Threat) -> Comparison | None:
-    """Mean confidence in wrong answers, on what the strongest attack at a threat left of each model."""
-    trials = compared(both.base, both.other)
-    met = [strongest(g, threat, t) for g, t in zip(both.sides, trials, strict=True)]
-    if met[0] is None or met[1] is None:
+    """Mean confidence in wrong answers, on what one attack left of each: the strongest on the base that both faced.
+
+    The same attack, since one that stops at its first success leaves the model less sure than one that goes on.
+    """
+    faced, trials = compared(both.base, both.other)
+    first = strongest(both.base, threat, faced)
+    if first is None:
         return None
-    n = min(len(tried.arrays["logits"]) for tried in met if tried)
-    sides = [_wrongly(g, tried, both.y[:n]) for g, tried in zip(both.sides, met, strict=True) if tried]
+    second = next(t for t in trials if t.usable and (t.trial.attack, t.threat) == (first.trial.attack, threat))
+    n = min(len(first.arrays["logits"]), len(second.arrays["logits"]))
+    sides = [_wrongly(g, tried, both.y[:n]) for g, tried in zip(both.sides, (first, second), strict=True)]
     if any(side is None or side[1].sum() < FEWEST_WRONG for side in sides):
         return None
-    first, second = (side for side in sides if side is not None)
-    found = statistics.paired_weighted(first, second, both.plan.seed)
-    means = [float(np.average(values, weights=weights)) for values, weights in (first, second)]
+    before, after = (side for side in sides if side is not None)
+    found = statistics.paired_weighted(before, after, both.plan.seed)
+    means = [float(np.average(values, weights=weights)) for values, weights in (before, after)]
     return _judged(both, f"confidence_when_wrong@{threat}", means, n, found, lower_is_better=True)
 
 

@@ -78,9 +78,9 @@ def _ece(variant: Variant) -> Value | None:
     found = next((c for c in variant.calibration if c.condition == "clean"), None)
     if found is None:
         return None
-    # The null tells how much of the estimate is the finite sample's doing: below it nothing speaks against 0.
-    known = found.ece_low is not None and found.ece > found.null_p95
-    return found.ece, found.ece_low or 0.0 if known else 0.0, found.ece_high or found.ece, True, ""
+    if found.ece_low is None or found.ece_high is None:
+        return None
+    return found.ece, found.ece_low, found.ece_high, True, ""
 
 
 METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
