@@ -26,6 +26,7 @@ from actsec import (
     budgets,
     geometry,
     goals,
+    hardening,
     health,
     losses,
     masks,
@@ -285,15 +286,14 @@ def fitted(
         if isinstance(defense, (str, Spec))
         else [defense]
     )
-    splits = _split(calibration, target.device), _split(train, target.device)
-    material = Material(*splits, seed, tasks.perturb, lambda *_: None)
-    fits = []
+    given = {"calibration": calibration, "train": train}
+    splits = {name: _split(data, target.device) for name, data in given.items()}
     for each in chain:
-        if each.needs != "nothing" and getattr(material, each.needs) is None:
+        if each.needs != "nothing" and splits[each.needs] is None:
             raise BadOption(f"{type(each).__name__} needs {each.needs} data", f"Give {each.needs}=(x, y).")
-        target = each.wrap(target)
-        fits.append(each.fit(target, material))
-    return target, tuple(fits)
+    material = Material(splits["calibration"], splits["train"], seed, tasks.perturb, lambda *_: None)
+    hardened, fits, _ = hardening.fit_chain(target, chain, material)
+    return hardened, fits
 
 
 def diagnose(target: Target, x: Images, y: Images, *, eps: float = 0.1, seed: int = 0) -> Mapping[str, Any]:

@@ -251,6 +251,37 @@ def defend_command(chain: str, save: str | None, export: str | None, quiet: bool
     return 0
 
 
+@cli.command(name="diagnose")
+@_plan_options(without=tuple(name for name in _AUDIT_ONLY if name not in ("samples", "gates")))
+@click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def diagnose_command(as_json: bool, quiet: bool, **options: Any) -> int:
+    """Look at a model's activations and confidence without attacking it: dead, saturated, vanishing, overconfident.
+
+    Gates speak of the worst site: permanently_dead<=0.1, dead, saturated, gradient_ratio>=1e-3, ece,
+    confidence_when_wrong.
+    """
+    _import_core()
+    import json
+
+    from actsec import checkup, runner, scene
+    from actsec.screen import Screen
+    from actsec.verdict import activity
+
+    plan, screen = _plan(None, options, None, None), Screen(quiet=quiet)
+    activity.check_gates(plan.gates)
+    with screen.busy("looking"):
+        loaded = runner.resolved(scene.load(checkup.whole(plan)))
+        target = _target(loaded)
+        found = checkup.examine(target, loaded, plan.gates)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=1, sort_keys=True, allow_nan=False))
+    else:
+        for line in activity.lines(found):
+            click.echo(line)
+    return found.exit_code
+
+
 @cli.command()
 @click.argument("run", type=click.Path())
 @click.option("--format", "form", default="html", show_default=True, help="html, md, json or terminal.")

@@ -21,7 +21,6 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from actsec import hardened
-
 from actsec.activations.following import Stands, is_activation
 from actsec.activations.replacing import Swapped
 from actsec.errors import ModelError
@@ -172,6 +171,3 @@ def _agree(target: Target, module: nn.Module, x: Tensor, what: str) -> None:
             f"{what} answers otherwise than {target.name}: logits differ by up to {off:.3g}",
             "Save a folder instead, --save hardened/.",
         )
-
-
-

@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def save(
     model: str,
     chain: str | Sequence[Spec],
     fits: Sequence[Fitted] = (),
+    seconds: Sequence[float] = (),
     onto: Hardened | None = None,
     seed: int = 0,
     command: str = "",
@@ -95,10 +97,11 @@ def save(
     """Write a fitted target as a folder, whole or not at all, and load it back before it gets its name.
 
     base is the target before the defenses, model the text that builds it (as for ``actsec.load``), chain the defenses
-    that were put on it, fits what fitting each of them returned, onto the recipe of a hardened model that they were put
-    on (its chain goes before, and base is what it began with), command and audit the commands that made the folder and
-    that audit it. Raises StoreError where the folder cannot be made, ModelError where what was written does not
-    load as the same model: a factory that builds another network each time cannot be saved.
+    that were put on it; fits are what fitting each of them returned, seconds how long it took. onto is the recipe of a
+    hardened model that they were put on: its chain goes before, and base is what it began with. command and audit are
+    the commands that made the folder and that audit it. Raises StoreError where the folder cannot be made, ModelError
+    where what was written does not load as the same model: a factory that builds another network each time cannot be
+    saved.
     """
     from safetensors.torch import save as as_bytes
 
@@ -129,7 +132,7 @@ def save(
         command=command,
         data=dict(data or {}),
         measured=dict(measured or {}),
-        fit=(*(onto.fit if onto else ()), *(_told(spec, fit) for spec, fit in zip(specs, fits, strict=False))),
+        fit=(*(onto.fit if onto else ()), *(_told(*each) for each in zip_longest(specs, fits, seconds))),
     )
     files = {WEIGHTS: content, RECIPE: recipe_text(recipe).encode(), README: readme(recipe, place, audit).encode()}
     with _staged(place) as staging:
@@ -184,7 +187,7 @@ def readme(recipe: Hardened, place: Path, audit: str) -> str:
         "## What it cost",
         "",
         *(f"- `{each['defense']}`: {_cost(each)}" for each in recipe.fit),
-        *(f"- {key.replace('_', ' ')}: {value}" for key, value in recipe.measured.items()),
+        *_measured(recipe.measured),
         "",
         "## It has not been audited",
         "",
@@ -212,12 +215,24 @@ def _cost(fit: Mapping[str, Any]) -> str:
     return f"{forwards:,} forwards and {backwards:,} backwards of one input{seconds}"
 
 
-def _told(spec: Spec, fit: Fitted) -> dict[str, Any]:
+def _measured(found: Mapping[str, Any]) -> Iterator[str]:
+    """Before and after, where they were measured."""
+    if "parameters_after" in found:
+        yield f"- parameters: {found['parameters_before']:,} before, {found['parameters_after']:,} after"
+    if "n" in found:
+        accuracy = f"{found['clean_accuracy_before']:.1%} before, {found['clean_accuracy_after']:.1%} after"
+        yield f"- clean accuracy: {accuracy} ({found['n']} of {found['test']}; {found['labels_changed']} labels changed)"
+        yield f"- ECE: {found['ece_before']:.3f} before, {found['ece_after']:.3f} after"
+
+
+def _told(spec: Spec, fit: Fitted | None, seconds: float | None) -> dict[str, Any]:
     """A defense of the chain, what it claims, and the single numbers of its fit: lists stay in reports."""
     claims = registry.find("defenses", spec.name).claims
+    fit = fit or Fitted()
     kept = {name: value for name, value in fit.numbers.items() if isinstance(value, (bool, int, float, str))}
-    notes = {"notes": list(fit.notes)} if fit.notes else {}
-    return {"defense": str(registry.brief("defenses", spec)), "claims": claims, **kept, **notes}
+    more: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
+    more |= {"notes": list(fit.notes)} if fit.notes else {}
+    return {"defense": str(registry.brief("defenses", spec)), "claims": claims, **kept, **more}
 
 
 def _state(target: Target) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from actsec.spec import Spec, parse_chain
 from actsec.types import Defense, Fitted, Material, Target, chain_text
 from actsec.verdict import calibration, statistics
 
+_OWN = ("normalize", "threshold", "output")
 LITTLE = 0.5
 """Seconds between two looks at the clock while a model is trained."""
 
@@ -68,6 +70,7 @@ class Made:
     ready: Ready
     target: Target
     fits: tuple[Fitted, ...]
+    seconds: tuple[float, ...]
     before: Measured | None
     after: Measured | None
 
@@ -92,14 +95,14 @@ def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: s
         )
     base, notes = base_of(loaded, tell)
     bare, text, onto = _origin(loaded, base)
-    wrapped = scene.wrapped(base, filled)  # a defense that cannot be put on this model is a mistake of the request
+    scene.wrapped(base, filled)  # a defense that cannot be put on this model is a mistake of the request
     if save is not None and save.endswith(".safetensors") and (spec := _changes(base, filled)) is not None:
         raise BadOption(
-            f"--save {save}: {spec.name} changes the architecture ({_shape_of(base)} to {_shape_of(wrapped)}), so that "
-            "weights alone would not load into the model they came from",
+            f"--save {save}: {spec.name} changes the architecture, so that weights alone would not load into {text}",
             "Give a folder, --save hardened/, which holds the recipe beside the weights.",
         )
-    return Ready(loaded, base, bare, text, onto, filled, (*loaded.notes, *notes), tested)
+    # Without test data of its own the scene sets some aside that nothing uses.
+    return Ready(loaded, base, bare, text, onto, filled, (*(loaded.notes if tested else ()), *notes), tested)
 
 
 def make(ready: Ready, tell: Tell) -> Made:
@@ -114,9 +117,11 @@ def make(ready: Ready, tell: Tell) -> Made:
             tasks.perturb,
             lambda *_: None,
         )
-        target, fits = fit_chain(base, [registry.build("defenses", spec) for spec in ready.chain], material, tell)
+        target, fits, seconds = fit_chain(
+            base, [registry.build("defenses", spec) for spec in ready.chain], material, tell
+        )
         after = measure(target, loaded.test, plan) if ready.tested else None
-    return Made(ready, target, fits, before, after)
+    return Made(ready, target, fits, seconds, before, after)
 
 
 def write(made: Made, save: str | None, export: str | None, command: str) -> None:
@@ -132,6 +137,7 @@ def write(made: Made, save: str | None, export: str | None, command: str) -> Non
             model=ready.text,
             chain=ready.chain,
             fits=made.fits,
+            seconds=made.seconds,
             onto=ready.onto,
             seed=ready.onto.seed if ready.onto else plan.seed,
             command=command,
@@ -147,12 +153,9 @@ def write(made: Made, save: str | None, export: str | None, command: str) -> Non
 
 def fit_chain(
     target: Target, chain: Sequence[Defense], material: Material, tell: Tell = lambda _: None
-) -> tuple[Target, tuple[Fitted, ...]]:
-    """The target behind a chain of defenses, each wrapped and fitted in turn, and what each fit found.
-
-    The numbers of each hold the seconds it took, beside what it counted itself.
-    """
-    fits = []
+) -> tuple[Target, tuple[Fitted, ...], tuple[float, ...]]:
+    """The target behind a chain of defenses, each wrapped and fitted in turn; what each fit found, and its seconds."""
+    fits, seconds = [], []
     for number, defense in enumerate(chain, 1):
         target = defense.wrap(target)
         began = time.monotonic()
@@ -161,10 +164,9 @@ def fit_chain(
         rows = 0 if material.train is None else len(material.train.y)
         epochs = getattr(defense, "epochs", getattr(defense, "finetune", 0))
         with _watched(target.model, _Clock(label, rows, epochs, tell)) as told:
-            fit = defense.fit(target, dataclasses.replace(material, tell=told))
-        seconds = round(time.monotonic() - began, 3)
-        fits.append(Fitted({**fit.numbers, "seconds": seconds}, fit.notes))
-    return target, tuple(fits)
+            fits.append(defense.fit(target, dataclasses.replace(material, tell=told)))
+        seconds.append(round(time.monotonic() - began, 1))
+    return target, tuple(fits), tuple(seconds)
 
 
 def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
@@ -205,11 +207,11 @@ def measures(made: Made) -> dict[str, Any]:
 
 def told(made: Made, save: str | None, export: str | None) -> Iterator[str]:
     """What was done, in lines for the terminal."""
-    for spec, fit in zip(made.ready.chain, made.fits, strict=True):
+    for spec, fit, seconds in zip(made.ready.chain, made.fits, made.seconds, strict=True):
         numbers = fit.numbers
         passes = f"{numbers.get('forwards', 0):,} forwards, {numbers.get('backwards', 0):,} backwards"
         found = f", temperature {numbers['temperature']:.4g}" if "temperature" in numbers else ""
-        yield f"{registry.brief('defenses', spec)}: {passes}, {numbers['seconds']:.1f} s{found}"
+        yield f"{registry.brief('defenses', spec)}: {passes}, {seconds:.1f} s{found}"
         yield from (f"  {note}" for note in fit.notes)
         yield f"  {registry.find('defenses', spec.name).claims}"
     if made.before is None or made.after is None:
@@ -227,19 +229,18 @@ def told(made: Made, save: str | None, export: str | None) -> Iterator[str]:
         yield f"saved {save}"
     if export is not None:
         yield f"exported {export}"
-    if save is not None and not save.endswith(".safetensors"):
-        yield f"Not audited. To find out what it is worth: {audit_command(made.ready, save)}"
-    else:
+    if save is None:
         yield "Not audited: save a folder, --save hardened/, to audit it"
+    else:
+        yield f"Not audited. To find out what it is worth: {audit_command(made.ready, save)}"
 
 
-def audit_command(ready: Ready, folder: str) -> str:
-    """The command that audits the folder, on the data that was named."""
-    import shlex
-
-    plan = ready.scene.plan
-    words = ["actsec", "audit", "--model", folder, "--data", plan.data if ready.tested else "test.npz"]
-    for name in ("train", "calibration", "bounds", "resize", "label_column", "label"):
+def audit_command(ready: Ready, place: str) -> str:
+    """The command that audits what was saved, a folder or weights alone, on the data that was named."""
+    plan, alone = ready.scene.plan, place.endswith(".safetensors")
+    words = ["actsec", "audit", "--model", *([plan.model, "--weights", place] if alone else [place])]
+    words += ["--data", plan.data if ready.tested else "test.npz"]
+    for name in ("train", "calibration", "bounds", "resize", "label_column", "label", *(_OWN if alone else ())):
         if (value := getattr(plan, name)) is not None:
             words += ["--" + name.replace("_", "-"), str(value)]
     for rule in plan.features:
@@ -336,10 +337,6 @@ def _form(target: Target) -> tuple[Any, ...]:
     ]
     state = [(name, tuple(value.shape)) for name, value in target.model.state_dict().items()]
     return (modules, state, target.normalization, target.threshold, target.output, target.stochastic)
-
-
-def _shape_of(target: Target) -> str:
-    return f"{type(target.model).__name__} of {len(target.model.state_dict())} tensors"
 
 
 def _hashes(ready: Ready) -> dict[str, str]:

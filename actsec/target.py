@@ -51,10 +51,11 @@ def load(
     """A target from a text (see building) or a module, with the weights of a file (see weights) fitted into it.
 
     The folder of a hardened model is a text too, and may stand as weights beside the code that builds it. bounds are
-    [0, 1], or those of the folder. classes is their number or names; what is not given is taken from the output when input_shape is known, and by
-    ``settle`` from the data otherwise. normalize is ``imagenet``, ``MEAN/STD``, ``torchvision`` or None. random_weights
-    allows torchvision's architectures without weights; trust opens files that execute code. device: the CPU for what is
-    built here, None leaves a module where it lies. tell is given each note worth printing.
+    [0, 1], or those of the folder. classes is their number or names; what is not given is taken from the output when
+    input_shape is known, and by ``settle`` from the data otherwise. normalize is ``imagenet``, ``MEAN/STD``,
+    ``torchvision`` or None. random_weights allows torchvision's architectures without weights; a method ``rejects`` of
+    the module is its detector (see Target); trust opens files that execute code. device: the CPU for what is built
+    here, None leaves a module where it lies. tell is given each note worth printing.
 
     A module given as an object is never changed: it is copied when weights or a device are given. Raises ModelError,
     BadOption or UnknownName (exit 2), NoVerdict for weights that are not finite, Unsafe.
@@ -86,7 +87,11 @@ def load(
     check_finite(module)
     if module is not model:
         module = _plain_float(module, say).to(place).eval()
-    target = Target(module, shape, names, bounds, name, rescale, threshold, output=output)
+    rejects = getattr(module, "rejects", None)
+    if callable(rejects):
+        say("the model has a method rejects: an input that it rejects counts as refused, not as decided")
+    rejects = rejects if callable(rejects) else None
+    target = Target(module, shape, names, bounds, name, rescale, threshold, output=output, rejects=rejects)
     return settle(target, None, classes if names else None) if shape else target
 
 

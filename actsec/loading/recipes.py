@@ -103,8 +103,8 @@ class Hardened:
     stochastic: bool
     weights: str
     fingerprint: str
-    outputs: tuple[tuple[float, ...], ...]
     versions: dict[str, str]
+    outputs: tuple[tuple[float, ...], ...] = ()
     threshold: float | None = None
     output: str | None = None
     normalization: Rescaling | None = None
