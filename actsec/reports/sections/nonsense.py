@@ -71,11 +71,9 @@ def _sentence(result: Result, pair: Measured) -> Content:
 
 
 def _inside(found: Nonsense, base: Nonsense | None) -> str:
-    before = f", undefended {words.percent(base.above_90.value)}" if base else ""
-    return (
-        f"above 90 % sure of {words.of(found.above_90)} nonsense inputs "
-        f"({words.percent(found.above_90.value)}{before}) and of {words.percent(found.test_above_90.value)} of test images."
-    )
+    here = words.percent(found.above_90.value) + (f", undefended {words.percent(base.above_90.value)}" if base else "")
+    test = words.percent(found.test_above_90.value)
+    return f"above 90 % sure of {words.of(found.above_90)} nonsense inputs ({here}) and of {test} of test images."
 
 
 def _chip(far: FarField) -> Chip:
