@@ -13,29 +13,41 @@ from typing import Any
 
 import torch
 
-import actsec
-from actsec import runner, scene
+from actsec import runner, scene, tasks
 from actsec import target as targets
 from actsec.data import Splits
 from actsec.errors import ActsecError, StoreError
-from actsec.plan import from_table
-from actsec.result import ThreatResult
+from actsec.plan import CHECKED, Trial, from_table
+from actsec.result import Result, ThreatResult
 from actsec.store import Store
-from actsec.types import Target
+from actsec.types import Target, Threat
 from benchmarks.galleries.exhibits import Exhibit, flagged
 from benchmarks.galleries.rooms import Stage
 from benchmarks.scenes import ROOT, Whole
 
 BUDGET = "quick"
-_BATTERY = ("diagnostics/*.py", "probe.py", "budgets.py", "verdict/sanity.py", "verdict/threats.py")
+_READ = (*CHECKED, "curve", "minimal", "adaptive")
+"""Roles of trials that the checks read."""
+_JOBS = ("base", "clean", "probe", "attack", "craft")
+_BATTERY = (
+    "diagnostics/*.py",
+    "probe.py",
+    "budgets.py",
+    *(f"verdict/{name}.py" for name in ("sanity", "evidence", "threats")),
+)
+
+
+Said = tuple[Any, ...]
+"""What one rule said: rule, status, voids, value, limit, claim."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """What the audit said of one exhibit in one room under one seed.
 
-    checks are [rule, status, voids, value, limit, claim]; refused is why the audit would not judge the model at all;
-    battery is the digest of the code that judged.
+    state, robust and checks are under the headline threat; others hold threat, state, believable and checks of every
+    other one. A state of ``refused`` means that the audit would not judge the model at all; errors are of jobs that
+    failed; battery is the digest of the code that judged.
     """
 
     gallery: str
@@ -52,8 +64,10 @@ class Cell:
     why: str = ""
     clean: tuple[int, int] = (0, 0)
     robust: tuple[int, int] = (0, 0)
-    checks: tuple[tuple[Any, ...], ...] = ()
+    checks: tuple[Said, ...] = ()
+    others: tuple[tuple[str, str, bool, tuple[Said, ...]], ...] = ()
     attacks: dict[str, float] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
     seconds: float = 0.0
 
     @property
@@ -63,14 +77,29 @@ class Cell:
 
     @property
     def flagged(self) -> bool:
-        """Whether the audit said that the number is not what it seems."""
-        return flagged(self.state, believable=self.believable, right=self.right, kind=self.kind)
+        """Whether the audit said that the number is not what it seems; of an honest model, under any threat."""
+        told = [(self.state, self.believable)]
+        if self.kind == "honest":
+            told += [(state, believable) for _, state, believable, _ in self.others]
+        return any(
+            flagged(state, believable=believable, right=self.right, kind=self.kind) for state, believable in told
+        )
 
     @property
     def fired(self) -> tuple[tuple[str, str, bool], ...]:
-        """The rules that did not say ok: rule, status, and whether it voids the number."""
-        quiet = ("ok", "not_done", "not_applicable")
-        return tuple((rule, status, voids) for rule, status, voids, *_ in self.checks if status not in quiet)
+        """The rules that did not say ok under the headline threat: rule, status, and whether it voids the number."""
+        return spoke(self.checks)
+
+    @property
+    def everywhere(self) -> tuple[Said, ...]:
+        """What the rules said under all threats."""
+        return (*self.checks, *(said for *_, checks in self.others for said in checks))
+
+
+def spoke(checks: tuple[Said, ...]) -> tuple[tuple[str, str, bool], ...]:
+    """The rules that did not say ok: rule, status, and whether it voids the number."""
+    quiet = ("ok", "not_done", "not_applicable")
+    return tuple((rule, status, voids) for rule, status, voids, *_ in checks if status not in quiet)
 
 
 def battery() -> str:
@@ -94,8 +123,11 @@ def known(folder: Path, key: str) -> Cell | None:
 
 
 def _cell(record: dict[str, Any]) -> Cell:
-    lists = {key: tuple(record[key]) for key in ("right", "clean", "robust")}
-    return Cell(**{**record, **lists, "checks": tuple(map(tuple, record["checks"]))})
+    lists = {key: tuple(record[key]) for key in ("right", "clean", "robust", "errors")}
+    others = tuple(
+        (threat, state, believable, tuple(map(tuple, checks))) for threat, state, believable, checks in record["others"]
+    )
+    return Cell(**{**record, **lists, "checks": tuple(map(tuple, record["checks"])), "others": others})
 
 
 def write(folder: Path, cell: Cell) -> None:
@@ -113,21 +145,23 @@ def judged(gallery: str, exhibit: Exhibit, stage: Stage, folder: Path, *, keep: 
     With keep the audit's own folder stays, and another battery judges the attacks in it again without running them.
     """
     began, room = time.process_time(), stage.room
+    images = min(room.images, exhibit.images or room.images)
     about = (gallery, room.name, exhibit.name, exhibit.kind, stage.seed, exhibit.right)
-    cell = Cell(*about, battery(), room.eps, room.images, state="", believable=True)
+    cell = Cell(*about, battery(), room.eps, images, state="", believable=True)
     made = exhibit.make(stage)
     target = made if isinstance(made, Target) else targets.load(Whole(made.eval()), classes=stage.test.classes)
     torch.manual_seed(stage.seed)  # of frauds that draw behind the audit's back: a cell is the same on every run
     where = folder / "audits" / cell.key
     try:
-        result = _audit(target, stage, where)
+        result = _audit(target, stage, images, where)
     except ActsecError as refusal:
         return dataclasses.replace(cell, state="refused", believable=False, why=str(refusal), seconds=_since(began))
     finally:
         if not keep:
             shutil.rmtree(where, ignore_errors=True)
     (variant,) = result.variants
-    found = next(threat for threat in variant.threats if threat.checks)
+    headline = str(Threat("linf", room.eps))
+    found = next(threat for threat in variant.threats if threat.threat == headline)
     clean = variant.clean.accuracy
     return dataclasses.replace(
         cell,
@@ -138,6 +172,12 @@ def judged(gallery: str, exhibit: Exhibit, stage: Stage, folder: Path, *, keep: 
         robust=(found.worst_case.k, found.worst_case.n),
         checks=_checks(found),
         attacks={attack.attack: attack.still_correct.value for attack in found.attacks},
+        others=tuple(
+            (threat.threat, threat.state, threat.believable, _checks(threat))
+            for threat in variant.threats
+            if threat.checks and threat is not found
+        ),
+        errors=tuple(problem.claim for problem in result.problems if problem.rule == "ACT-E01"),
         seconds=_since(began),
     )
 
@@ -146,30 +186,37 @@ def _since(began: float) -> float:
     return round(time.process_time() - began, 1)
 
 
-def _checks(found: ThreatResult) -> tuple[tuple[Any, ...], ...]:
+def _checks(found: ThreatResult) -> tuple[Said, ...]:
     return tuple(
         (check.rule, check.status, check.voids, check.numbers.get("value"), check.numbers.get("limit"), check.claim)
         for check in found.checks
     )
 
 
-def _audit(target: Target, stage: Stage, where: Path) -> actsec.result.Result:
-    """What ``actsec.audit`` does: the plan's one attack is joined by all that the checks read."""
-    room = stage.room
-    plan = from_table(
-        {
-            "model": f"{scene.OBJECT}{room.name}",
-            "data": f"{scene.OBJECT}{stage.test.name}",
-            "attacks": ["fgsm"],
-            "defenses": [],
-            "corruptions": [],
-            "budget": BUDGET,
-            "eps": room.eps,
-            "samples": room.images,
-            "seed": stage.seed,
-        }
-    )
-    prepared = runner.prepare(plan, scene.Given(target, Splits(stage.test)))
+def _audit(target: Target, stage: Stage, images: int, where: Path) -> Result:
+    """The audit of ``actsec audit`` at BUDGET, less the attacks and measurements that no check reads."""
+    named = {"model": f"{scene.OBJECT}{stage.room.name}", "data": f"{scene.OBJECT}{stage.test.name}"}
+    options = {"budget": BUDGET, "eps": stage.room.eps, "samples": images, "seed": stage.seed}
+    plan = from_table({**named, **options, "defenses": [], "corruptions": []})
+    given = scene.Given(target, Splits(stage.test))
+    every = runner.resolved(scene.load(plan, given)).plan.attacks
+    read = tuple(trial for trial in every if trial.role in _READ and not _aside(trial))
+    prepared = runner.prepare(plan.having(attacks=read), given)
+    store = _store(where, prepared)
+    for job in prepared.jobs:
+        if job.kind in _JOBS and not store.done(job.id):
+            tasks.run(job, store.root, prepared.scene)
+    return runner.finish(prepared, store, complete=True)
+
+
+def _aside(trial: Trial) -> bool:
+    """Whether a trial is under a threat that no check needs, or a second search for the smallest change."""
+    norm = Threat.parse(trial.threat).norm
+    return norm not in ("linf", "l2") or trial.attack.startswith("carlini_wagner")
+
+
+def _store(where: Path, prepared: runner.Prepared) -> Store:
+    """The audit's folder, with what was kept there but for the probe, whose questions are part of the battery."""
     try:
         store = Store.create(where, prepared.plan, prepared.facts)
     except StoreError:  # another battery asked for other attacks: those that are equal have equal ids
@@ -179,8 +226,8 @@ def _audit(target: Target, stage: Stage, where: Path) -> actsec.result.Result:
             for path in (before / "outcomes").glob(f"{job.id}.*"):
                 shutil.copy(path, where / "outcomes" / path.name)
         shutil.rmtree(before)
-    for job in prepared.jobs:  # what a probe asks is part of the battery, and no part of a job's id
+    for job in prepared.jobs:
         if job.kind == "probe":
             for path in (where / "outcomes").glob(f"{job.id}.*"):
                 path.unlink()
-    return runner.run_prepared(prepared, store, executor="serial", workers=1, tell=lambda _: None)
+    return store

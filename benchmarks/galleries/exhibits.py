@@ -19,7 +19,8 @@ class Exhibit:
     """A model that is made on a stage. about says in a line what it is.
 
     expected are the states that are right for it: an honest model that draws is ``randomised``, and so is a fraud that
-    hides by drawing; other frauds are ``masked`` and other honest models ``clean``.
+    hides by drawing; other frauds are ``masked`` and other honest models ``clean``. images caps what is attacked, for
+    models whose every answer is an average.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Exhibit:
     make: Make
     expected: tuple[str, ...] = ()
     rooms: tuple[str, ...] = EVERYWHERE
+    images: int | None = None
 
     @property
     def right(self) -> tuple[str, ...]:

@@ -111,6 +111,7 @@ HONEST = (
         lambda s: Smoothed(s.fitted("noise", s.untrained(), noise(s.room.noise)), s.room.noise),
         ("randomised",),
         rooms=TRAINED_HERE,
+        images=50,
     ),
     Exhibit(
         "provable",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from actsec import registry
 from actsec.verdict.statistics import share
 from benchmarks.galleries import GALLERIES
-from benchmarks.galleries.audited import Cell
+from benchmarks.galleries.audited import Cell, Said, spoke
 from benchmarks.galleries.exhibits import Exhibit
 from benchmarks.galleries.rooms import ROOMS
 
@@ -16,18 +16,24 @@ HEAD = """# Galleries: how often the masking battery is right
 Written by `python -m benchmarks.gallery report` from the cells of `python -m benchmarks.gallery run`. Not edited by
 hand.
 
-Every model here went through the audit itself: the attacks that the checks read, at the quick budget, the probe, the
-diagnostics at their default thresholds, the state. Nothing was told to the audit about the model it was given.
+Every model here went through the audit itself: of the attacks of `actsec audit` at the quick budget those that the
+checks read, the probe, the diagnostics at their default thresholds, the state. Nothing was told to the audit about the
+model.
 
 - **A fraud is missed** when the audit calls it clean (or unchecked) and believes its number. Flagged means masked,
   randomised, void, or refused.
 - **An honest model is a false alarm** when its state is not the one it should have (clean; randomised for models that
   draw) or its number is void.
+- An honest model must be right under every threat that has checks (L-inf at eps, and the smallest change in L2); a
+  fraud must be flagged under the first. What was said under another threat than the first stands in brackets where it
+  is not the right state.
 - A rule in a cell: **M06!** voids the number, M06 is red or warns without voiding it. Rules that said ok are left out.
 - Intervals are 95 % (Wilson; Clopper-Pearson at none or all). They count cells as independent, which cells of one
   exhibit on several seeds and wrappers of one network are not: read them as too narrow. "By exhibit" counts an exhibit
   once, as wrong when any of its cells is.
 """
+FROZEN = ("", "")
+"""The commit at which the thresholds were frozen, and the digest of that battery; empty while they are not."""
 GALLERY_WORDS = {
     "first": "The models that issue 4 names and that thresholds were chosen on.",
     "second": "Other frauds and other honest models, written before the battery was run on any of them, with the "
@@ -58,6 +64,9 @@ def _provenance(cells: Sequence[Cell]) -> str:
     words = f"{len(cells)} cells, seeds {', '.join(map(str, seeds))}, battery {', '.join(batteries)}"
     if len(batteries) > 1:
         words += " (**several: run again**)"
+    commit, digest = FROZEN
+    if commit:
+        words += f"; thresholds frozen at {commit} (battery {digest})"
     return f"{words}; {missing} cells of these seeds are not made yet.\n" if missing else f"{words}.\n"
 
 
@@ -131,7 +140,11 @@ def _rules(cells: Sequence[Cell]) -> str:
     for rule in sorted(kinds):
         masks = tuple(getattr(kinds[rule], "masks", ("red",)))
         alone = sorted({cell.name for cell in frauds if _flags(cell, kinds) == {rule}})
-        warned = [cell for cell in honest if any(r == rule for r, *_ in cell.fired) and not _says(cell, rule, masks)]
+        warned = [
+            cell
+            for cell in honest
+            if any(r == rule for r, *_ in spoke(cell.everywhere)) and not _says(cell, rule, masks)
+        ]
         caught = sum(_says(cell, rule, masks) for cell in frauds)
         accused = sum(_says(cell, rule, masks) for cell in honest)
         columns = (rule, rate(caught, len(frauds)), rate(accused, len(honest)), str(len(warned)), ", ".join(alone))
@@ -145,9 +158,11 @@ def _flags(cell: Cell, kinds: dict[str, object]) -> set[str]:
 
 def _says(cell: Cell, rule: str, masks: tuple[str, ...]) -> bool:
     """Whether a rule flags a cell: by a status that means masking, or by voiding the number."""
-    return any(
-        r == rule and (status in masks or (voids and status in ("red", "error"))) for r, status, voids in cell.fired
-    )
+    return any(r == rule and _flagging(status, voids, masks) for r, status, voids in spoke(cell.everywhere))
+
+
+def _flagging(status: str, voids: bool, masks: tuple[str, ...]) -> bool:
+    return status in masks or (voids and status in ("red", "error"))
 
 
 def _wrong(cells: Sequence[Cell]) -> str:
@@ -159,6 +174,9 @@ def _wrong(cells: Sequence[Cell]) -> str:
     named = [c for c in cells if c.kind == "fraud" and c.flagged and c.state not in (*c.right, "refused")]
     lines.append(f"\nFlagged under another name than the right one: {len(named) or 'none'}.")
     lines += [f"- {_named(cell)}: {cell.state} instead of {' or '.join(cell.right)}; {_claims(cell)}" for cell in named]
+    failed = [cell for cell in cells if cell.errors]
+    lines.append(f"\nCells with a job that failed: {len(failed) or 'none'}.")
+    lines += [f"- {_named(cell)}: {'; '.join(cell.errors)}" for cell in failed]
     return "\n".join(lines) + "\n"
 
 
@@ -169,8 +187,12 @@ def _named(cell: Cell) -> str:
 def _claims(cell: Cell) -> str:
     if cell.state == "refused":
         return cell.why
-    fired = {rule for rule, *_ in cell.fired}
-    return " ".join(f"{rule}: {claim}" for rule, _, _, _, _, claim in cell.checks if rule in fired)
+    threats = (("", cell.checks), *((f"{threat}: ", checks) for threat, _, _, checks in cell.others))
+    said = []
+    for name, checks in threats:
+        fired = {rule for rule, *_ in spoke(checks)}
+        said += [f"{name}{rule}: {claim}" for rule, _, _, _, _, claim in checks if rule in fired]
+    return " ".join(said)
 
 
 def _numbers(cell: Cell) -> str:
@@ -213,9 +235,17 @@ def _said(cell: Cell | None) -> str:
     if cell is None:
         return "not made"
     right = cell.flagged == (cell.kind == "fraud")
-    rules = " ".join(
-        f"**{rule.removeprefix('ACT-')}!**" if voids and status in ("red", "error") else rule.removeprefix("ACT-")
-        for rule, status, voids in cell.fired
-    )
     state = cell.state if right else f"**WRONG:** {cell.state}"
-    return f"{state} {rules}".strip()
+    elsewhere = [
+        f"({threat}: {other} {_short(checks)}".strip() + ")"
+        for threat, other, believable, checks in cell.others
+        if other not in cell.right or not believable
+    ]
+    return " ".join(filter(None, (state, _short(cell.checks), *elsewhere)))
+
+
+def _short(checks: tuple[Said, ...]) -> str:
+    return " ".join(
+        f"**{rule.removeprefix('ACT-')}!**" if voids and status in ("red", "error") else rule.removeprefix("ACT-")
+        for rule, status, voids in spoke(checks)
+    )
