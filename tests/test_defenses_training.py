@@ -2,21 +2,43 @@
 
 import copy
 import functools
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 from test_defenses import answers, digits, everything, material, network, plain_pgd, trained
 from torch import nn
 
-from actsec import registry, training
-from actsec.defenses import AdversarialTraining, FastTraining, NoisyInference, Swap, TrainingNoise
+from actsec import plan, registry, runner, tasks, training
+from actsec import store as store_module
+from actsec.defenses import (
+    AdversarialTraining,
+    ConfidencePenalty,
+    FastTraining,
+    FoolingTraining,
+    LabelSmoothing,
+    NoisyInference,
+    StableTraining,
+    Swap,
+    Trades,
+    TrainingNoise,
+)
+from actsec.defenses._holdout import divide
 from actsec.defenses._learning import Asked, Count, decisions_of, restarted, seed_of
-from actsec.defenses.fast_training import divide
+from actsec.defenses.fooling_training import blur, nonsense
 from actsec.defenses.swap import example_of
+from actsec.draws import Draws
 from actsec.errors import BadOption, ModelError, ThreatError, UnknownName
+from actsec.losses import LargestConfidence
 from actsec.spec import Spec, parse
-from actsec.training import Recipe
-from actsec.types import Normalization, Split, Target, Threat
+from actsec.store import Store
+from actsec.training import Recipe, loop
+from actsec.types import Cases, Normalization, Observed, Split, Target, Threat
+from runs import ENVIRONMENT
 
 
 @functools.cache
@@ -205,7 +227,7 @@ def test_training_under_noise_raises_accuracy_under_noise():
 
 def test_adversarial_training_raises_accuracy_under_pgd():
     target = mlp()
-    defense = AdversarialTraining(eps=0.15, epochs=6)
+    defense = AdversarialTraining(eps=0.15, epochs=6, validate=0)
     wrapped = defense.wrap(target)
     fitted = defense.fit(wrapped, material(train=digits()[0]))
     assert pgd_accuracy(wrapped) > pgd_accuracy(target) + 0.2
@@ -221,12 +243,12 @@ def test_adversarial_training_raises_accuracy_under_pgd():
 def test_the_mix_leaves_the_other_rows_clean_and_differs_by_epoch():
     seen = []
 
-    def perturb(target, x, y, id, attack, threat, seed):
+    def perturb(target, x, y, id, attack, threat, seed, loss=None):
         seen.append((seed, set(id.tolist())))
         return plain_pgd(target, x, y, id, attack, threat, seed)
 
     train = digits()[0]
-    defense = AdversarialTraining(eps=0.1, epochs=2, mix=0.3, inner=parse("pgd(steps=1)"))
+    defense = AdversarialTraining(eps=0.1, epochs=2, mix=0.3, validate=0, inner=parse("pgd(steps=1)"))
     fitted = defense.fit(defense.wrap(mlp()), material(train=train, perturb=perturb))
     first, second = (set().union(*(ids for s, ids in seen if s == seed_of(0, "inner", e))) for e in (0, 1))
     assert len(first) + len(second) == fitted.numbers["examples_attacked"]
@@ -253,12 +275,12 @@ def test_what_is_learnt_from_is_what_the_attack_returned_row_by_row():
         def __deepcopy__(self, memo):
             return Watched(copy.deepcopy(self.model, memo))
 
-    def perturb(target, x, y, id, attack, threat, seed):
+    def perturb(target, x, y, id, attack, threat, seed, loss=None):
         assert not target.model.training
         attacked.extend(id.tolist())
         return x + 10 + id.view(-1, 1, 1, 1)
 
-    defense = AdversarialTraining(eps=0.1, epochs=1, mix=0.5)
+    defense = AdversarialTraining(eps=0.1, epochs=1, mix=0.5, validate=0)
     wrapped = defense.wrap(mlp().having(model=Watched(mlp().model)))
     defense.fit(wrapped, material(train=few, perturb=perturb))
     assert 0 < len(attacked) < 64
@@ -308,6 +330,17 @@ def test_a_module_without_a_default_start_is_refused_and_left_alone():
         "noisy_inference(std=0.1, finetune=-1)",
         "training_noise(eta=0)",
         "training_noise(learning_rate=0)",
+        "adversarial_training(eps=0.1, validate=0.6)",
+        "adversarial_training(eps=0.1, patience=0)",
+        "adversarial_training(eps=0.1, patience=2, validate=0)",
+        "trades(eps=0.1, beta=0)",
+        "trades(eps=0.1, validate=-1)",
+        "label_smoothing(epsilon=0)",
+        "label_smoothing(epsilon=1)",
+        "confidence_penalty(beta=-1)",
+        "fooling_training(weight=0)",
+        "stable_training(dropout=1)",
+        "stable_training(clip_norm=0)",
     ],
 )
 def test_options_out_of_range_are_refused(text):
@@ -349,15 +382,16 @@ def test_fast_training_raises_accuracy_under_pgd():
     assert fitted.numbers["inner"] == "pgd(steps=1, step_size=0.1875)"
     assert fitted.numbers["examples_held_out"] == 90
     assert len(fitted.numbers["holdout_pgd"]) == 7
-    n, held = 810 * 6, 90 * 7
-    assert fitted.numbers["backwards"] == n * 2 + held * 11 - 90 * 11  # epoch 0 of the guard comes before the training
+    assert len(fitted.numbers["holdout_gradient_alignment"]) == 7
+    # 11 of the guard's attacks and 2 of the alignment, padded to 96 rows; the look at epoch 0 precedes the training
+    assert fitted.numbers["backwards"] == 6 * (810 * 2 + 90 * 11 + 96 * 2)
 
 
 def scripted(fails_from, single_too=False):
     """An adversary that finds nothing until an epoch, and then everything; and the weights at each guard's look."""
     states = []
 
-    def perturb(target, x, y, id, attack, threat, seed):
+    def perturb(target, x, y, id, attack, threat, seed, loss=None):
         training_batch = seed != seed_of(0, "guard")
         iterated = attack.get("steps") != 1
         epoch = len(states)
@@ -408,12 +442,331 @@ def test_a_model_that_only_ever_fooled_the_single_step_is_not_stopped_but_told_a
 
 def test_the_hold_out_is_disjoint_keyed_by_row_and_never_trained_on():
     train = digits()[0]
-    rest, held = divide(train, 0.1, seed=0)
+    rest, held = divide(train, 0.1, 0, "x")
     assert len(held.y) == 90
     assert sorted([*rest.id.tolist(), *held.id.tolist()]) == sorted(train.id.tolist())
     shuffled = torch.randperm(900, generator=torch.Generator().manual_seed(5))
-    again = divide(Split(train.x[shuffled], train.y[shuffled], train.id[shuffled]), 0.1, seed=0)[1]
+    again = divide(Split(train.x[shuffled], train.y[shuffled], train.id[shuffled]), 0.1, 0, "x")[1]
     assert set(again.id.tolist()) == set(held.id.tolist())
-    assert set(divide(train, 0.1, seed=1)[1].id.tolist()) != set(held.id.tolist())
+    assert set(divide(train, 0.1, 1, "x")[1].id.tolist()) != set(held.id.tolist())
     where = {row: place for place, row in enumerate(train.id.tolist())}
     assert all(torch.equal(x, train.x[where[row]]) for x, row in zip(held.x, held.id.tolist(), strict=True))
+
+
+class Wavy(nn.Module):
+    """A small network that can also see waves with the period of the radius: they look the same at x and x +- eps."""
+
+    eps = 0.125
+
+    def __init__(self):
+        super().__init__()
+        self.plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        self.waves = nn.Linear(128, 10)
+        nn.init.zeros_(self.waves.weight)
+        nn.init.zeros_(self.waves.bias)
+
+    def forward(self, x):
+        angle = 2 * torch.pi * x.flatten(1) / self.eps
+        return self.plain(x) + self.waves(torch.cat([angle.sin(), angle.cos()], 1))
+
+
+def test_a_planted_collapse_is_caught_and_the_best_epoch_returned():
+    """A step of 2 eps always ends in a corner, where the waves are those of the clean input: PGD ends elsewhere."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        start = mlp().having(model=Wavy())
+    train = material(train=digits()[0], perturb=tasks.perturb)
+    robust = AdversarialTraining(eps=Wavy.eps, epochs=5, validate=0)
+    start = robust.wrap(start)
+    robust.fit(start, train)
+    guarded, unguarded, calm = (
+        FastTraining(eps=Wavy.eps, step=step, epochs=8, drop=drop) for step, drop in ((2, 0.2), (2, 0.99), (1.25, 0.2))
+    )
+    found = {}
+    for defense in (guarded, unguarded, calm):
+        wrapped = defense.wrap(start)
+        found[defense] = (defense.fit(wrapped, train), pgd_accuracy(wrapped, Wavy.eps))
+    fitted, accuracy = found[guarded]
+    pgd = fitted.numbers["holdout_pgd"]
+    assert fitted.numbers["stopped"].startswith("catastrophic overfitting in epoch")
+    assert fitted.numbers["kept_epoch"] == max(range(len(pgd)), key=lambda epoch: (pgd[epoch], epoch))
+    assert fitted.numbers["kept_epoch"] < fitted.numbers["epochs"]
+    assert accuracy > found[unguarded][1] + 0.15
+    assert fitted.numbers["holdout_gradient_alignment"][-1] < 0.3 < fitted.numbers["holdout_gradient_alignment"][0]
+    assert found[calm][0].numbers["stopped"] == "finished"
+    assert min(found[calm][0].numbers["holdout_gradient_alignment"]) > 0.3
+
+
+# ---- the epoch chosen on rows held out
+
+
+def breaking(epochs):
+    """An adversary of the guard that breaks everything at the looks named and nothing at others; and the weights."""
+    states = []
+
+    def perturb(target, x, y, id, attack, threat, seed, loss=None):
+        if seed != seed_of(0, "guard"):
+            return x
+        states.append({key: value.clone() for key, value in target.model.state_dict().items()})
+        return 1 - x if len(states) in epochs else x
+
+    return perturb, states
+
+
+@pytest.mark.parametrize("defense", [AdversarialTraining, Trades])
+def test_the_best_epoch_on_the_rows_held_out_is_kept(defense):
+    perturb, states = breaking(epochs={1, 3, 4})
+    made = defense(eps=0.1, epochs=4, learning_rate=1e-3)
+    wrapped = made.wrap(mlp())
+    fitted = made.fit(wrapped, material(train=digits()[0], perturb=perturb))
+    course = fitted.numbers["holdout_robust_accuracy"]
+    assert len(course) == len(states) == 4
+    assert min(course[1], 0.9) > max(course[0], course[2], course[3])
+    assert fitted.numbers["kept_epoch"] == 2
+    assert fitted.numbers["examples_held_out"] == 90
+    assert all(torch.equal(value, states[1][key]) for key, value in wrapped.model.state_dict().items())
+    assert any(not torch.equal(value, states[3][key]) for key, value in wrapped.model.state_dict().items())
+
+
+def test_patience_ends_a_training_that_no_longer_rises():
+    perturb, states = breaking(epochs=set(range(2, 20)))
+    defense = AdversarialTraining(eps=0.1, epochs=9, patience=2)
+    fitted = defense.fit(defense.wrap(mlp()), material(train=digits()[0], perturb=perturb))
+    assert fitted.numbers["stopped"] == "robust accuracy on the rows held out has not risen for 2 epochs"
+    assert (fitted.numbers["epochs"], fitted.numbers["kept_epoch"], len(states)) == (3, 1, 3)
+
+
+def test_without_rows_held_out_the_last_epoch_is_kept_and_every_row_learnt():
+    defense = AdversarialTraining(eps=0.1, epochs=2, validate=0, inner=parse("pgd(steps=1)"))
+    fitted = defense.fit(defense.wrap(mlp()), material(train=digits()[0]))
+    assert (fitted.numbers["kept_epoch"], fitted.numbers["examples_held_out"]) == (2, 0)
+    assert fitted.numbers["examples_seen"] == 1800
+
+
+# ---- TRADES
+
+
+def test_trades_climbs_the_divergence_from_what_the_clean_rows_said():
+    """On one linear layer the divergence, its gradient and so the first step are known in closed form."""
+    target = Target(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8), tuple("0123456789"))
+    train = digits()[0]
+    seen = []
+
+    def perturb(target, x, y, id, attack, threat, seed, loss):
+        moved = (x + torch.arange(64).view(1, 8, 8) / 64).requires_grad_(True)
+        cases = Cases(id, x, y, torch.full_like(y, -1), torch.ones(len(y)), "linf")
+        (gradient,) = torch.autograd.grad(loss(Observed(target.logits(moved)), cases).sum(), moved)
+        with torch.no_grad():
+            p, q = target.logits(x).softmax(1), target.logits(moved).softmax(1)
+            value = (p * (p / q).log()).sum(1)
+            expected = (q - p) @ target.model[1].weight
+        torch.testing.assert_close(gradient.flatten(1), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(loss(Observed(target.logits(moved)), cases), value, rtol=1e-4, atol=1e-6)
+        seen.append(len(y))
+        return x
+
+    defense = Trades(eps=0.1, epochs=1, validate=0)
+    defense.fit(defense.wrap(target), material(train=train, perturb=perturb))
+    assert sum(seen) == 900
+
+
+def test_trades_minimises_cross_entropy_and_beta_times_the_divergence():
+    train, defense = digits()[0], Trades(eps=0.1, beta=3.0, epochs=1, batch_size=900, validate=0)
+    wrapped = defense.wrap(mlp())
+    before = copy.deepcopy(wrapped)
+    fitted = defense.fit(wrapped, material(train=train, perturb=lambda target, x, *_: (x + 0.3).clamp(0, 1)))
+    with torch.no_grad():
+        clean, moved = before.logits(train.x), before.logits((train.x + 0.3).clamp(0, 1))
+    divergence = nn.functional.kl_div(moved.log_softmax(1), clean.softmax(1), reduction="batchmean")
+    expected = nn.functional.cross_entropy(clean, train.y) + 3 * divergence
+    assert fitted.numbers["final_loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert divergence > 0.01
+    assert fitted.numbers["beta"] == 3
+
+
+def test_trades_raises_accuracy_under_pgd_the_more_the_larger_beta():
+    found = []
+    for beta in (0.1, 6.0):
+        defense = Trades(eps=0.15, beta=beta, epochs=6, validate=0, start="scratch", inner=parse("pgd(steps=5)"))
+        wrapped = defense.wrap(mlp())
+        defense.fit(wrapped, material(train=digits()[0], perturb=tasks.perturb))
+        found.append(pgd_accuracy(wrapped))
+    assert found[1] > found[0]
+    assert found[1] > pgd_accuracy(mlp()) + 0.2
+
+
+# ---- output regularisation, nonsense, stability
+
+
+@pytest.mark.parametrize(
+    ("defense", "recipe"),
+    [
+        (LabelSmoothing(epsilon=0.3, epochs=2), {"label_smoothing": 0.3}),
+        (ConfidencePenalty(beta=0.7, epochs=2), {"confidence_penalty": 0.7}),
+        (ConfidencePenalty(beta=0.7, of="logits", epochs=2), {"logit_penalty": 0.7}),
+        (
+            StableTraining(epochs=2, dropout=0.4, clip_norm=0.5, logit_penalty=0.1),
+            {"dropout": 0.4, "clip_norm": 0.5, "logit_penalty": 0.1},
+        ),
+    ],
+)
+def test_they_are_training_with_that_recipe(defense, recipe):
+    target, given = trained(), everything(seed=3)
+    wrapped = defense.wrap(target)
+    fitted = defense.fit(wrapped, given)
+    outcomes = []
+    for options in (recipe, {}):
+        other = copy.deepcopy(target)
+        other.model.requires_grad_(True)
+        training.fit(
+            Asked(other), given.train.x, given.train.y, Recipe(epochs=2, learning_rate=1e-3, seed=3, **options)
+        )
+        outcomes.append(answers(other))
+    assert torch.equal(answers(wrapped), outcomes[0])
+    assert not torch.equal(answers(wrapped), outcomes[1])
+    assert {key: fitted.numbers[key] for key in recipe} == recipe
+    assert defense.kind != "robustness"
+
+
+@pytest.mark.parametrize("defense", [LabelSmoothing(epsilon=0.3), ConfidencePenalty(beta=1.0)])
+def test_output_regularisation_lowers_confidence_and_keeps_most_labels(defense):
+    target, test = mlp(), digits()[2]
+    wrapped = defense.wrap(target)
+    defense.fit(wrapped, material(train=digits()[0]))
+    before, after = (decisions_of(t, test.x, 0)[0] for t in (target, wrapped))
+    assert after.softmax(1).amax(1).mean() < before.softmax(1).amax(1).mean() - 0.05
+    assert (before.argmax(1) == after.argmax(1)).double().mean() > 0.9
+
+
+def test_nonsense_is_in_the_box_keyed_by_row_and_of_three_kinds():
+    train = digits()[0]
+    draws = Draws(0, "x")
+    made = nonsense(train.x, train.id, draws, 0, (0.0, 1.0))
+    assert made.shape == train.x.shape
+    assert made.min() >= 0
+    assert made.max() <= 1
+    some = torch.arange(0, 900, 7)
+    assert torch.equal(nonsense(train.x[some], train.id[some], draws, 0, (0.0, 1.0)), made[some])
+    assert not torch.equal(nonsense(train.x, train.id, draws, 1, (0.0, 1.0)), made)
+    flat = (made.flatten(1).std(1) == 0).double().mean()
+    assert abs(float(flat) - 1 / 3) < 4 * (2 / 9 / 900) ** 0.5
+    wide = nonsense(2 + train.x, train.id, draws, 0, (2.0, 3.0))
+    torch.testing.assert_close(wide, 2 + made, rtol=0, atol=1e-4)  # stretching magnifies rounding
+    rows = nonsense(train.x.flatten(1), train.id, draws, 0, (0.0, 1.0))
+    assert rows.shape == (900, 64)
+    same = (rows.sort(1).values == train.x.flatten(1).sort(1).values).all(1).double().mean()
+    assert abs(float(same) - 1 / 3) < 4 * (2 / 9 / 900) ** 0.5
+
+
+def test_smoothing_an_image_keeps_the_flat_and_blurs_by_sigma():
+    spike = torch.zeros(1, 1, 31, 31)
+    spike[..., 15, 15] = 1
+    for sigma in (1.0, 2.5):
+        blurred = blur(31, torch.tensor([[sigma]]))[0] @ spike[0, 0] @ blur(31, torch.tensor([[sigma]]))[0].T
+        offset = torch.arange(31) - 15.0
+        assert float(blurred.sum()) == pytest.approx(1, abs=0.01)
+        assert float((blurred.sum(1) * offset.square()).sum()) == pytest.approx(sigma**2, rel=0.02)
+    weights = blur(9, torch.tensor([[1.3]]))[0]
+    torch.testing.assert_close(weights.sum(1), torch.ones(9))
+
+
+@pytest.mark.parametrize("mode", ["ceda", "acet"])
+def test_training_against_fooling_images_lowers_confidence_on_nonsense_not_on_digits(mode):
+    target, test = mlp(), digits()[2]
+    defense = FoolingTraining(mode=mode, epochs=4, learning_rate=5e-3, inner=parse("pgd(steps=3)"))
+    wrapped = defense.wrap(target)
+    fitted = defense.fit(wrapped, material(train=digits()[0], perturb=tasks.perturb))
+    assert fitted.numbers["nonsense_confidence_before"] > fitted.numbers["nonsense_confidence_after"] + 0.1
+    fresh = nonsense(test.x, test.id, Draws(9, "fresh"), 0, (0.0, 1.0))
+    sure = [float(decisions_of(t, fresh, 0)[0].softmax(1).amax(1).mean()) for t in (target, wrapped)]
+    assert sure[0] > sure[1] + 0.1
+    assert clean_accuracy(wrapped) > clean_accuracy(target) - 0.05
+    near = tasks.perturb(
+        wrapped, fresh, test.y, test.id, parse("pgd(steps=10)"), Threat("linf", 0.1), 1, LargestConfidence()
+    )
+    assert decisions_of(wrapped, near, 0)[0].softmax(1).amax(1).mean() > sure[1]  # the attack climbs what it says
+    assert (near - fresh).abs().max() <= 0.1 * (1 + 1e-6)
+
+
+def test_acet_withstands_the_search_for_confidence_better_than_ceda():
+    test, found = digits()[2], []
+    for mode in ("ceda", "acet"):
+        defense = FoolingTraining(mode=mode, epochs=6, learning_rate=5e-3, inner=parse("pgd(steps=5)"))
+        wrapped = defense.wrap(mlp())
+        defense.fit(wrapped, material(train=digits()[0], perturb=tasks.perturb))
+        fresh = nonsense(test.x, test.id, Draws(9, "fresh"), 0, (0.0, 1.0))
+        near = tasks.perturb(
+            wrapped, fresh, test.y, test.id, parse("pgd(steps=20)"), Threat("linf", 0.1), 1, LargestConfidence()
+        )
+        found.append(float(decisions_of(wrapped, near, 0)[0].softmax(1).amax(1).mean()))
+    assert found[1] < found[0] - 0.2
+
+
+# ---- interrupted in the middle of a training
+
+CHAIN = (
+    "adversarial_training(eps=0.1, inner=pgd(steps=2), epochs=9) | "
+    "trades(eps=0.1, inner=pgd(steps=2), epochs=9) | fast_training(eps=0.1, epochs=3) | temperature"
+)
+DRIVER = """
+import sys
+from pathlib import Path
+from actsec import runner, store, tasks
+store.SAVE_SECONDS = 0
+root = Path(sys.argv[1])
+prepared = runner.prepare(store.Store.open(root).plan())
+for job in prepared.jobs:
+    if job.kind in ("base", "defend") and not store.Store(root).done(job.id):
+        tasks.run(job, root, prepared.scene)
+"""
+
+
+def test_killed_and_interrupted_in_the_middle_of_trainings_the_weights_are_the_same_bits(tmp_path, monkeypatch):
+    """kill -9 in the first training of a chain, Ctrl-C in the second: both are taken up where they stood."""
+    made = plan.Plan(model="reference:mlp(width=[8])", activations=("relu",), defenses=(CHAIN,), samples=8)
+    prepared = runner.prepare(made)
+    jobs = [job for job in prepared.jobs if job.kind in ("base", "defend")]
+    assert [job.kind for job in jobs] == ["base", "defend"]
+    whole, run = (Store.create(tmp_path / name, prepared.plan, prepared.facts) for name in ("whole", "run"))
+    for job in jobs:
+        assert tasks.run(job, whole.root, prepared.scene) is None
+    for number, how in ((0, signal.SIGKILL), (1, signal.SIGINT)):
+        kept = run.root / "training" / f"{jobs[1].id}-{number}"
+        process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, run.root], env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while not kept.exists() and process.poll() is None:
+            time.sleep(0.001)
+        os.killpg(process.pid, how)
+        process.communicate()
+        assert kept.exists()
+        assert not run.done(jobs[1].id)
+    epochs = []
+    whole_epoch = loop._Loop.epoch
+
+    def counted(self, x, y, rows, epoch):
+        epochs.append((self.recipe.epochs, epoch))
+        return whole_epoch(self, x, y, rows, epoch)
+
+    monkeypatch.setattr(loop._Loop, "epoch", counted)
+    assert tasks.run(jobs[1], run.root, prepared.scene) is None
+    # What was stored is not done again; the last epoch of the first training may have ended after its state was read.
+    assert (9, 0) not in epochs
+    assert len(epochs) < 9 + 3
+    first, second = (store.get(jobs[1].id) for store in (whole, run))
+    assert first.numbers == second.numbers
+    assert first.arrays["weights"].tobytes() == second.arrays["weights"].tobytes()
+    assert not list((run.root / "training").iterdir())
+
+
+def test_a_damaged_state_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SAVE_SECONDS", 0)
+    kept = Store(tmp_path).training("job", 0)
+    kept.save(lambda: b"state")
+    assert kept.load() == b"state"
+    (tmp_path / "training" / "job-0").write_bytes(b"x" * 40)
+    assert kept.load() is None
+    monkeypatch.setattr(store_module, "SAVE_SECONDS", 1000)
+    kept.save(lambda: pytest.fail("too soon"))
+    Store(tmp_path).forget_training("job")
+    assert kept.load() is None

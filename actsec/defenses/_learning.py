@@ -79,7 +79,8 @@ def decisions_of(target: Target, x: Tensor, seed: int) -> Tensor:
 
 def recipe_of(defense: Any, seed: int) -> Recipe:
     """The recipe spelled by a defense's options of the same names; what it has no option for is as in Recipe."""
-    shared = {f.name for f in fields(Recipe)} & {f.name for f in fields(defense)}
+    # A recipe's patience is with the loss on validation data, a defense's with robust accuracy.
+    shared = ({f.name for f in fields(Recipe)} & {f.name for f in fields(defense)}) - {"patience"}
     return Recipe(**{name: getattr(defense, name) for name in shared}, seed=seed)
 
 

@@ -1,18 +1,20 @@
 """Training against fooling images: as many nonsense inputs as real ones, and being sure of any of them costs.
 
 E[ CE(f(x), y) ] + weight * E[ max_k log p_k(f(u)) ] over nonsense u (Hein, Andriushchenko & Bitterwolf 2019, section
-4). mode=ceda takes u as drawn; mode=acet takes the surest input within eps of it, found by ``inner`` (they: 40 steps of
-PGD, eps 0.3 in L-inf). The second term is least, -log(classes), where every class is equally likely. A third of the
-draws each: uniform noise, a training row with its values (pixels) permuted, and one flat colour a channel, which the
-authors leave out and near-blank images need. Noise and permuted images are smoothed by a Gaussian of 0 to 2.5 pixels,
-another for each, and stretched back to the box; rows without pixels are not smoothed. Drawn anew every epoch.
+4). mode=ceda takes u as drawn; mode=acet takes the surest input within eps of it, found by ``inner`` (they, on MNIST:
+40 steps of PGD, eps 0.3 in L-inf). The second term is least, -log(classes), where every class is equally likely. A
+third of the draws each: uniform noise, a training row with its values (pixels) permuted, and one flat colour a channel,
+which the authors leave out and near-blank images need. Noise and permuted images are smoothed by a Gaussian of 0 to 2.5
+pixels, another for each, and stretched back to the box; rows without pixels are not smoothed. Drawn anew every epoch.
 
 It lowers confidence near the nonsense it has seen, and changes labels as any fine-tuning does.
 
 Cost an epoch: 2 forwards and 2 backwards of the training split; in mode acet also what ``inner`` costs on it.
 
 Known failures: nonsense of another kind (other data sets, far outside the box) can be as sure as before; mode ceda does
-little against images optimised to fool; a weight too large lowers confidence on real examples.
+little against images optimised to fool; an eps so wide that nonsense within it looks like the data undoes it (8x8
+digits, a small CNN: confidence on fresh nonsense 0.46 before, 0.10 after eps 0.1, 0.79 after eps 0.3); a weight too
+large lowers confidence on real examples.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class FoolingTraining:
 
     mode: Annotated[Literal["ceda", "acet"], "nonsense as drawn, or the surest within eps of it"] = "ceda"
     weight: Annotated[float, "of the nonsense beside the real examples"] = 1.0
-    eps: Annotated[float, "acet: how far from the draw the surest input is sought, in input units"] = 0.3
+    eps: Annotated[float, "acet: how far from the draw the surest input is sought, in input units"] = 0.1
     norm: Annotated[Norm, "acet: the norm of eps"] = "linf"
     inner: Annotated[Spec, "acet: the attack that climbs the confidence"] = Spec("pgd", (("steps", 10),))  # noqa: RUF009  # immutable
     epochs: Annotated[int, "passes over the training split"] = 5
@@ -119,13 +121,13 @@ def nonsense(x: Tensor, ids: Tensor, draws: Draws, epoch: int, bounds: tuple[flo
 def _smoothed(x: Tensor, sigma: Tensor, bounds: tuple[float, float]) -> Tensor:
     """Images (n, c, h, w), each blurred by its own sigma (n, 1) in pixels and stretched to the whole box."""
     low, high = bounds
-    rows, columns = (_blur(side, sigma).to(x.dtype) for side in x.shape[2:])
+    rows, columns = (blur(side, sigma).to(x.dtype) for side in x.shape[2:])
     blurred = rows[:, None] @ x @ columns[:, None].transpose(2, 3)
     least, most = (end.view(-1, 1, 1, 1) for end in blurred.flatten(1).aminmax(dim=1))
     return low + (high - low) * (blurred - least) / (most - least).clamp_min(1e-12)
 
 
-def _blur(side: int, sigma: Tensor) -> Tensor:
+def blur(side: int, sigma: Tensor) -> Tensor:
     """Matrices (n, side, side) that average neighbours by a Gaussian; weights outside the image go to those inside."""
     apart = torch.arange(side, device=sigma.device, dtype=torch.float32)
     weights = (-0.5 * ((apart[:, None] - apart)[None] / sigma.clamp_min(1e-3)[..., None]).square()).exp()
