@@ -32,6 +32,8 @@ def fingerprint(target: Target) -> str:
 
     rule = (target.bounds, target.normalization, target.threshold, target.output, target.shape, target.classes)
     add("actsec-target-1", *rule)
+    if target.rejects is not None:
+        add("rejects", getattr(target.rejects, "__qualname__", type(target.rejects).__qualname__))
     for name, module in target.model.named_modules(remove_duplicate=False):
         add(name, type(module).__qualname__, "" if list(module.children()) else module.extra_repr(), *_settings(module))
         add(_source(type(module)))

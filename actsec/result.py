@@ -46,6 +46,8 @@ class Clean:
     worst_class: str
     missed: Share | None = None
     """The miss rate: the share of the plan's positive class that is called something else."""
+    rejected: Share | None = None
+    """Inputs that the model's detector refuses, which count as not correct; None without a detector."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 Backward pass differentiable approximation (BPDA, Athalye, Carlini & Wagner 2018, section 4.1): a step without a useful
 derivative is replaced, in the backward pass alone, by the identity or by measured slopes. Rounding, signs, detached
-tensors and ``no_grad`` blocks are recognised wherever the model calls them; other broken steps are named as modules. The
-stand-in is only searched on: what is found is judged by the model itself.
+tensors and ``no_grad`` blocks are recognised wherever the model calls them; other broken steps are named as modules.
+The stand-in is only searched on: what is found is judged by the model itself.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _FLAT = {
 } | {getattr(Tensor, f"{name}_") for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn")}
 _CUT = {Tensor.detach, torch.detach, Tensor.data.__get__}  # type: ignore[attr-defined]  # a getter of torch's C side
 _SWITCHES = {torch._C._set_grad_enabled}  # noqa: SLF001  # what no_grad() calls; torch has no public name for it
+_unfollowed = torch._C.DisableTorchFunction  # type: ignore[attr-defined]  # noqa: SLF001  # the documented name is this
 _STEP = 0.05
 """Measured slopes: the pairs lie so far apart, in standard deviations of what the step is given."""
 
@@ -48,7 +49,7 @@ class _Through(TorchFunctionMode):
         answer = func(*args, **named)
         if func in _FLAT and isinstance(args[0], Tensor) and args[0].requires_grad:
             x = args[0]
-            with torch._C.DisableTorchFunction():  # type: ignore[attr-defined]  # the detach below is meant
+            with _unfollowed():  # the detach below is meant
                 return x + (answer.detach() - x.detach())
         return answer
 
@@ -100,10 +101,10 @@ def of(attack: Any, target: Target) -> Target | None:
 def stand_in(target: Target, around: tuple[str, ...] = (), directions: int = 0) -> Target:
     """The target with its graph mended, over a copy of its model: same outputs, other gradients.
 
-    around names modules, as ``model.named_modules()`` does, that are stepped over as a whole: by the identity where what
-    they give has the shape of what they take, by ``directions`` measured slopes where it has not or where directions is
-    above 0. Each measured slope costs two forwards of the module. Raises UnknownName for a module that does not exist,
-    ModelError where no gradient reaches the input even so.
+    around names modules, as ``model.named_modules()`` does, that are stepped over as a whole: by the identity where
+    what they give has the shape of what they take, by ``directions`` measured slopes (20 for 0) where it has not or
+    where directions is above 0. Each measured slope costs two forwards of the module. Raises UnknownName for a module
+    that does not exist, ModelError where no gradient reaches the input even so.
     """
     model = copy.deepcopy(target.model)
     known = dict(model.named_modules())
@@ -138,7 +139,7 @@ def _step_over(module: nn.Module, name: str, directions: int) -> None:
     inner = module.forward
 
     def plain(x: Tensor) -> Tensor:
-        with torch._C.DisableTorchFunction(), torch.no_grad():  # type: ignore[attr-defined]  # as the model itself does
+        with _unfollowed(), torch.no_grad():  # as the model itself does
             answer = inner(x.detach())
         if not isinstance(answer, Tensor):
             raise ModelError(f"{name} returns {type(answer).__name__}", "Name a module that returns one tensor.")
@@ -147,7 +148,7 @@ def _step_over(module: nn.Module, name: str, directions: int) -> None:
     def forward(x: Tensor) -> Tensor:
         answer = plain(x)
         if answer.shape == x.shape and not directions:
-            with torch._C.DisableTorchFunction():  # type: ignore[attr-defined]  # the detach below is meant
+            with _unfollowed():  # the detach below is meant
                 return x + (answer - x).detach()
         return _Measured.apply(x, plain, directions or 20)  # type: ignore[no-untyped-call,no-any-return]  # untyped
 

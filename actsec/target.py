@@ -61,9 +61,9 @@ def load(
     BadOption or UnknownName (exit 2), NoVerdict for weights that are not finite, Unsafe.
     """
     if recipes.is_folder(model) or recipes.is_folder(weights):
-        own = {"normalize": normalize, "threshold": threshold, "output": output, "random_weights": random_weights}
+        asked = {"normalize": normalize, "threshold": threshold, "output": output, "random_weights": random_weights}
         told = {"classes": classes, "input_shape": input_shape, "bounds": bounds}
-        return _hardened(model, weights, own, told, trust=trust, device=device, tell=tell)
+        return _hardened(model, weights, asked, told, trust=trust, device=device, tell=tell)
     say = tell or (lambda _: None)
     names, shape = _names(classes, threshold), tuple(int(side) for side in input_shape or ())
     bounds = bounds or (0.0, 1.0)

@@ -223,13 +223,15 @@ def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
         if dataset is None:
             continue
         with frozen(target.model):
-            decisions = Oracle(target.having(threshold=None), 0, repeats, loaded.plan.seed, f"clean {name}").decisions(
-                torch.from_numpy(dataset.x).to(target.device)
-            )
+            decisions, refused = Oracle(
+                target.having(threshold=None), 0, repeats, loaded.plan.seed, f"clean {name}"
+            ).decided(torch.from_numpy(dataset.x).to(target.device))
         logits = decisions.double().cpu()
         arrays[f"{name}_logits"] = logits[0].float().numpy() if repeats == 1 else _mean_log(logits).float().numpy()
-        labels = target.decide(decisions)
-        arrays[f"{name}_wrong"] = (labels.cpu() != torch.from_numpy(dataset.y)).double().mean(0).float().numpy()
+        mistaken = (target.decide(decisions).cpu() != torch.from_numpy(dataset.y)) | refused.cpu()
+        arrays[f"{name}_wrong"] = mistaken.double().mean(0).float().numpy()
+        if target.rejects is not None:
+            arrays[f"{name}_rejected"] = refused.double().mean(0).float().cpu().numpy()
         if not bool(torch.isfinite(logits).all()):
             numbers[f"{name}_non_finite"] = int((~torch.isfinite(logits).all(-1)).any(0).sum())
     numbers["parameters"] = sum(p.numel() for p in target.model.parameters())
@@ -266,8 +268,9 @@ def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
         ((kind, severity),) = corruptions.parsed(text)
         made = corruptions.corrupt(x, rows, kind, severity, bounds=test.bounds, seed=loaded.plan.seed)
         with frozen(target.model):
-            decided = Oracle(target, 0, repeats, loaded.plan.seed, text).decisions(made).argmax(-1).cpu()
-        wrong.append((decided != y).double().mean(0).float().numpy())
+            decisions, refused = Oracle(target, 0, repeats, loaded.plan.seed, text).decided(made)
+        mistaken = (decisions.argmax(-1).cpu() != y) | refused.cpu()
+        wrong.append(mistaken.double().mean(0).float().numpy())
     return Outcome(job.id, {"rows": last - first}, {"wrong": np.stack(wrong)})
 
 

@@ -1,19 +1,19 @@
 """Averaged differences: the gradient estimated from scores alone, and climbed.
 
-At every step the score is asked at x and at ``directions`` antithetic pairs around it, x + s u and x - s u with Gaussian
-u, each brought into ball and box, so that every one is a candidate too. The slope is the mean over the pairs of
-(f+ - f-) d / |d|^2 with d the way from one to the other as it was brought inside (evolution strategies, Salimans et al.
-2017; natural evolution strategies as an attack, Ilyas et al. 2018, section 2.2). s is ``smoothing`` times the budget: what
-is climbed is the model blurred over that distance, which is what gives functions of many jumps a slope at all. Tramer,
-Carlini, Brendel & Madry 2020 ("On Adaptive Attacks", section 5) broke k-winners-take-all so. Slopes are carried over
-from step to step by ``momentum``. L-inf steps by the sign, L2 along the slope; 2.5 * eps / steps each.
+At every step the score is asked at x and at ``directions`` antithetic pairs around it, x + s u and x - s u with
+Gaussian u, each brought into ball and box, so that every one is a candidate too. The slope is the mean over the pairs
+of (f+ - f-) d / |d|^2 with d the way from one to the other as it was brought inside (evolution strategies, Salimans et
+al. 2017; natural evolution strategies as an attack, Ilyas et al. 2018, section 2.2). s is ``smoothing`` times the
+budget: what is climbed is the model blurred over that distance, which is what gives functions of many jumps a slope at
+all. Tramer, Carlini, Brendel & Madry 2020 ("On Adaptive Attacks", section 5) broke k-winners-take-all so. Slopes are
+carried over from step to step by ``momentum``. L-inf steps by the sign, L2 along the slope; 2.5 * eps / steps each.
 
 Without an eps (threat ``l2``) it walks on a sphere around the input whose radius grows by a quarter until a row is
 fooled, then shrinks after each success and grows after each failure, as in DDN (Rony et al. 2019, algorithm 1).
 
-Cost: steps * (2 * directions + 1) forwards, no gradient. Known failures: the estimate's angle to the slope grows with the
-number of features (cosine about sqrt(directions / features)), so that large images need hundreds of directions; a score
-that is flat over the whole budget gives nothing to average.
+Cost: steps * (2 * directions + 1) forwards, no gradient. Known failures: the estimate's angle to the slope grows with
+the number of features (cosine about sqrt(directions / features)), so that large images need hundreds of directions; a
+score that is flat over the whole budget gives nothing to average.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHRINK = 0.1
 
 @dataclass(frozen=True, slots=True)
 class AveragedDifferencesState:
-    """The next question asked (n, 1 + 2 * directions, *shape), x first; the slope so far; the radius (n,) without an eps.
+    """The next question (n, 1 + 2 * directions, *shape), x first; the slope so far; the radius (n,) without an eps.
 
     found (n,) says whether an x has fooled the model.
     """
@@ -85,7 +85,8 @@ class AveragedDifferences:
             )
         step = torch.zeros_like(cases.id)
         radius = torch.where(endless, _FIRST_RADIUS * _widest(cases), cases.eps)
-        state = AveragedDifferencesState(cases.x[:, None], torch.zeros_like(cases.x), radius, step.bool(), step, step > 0)
+        slope, no = torch.zeros_like(cases.x), step.bool()
+        state = AveragedDifferencesState(cases.x[:, None], slope, radius, no, step, no)
         return replace(state, asked=self._around(cases.x, state, cases, draws))
 
     def ask(self, state: AveragedDifferencesState, cases: Cases) -> Ask:

@@ -3,9 +3,9 @@
 linf: independent uniform values (kind=uniform) or random corners +-eps (kind=sign). l2: uniform in the ball, or on its
 sphere. l0: eps random pixels (features) set to random values of the box, or to random ends of it. Each draw is a fresh
 candidate. Without an eps (threat ``l2``) it looks for the smallest size at which chance fools: each draw lies on a
-sphere that grows by a quarter until a row is fooled, then shrinks by a tenth with each success. No paper; Carlini et al. 2019, "On Evaluating Adversarial Robustness", asks for it as a sanity check: an
-attack that noise beats is broken, and a model that noise breaks needs no adversary. Cost: ``draws`` forwards, no
-gradient.
+sphere that grows by a quarter until a row is fooled, and shrinks by a tenth with each success. No paper; Carlini et al.
+2019, "On Evaluating Adversarial Robustness", asks for it as a sanity check: an attack that noise beats is broken, and a
+model that noise breaks needs no adversary. Cost: ``draws`` forwards, no gradient.
 
 Known failure: in high dimension noise meets almost none of the directions that matter, so that surviving it says
 nothing about robustness.
@@ -21,10 +21,8 @@ from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.geometry import bounded, boxed, place, project, random_start, spread, steepest
-from actsec.geometry import size as size_of
+from actsec.geometry import bounded, boxed, place, project, random_start, size, spread, steepest
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
-
 
 _FIRST = 0.05
 _GROWN = 1.25
@@ -72,9 +70,9 @@ class Noise:
         step, works = state.step + 1, reply.success[:, 0]
         fooled = state.fooled | works
         searched = torch.where(works, reply.size[:, 0] * _SHRUNK, state.size * torch.where(fooled, 1.0, _GROWN))
-        size = torch.where(torch.isinf(cases.eps), torch.minimum(searched, _widest(cases)), cases.eps)
-        x = self._draw(cases, draws, step, size)
-        return NoiseState(x, size, fooled, step, step >= self.draws)
+        radius = torch.where(torch.isinf(cases.eps), torch.minimum(searched, _widest(cases)), cases.eps)
+        x = self._draw(cases, draws, step, radius)
+        return NoiseState(x, radius, fooled, step, step >= self.draws)
 
     def _draw(self, cases: Cases, draws: Draws, step: Tensor, radius: Tensor) -> Tensor:
         shape = tuple(cases.x.shape[1:])
@@ -106,4 +104,4 @@ def _pixels(cases: Cases, draws: Draws, step: Tensor, *, corners: bool) -> Tenso
 
 def _widest(cases: Cases) -> Tensor:
     """The L2 size (n,) that nothing in the box exceeds."""
-    return size_of(torch.maximum((cases.high - cases.x).abs(), (cases.x - cases.low).abs()), "l2")
+    return size(torch.maximum((cases.high - cases.x).abs(), (cases.x - cases.low).abs()), "l2")

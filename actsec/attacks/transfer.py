@@ -3,10 +3,10 @@
 An adversary who cannot see the model trains or finds another for the same task and attacks that: adversarial examples
 carry over (Szegedy et al. 2013, section 4.2; Papernot et al. 2016, "Transferability in Machine Learning"). In an audit
 the surrogate is by default the first model, undefended, and serves every other one; ``source`` names another model of
-the plan (variant:NAME), or any as ``--model`` does. ``attack`` is run on it and keeps each row's candidate of the largest
-margin there: what only just fools the surrogate carries over a third as often (digits, eps 0.1: 6 of 64 against 19). Without it the base's
-own trials at the same threat are proposed, which cost nothing new. Cost: a forward of each example proposed; the passes
-on the surrogate are the adversary's own and not counted.
+the plan (variant:NAME), or any as ``--model`` does. ``attack`` is run on it and keeps each row's candidate of the
+largest margin there: what only just fools the surrogate carries over a third as often (digits, eps 0.1: 6 of 64 against
+19). Without it the source's own trials at the same threat are proposed, which cost nothing new. Cost: a forward of each
+example proposed; the passes on the surrogate are the adversary's own and not counted.
 
 A gradient attack that loses to it is misled: ACT-M07. Known failure: it says little where the surrogate is far from the
 model, in architecture or in training data; surviving it is no robustness.

@@ -80,13 +80,16 @@ def lower_bound(k: int, n: int) -> float:
     return share(k, n).low
 
 
-def unanswerable(diagnostic: Diagnostic, evidence: Evidence) -> Finding | None:
-    """The finding to give when the threat makes the rule meaningless or a role it needs is missing; None: go on."""
+def unanswerable(diagnostic: Diagnostic, evidence: Evidence, *, follows: bool = False) -> Finding | None:
+    """The finding to give when the threat makes the rule meaningless or a role it needs is missing; None: go on.
+
+    follows says that the rule is about gradients although it needs none of their roles.
+    """
     threat = evidence.threat
     if threat.eps is None or threat.goal != "misclassify":
         what = "the smallest change has no fixed budget" if threat.eps is None else f"the goal is {threat.goal}"
         return finding(diagnostic, "not_applicable", f"Compares accuracies at one eps; here {what}.")
-    if threat.norm == "l0" and set(diagnostic.roles) & {*GRADIENT, "unbounded"}:
+    if threat.norm == "l0" and (follows or set(diagnostic.roles) & {*GRADIENT, "unbounded"}):
         return finding(diagnostic, "not_applicable", "Attacks on few pixels are searched without gradients.")
     if diagnostic.roles and len(evidence.clean) < FEWEST:
         return finding(diagnostic, "not_done", f"Not done: {len(evidence.clean)} images say nothing.")

@@ -1,10 +1,10 @@
 """ACT-M24: a defended model faced the attacks that its defenses say it must face (Tramer et al. 2020).
 
-    not done         one of them was not made under this threat: the defense was not attacked as it should be
-    warn             they break more than delta of all rows that the standard gradient attacks leave; the worst case
-                     counts them, but numbers without them would flatter the defense
-    not applicable   no defense of the model names an attack of its own that works under this threat
-    ok               otherwise
+not done         one of them was not made under this threat: the defense was not attacked as it should be
+warn             they break more than delta of all rows that the standard gradient attacks leave; the worst case
+                 counts them, but numbers without them would flatter the defense
+not applicable   no defense of the model names an attack of its own that works under this threat
+ok               otherwise
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ class Company:
     essential: ClassVar[bool] = True
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
+        if evidence.stochastic and "company_difference" in evidence.probe:
+            yield finding(self, "not_applicable", "Not applicable: the output differs from call to call.")
+            return
         if (missing := unprobed(self, evidence, "company_difference")) is not None:
             yield missing
             return
-        value = evidence.probe["company_difference"]
-        if evidence.stochastic or value is None:
-            yield finding(self, "not_applicable", "Not applicable: the output differs from call to call.")
-            return
-        numbers = {"value": float(value), "limit": self.limit, "n": int(evidence.probe["company_rows"])}
+        value = float(evidence.probe["company_difference"])
+        numbers = {"value": value, "limit": self.limit, "n": int(evidence.probe["company_rows"])}
         if value <= self.limit:
             yield finding(self, "ok", "An input gets the same output alone and among others.", numbers)
             return

@@ -1,4 +1,4 @@
-"""ACT-M21: the losses that were climbed exist for this number of classes (AutoAttack, ``check_range_output`` and flags).
+"""ACT-M21: the losses that were climbed exist for this number of classes (AutoAttack, flags).
 
 The difference of logits ratio needs 3 classes, and 4 when it aims at one; below that it is the margin here.
 

@@ -35,7 +35,7 @@ class NotMonotone:
     dig: ClassVar[str] = "apgd(steps=100, restarts=5)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
-        if (missing := unanswerable(self, evidence)) is not None:
+        if (missing := unanswerable(self, evidence, follows=True)) is not None:
             yield missing
             return
         sizes = sorted(evidence.at)

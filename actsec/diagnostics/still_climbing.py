@@ -38,7 +38,7 @@ class StillClimbing:
     dig: ClassVar[str] = "apgd(steps=200, restarts=5)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
-        if (missing := unanswerable(self, evidence)) is not None:
+        if (missing := unanswerable(self, evidence, follows=True)) is not None:
             yield missing
             return
         followed = [evidence.courses[role] for role in ("doubled", "iterative") if role in evidence.courses]

@@ -32,7 +32,7 @@ class TwinStands:
     dig: ClassVar[str] = "cascade(steps=50, targets=9, restarts=50, queries=1000)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
-        if (missing := unanswerable(self, evidence)) is not None:
+        if (missing := unanswerable(self, evidence, follows=True)) is not None:
             yield missing
             return
         if evidence.twin is None:

@@ -90,6 +90,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         headline=(
             *headline(plan, made, gates, complete=complete, table=scene.test.table is not None),
             *((said(asked),) if asked else ()),
+            *_refused(made),
         ),
         heading=heading(made),
         model=_model(plan, facts, gathered[0], scene),
@@ -142,6 +143,15 @@ def _variant(g: Gathered, base: Gathered, plan: Plan, y: Array, classes: tuple[s
     )
 
 
+def _refused(made: Sequence[Variant]) -> tuple[str, ...]:
+    """What the audited model's detector refuses, in words."""
+    found = next(v for v in made if v.audited).clean.rejected
+    if found is None:
+        return ()
+    told = f"Its detector refuses {found.value:.1%} of untouched inputs ({found.k} of {found.n}), which count as not"
+    return (f"{told} correct; an attack succeeds when it is wrong and accepted.",)
+
+
 Measured = TypeVar("Measured", Clean, ThreatResult)
 
 
@@ -171,6 +181,8 @@ def _clean(g: Gathered, y: Array, classes: tuple[str, ...]) -> Clean:
     if g.clean is None:
         return Clean(Share(0, 0, 0.0, 0.0, 0.0), 0.0, (), "not measured")
     found = statistics.clean(g.clean_wrong < 0.5, y, classes)
+    if "test_rejected" in g.clean.arrays:
+        found = dataclasses.replace(found, rejected=mean_share(g.clean.arrays["test_rejected"].astype(np.float64)))
     # A model that draws is as accurate as its draws are on average, not as their majority.
     return dataclasses.replace(found, accuracy=mean_share(1 - g.clean_wrong)) if g.stochastic else found
 

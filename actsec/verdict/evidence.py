@@ -1,4 +1,4 @@
-"""What the diagnostics read about one variant under one threat, from its outcomes; and how to go on from a red check."""
+"""What the diagnostics read about a variant under a threat, from its outcomes; and how to go on from a red check."""
 
 from __future__ import annotations
 
