@@ -199,9 +199,17 @@ def test_wrapping_alone_changes_no_logit_and_gradients_are_divided():
     assert other.abs().max() > 0
 
 
-def test_a_split_without_a_mistake_stops_at_the_bound_and_says_so():
+def test_a_split_without_a_mistake_leaves_the_temperature_at_one_and_says_so():
     z, _ = sampled(n=200)
     _, found = fitted(z.float(), z.argmax(1))
+    assert found.numbers["temperature"] == 1.0
+    assert not found.numbers["determined"]
+    assert "does not determine" in found.notes[0]
+
+
+def test_logits_that_are_far_too_small_stop_at_the_bound_and_say_so():
+    z, y = sampled(n=200)
+    _, found = fitted(z.float() / 1e5, y)
     assert found.numbers["at_bound"]
     assert found.numbers["temperature"] == pytest.approx(LOWEST)
     assert "does not determine" in found.notes[0]

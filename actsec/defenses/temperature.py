@@ -9,8 +9,8 @@ plain division would move the decision. Two logits within a few float32 rounding
 Cost: one forward of the calibration split; 20 when the target is stochastic, whose mean probability over draws is
 fitted (the likelihood may then have more than one minimum).
 
-Known failures: a calibration split without a mistake pushes T to its lower bound (reported); confidence under attack is
-not calibrated by a T fitted on clean examples; where the model is calibrated already, T fits noise.
+Known failures: a calibration split without a mistake does not determine T, which stays 1 then (reported); confidence
+under attack is not calibrated by a T fitted on clean examples; where the model is calibrated already, T fits noise.
 """
 
 from __future__ import annotations
@@ -97,12 +97,16 @@ class Temperature:
         if not bool(torch.isfinite(logits).all()):
             raise ModelError("the logits of the calibration split are not finite", "Check the model's weights.")
         found = best_temperature(logits, y, model.pivot)
+        # Without a mistake the likelihood rises all the way down, to a softmax that is 0 or 1 in float32: a mask.
+        faultless = found == LOWEST and bool((logits.argmax(-1) == y).all())
+        found = 1.0 if faultless else found
         model.temperature.fill_(found)
         kept = float(model.temperature)
         at_bound = found in (LOWEST, HIGHEST)
         numbers = {
             "temperature": kept,
             "at_bound": at_bound,
+            "determined": not (at_bound or faultless),
             "nll_before": nll(logits, y, 1.0, model.pivot),
             "nll_after": nll(logits, y, kept, model.pivot),
             "examples": len(y),
@@ -110,6 +114,8 @@ class Temperature:
             "backwards": 0,
         }
         notes = []
+        if faultless:
+            notes.append("T stays 1: a calibration split without a mistake does not determine it.")
         if at_bound:
             notes.append(f"T stopped at its bound {found:g}: the calibration split does not determine it.")
         if model.pivot:
