@@ -12,6 +12,7 @@ Cost: 2 forwards and 2 backwards a row watched, 1 forward a test image. The mode
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import statistics as middle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from actsec import health
 from actsec.activations import find
+from actsec.describing import fingerprint
 from actsec.exporting import Logits
 from actsec.hardening import measure, threads
 from actsec.oracle import frozen
@@ -32,6 +34,7 @@ from actsec.plan import Plan
 from actsec.result import SiteHealth
 from actsec.scene import Scene
 from actsec.types import Target
+from actsec.verdict import statistics
 from actsec.verdict.activity import Checkup, Layer, check_gates, decide, exit_code, findings, metrics
 
 ROWS, BATCH, MOST = 1000, 32, 10
@@ -59,6 +62,9 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
         measured = measure(target, test, plan)
         with frozen(target.model):
             found = find(target.model, x[:2] if target.normalization is None else target.normalization(x[:2]))
+    right = (measured.labels.cpu() == torch.from_numpy(test.y)).numpy()
+    # A model that draws is as accurate as its draws are on average.
+    clean = dataclasses.replace(statistics.clean(right, test.y, test.classes), accuracy=measured.accuracy)
     kinds = [site.kind for site in sites]
     left_out = [site.role if site.role != "activation" else "constant" for site in found if site not in found.active]
     unresolved = tuple(f"{item.name}: {item.reason}" for item in found.unresolved)
@@ -70,7 +76,9 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
         data=test.name,
         n=rows,
         activations={kind: kinds.count(kind) for kind in sorted(set(kinds))},
-        accuracy=measured.accuracy,
+        parameters=sum(p.numel() for p in target.model.parameters()),
+        fingerprint=fingerprint(target),
+        clean=clean,
         calibration=measured.calibration,
         sites=sites,
         unresolved=unresolved,

@@ -24,8 +24,11 @@ from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
 from actsec.plan import Plan, Trial
 
 _MANY = {"activations", "attacks", "corruptions", "defenses", "gates", "features"}
-_AUDIT_ONLY = ("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion")
-_AUDIT_ONLY += ("mask", "memory", "shard", "gates", "positive")
+_AUDIT_ONLY: tuple[str, ...] = (
+    *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
+    *("mask", "memory", "shard", "gates", "positive"),
+)
+"""Fields of the plan that mean nothing where nothing is attacked."""
 
 
 def _plan_options(without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -254,8 +257,9 @@ def defend_command(chain: str, save: str | None, export: str | None, quiet: bool
 @cli.command(name="diagnose")
 @_plan_options(without=tuple(name for name in _AUDIT_ONLY if name not in ("samples", "gates")))
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
+@click.option("--out", help="A new folder for report.json and report.html; `actsec report` renders it again.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def diagnose_command(as_json: bool, quiet: bool, **options: Any) -> int:
+def diagnose_command(as_json: bool, out: str | None, quiet: bool, **options: Any) -> int:
     """Look at a model's activations and confidence without attacking it: dead, saturated, vanishing, overconfident.
 
     Gates speak of the worst site: permanently_dead<=0.1, dead, saturated, gradient_ratio>=1e-3, ece,
@@ -264,22 +268,42 @@ def diagnose_command(as_json: bool, quiet: bool, **options: Any) -> int:
     _import_core()
     import json
 
-    from actsec import checkup, runner, scene
+    from actsec import checkup, hardened, runner, scene
     from actsec.screen import Screen
     from actsec.verdict import activity
 
     plan, screen = _plan(None, options, None, None), Screen(quiet=quiet)
     activity.check_gates(plan.gates)
+    if out is not None:
+        hardened.check_place(out)
     with screen.busy("looking"):
         loaded = runner.resolved(scene.load(checkup.whole(plan)))
         target = _target(loaded)
         found = checkup.examine(target, loaded, plan.gates)
+    if out is not None:
+        _store_checkup(found, loaded, target, Path(out))
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1, sort_keys=True, allow_nan=False))
     else:
         for line in activity.lines(found):
             click.echo(line)
+        if out is not None:
+            click.echo(f"Report: {Path(out) / 'report.html'}")
     return found.exit_code
+
+
+def _store_checkup(found: Any, loaded: Any, target: Any, folder: Path) -> None:
+    """report.json and report.html of a checkup."""
+    import shlex
+
+    from actsec import scene
+    from actsec.reports.load import Report, write
+    from actsec.verdict.checked import checked
+
+    result = checked(found, loaded, scene.facts(loaded, target), shlex.join(["actsec", *sys.argv[1:]]))
+    folder.mkdir(parents=True, exist_ok=True)
+    for form in ("json", "html"):
+        write(Report(result), folder / f"report.{form}", form)
 
 
 @cli.command()

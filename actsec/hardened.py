@@ -221,7 +221,8 @@ def _measured(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"- parameters: {found['parameters_before']:,} before, {found['parameters_after']:,} after"
     if "n" in found:
         accuracy = f"{found['clean_accuracy_before']:.1%} before, {found['clean_accuracy_after']:.1%} after"
-        yield f"- clean accuracy: {accuracy} ({found['n']} of {found['test']}; {found['labels_changed']} labels changed)"
+        changed = f"{found['labels_changed']} labels changed"
+        yield f"- clean accuracy: {accuracy} ({found['n']} of {found['test']}; {changed})"
         yield f"- ECE: {found['ece_before']:.3f} before, {found['ece_after']:.3f} after"
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import actsec
 from actsec import checkup
-from actsec.result import Calibration, Share, SiteHealth
+from actsec.result import Calibration, Clean, Share, SiteHealth
 from actsec.verdict import activity
 from runs import inside
 
@@ -72,7 +72,7 @@ def test_dead_units_are_counted_and_named(folder):
     assert found["findings"][0]["claim"].startswith("50% of the units of act are dead on all 300 images")
     assert found["exit_code"] == 0
     assert found["n"] == 300
-    assert found["accuracy"]["n"] == 300
+    assert found["clean"]["accuracy"]["n"] == 300
 
 
 def test_json_is_everything_and_nothing_but_json(folder):
@@ -125,6 +125,22 @@ def test_mistakes(arguments, code, words, folder):
     assert said.code == code, said.err
     assert all(word in said.err for word in words), said.err
     assert not said.out
+
+
+def test_the_report_is_rendered_again_from_its_folder(folder, tmp_path):
+    run = tmp_path / "run"
+    said = diagnose(folder, "make", "--out", run, "--gate", "dead<=0.1")
+    assert said.code == 1, said.err
+    assert f"Report: {run / 'report.html'}" in said.out
+    html = (run / "report.html").read_text()
+    for words in ("Activations", "permanently dead", "No attack was made", "ACT-A01", "dead&lt;=0.1"):
+        assert words in html
+    assert inside("report", run, "--out", tmp_path / "again.html").code == 0
+    assert (tmp_path / "again.html").read_text() == html
+    assert "dead on all 300 images" in " ".join(inside("report", run, "--format", "terminal").out.split())
+    again = diagnose(folder, "make", "--out", run)
+    assert again.code == 2
+    assert "exists already" in again.err
 
 
 def test_a_model_without_activations_has_no_verdict(folder):
@@ -201,6 +217,10 @@ def share(k, n=100):
     return Share(k, n, k / n, 0.0, 1.0)
 
 
+def clean():
+    return Clean(share(50), 0.5, (), "a")
+
+
 def calibrated(**changes):
     told = {"condition": "clean", "n": 100, "bins": 15, "ece": 0.02, "null_mean": 0.02, "null_p95": 0.04, "mce": 0.1}
     more = {"brier": 0.1, "nll": 0.1, "mean_confidence": 0.9, "confidence_when_wrong": 0.6}
@@ -242,7 +262,7 @@ def test_lines_hold_every_site_and_finding():
     sites = (site(name="first"), site(name="second", finite=False, gradient_norm=None))
     found = activity.findings(sites, frozenset(), ("x: y",), math.inf, share(50), calibrated(ece=0.4), 10)
     whole = activity.Checkup(
-        "m", "d", 10, {"relu": 2}, share(50), calibrated(), sites, ("x: y",), {"gate": 1}, (), None, found, (), 3
+        "m", "d", 10, {"relu": 2}, 9, "f", clean(), calibrated(), sites, ("x: y",), {"gate": 1}, (), None, found, (), 3
     )
     text = "\n".join(activity.lines(whole))
     for words in ("first", "second", "NOT FINITE", "not measured", "1 gate left out", "unresolved x: y"):

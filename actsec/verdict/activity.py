@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actsec.errors import PlanError, unknown
-from actsec.result import Calibration, GateResult, Problem, Share, SiteHealth
+from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
 
 VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5
@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """What was found. n images were watched; accuracy and calibration are on accuracy.n test images.
+    """What was found. n images were watched; clean and calibration are on all test images.
 
     left_out counts calls that are no hidden activation: gates, the output, constants. gradient_ratio is G, None where
     the last layer has no gradient. exit_code: 0, 1 where a gate failed, 3 where nothing can be said.
@@ -41,7 +41,9 @@ class Checkup:
     data: str
     n: int
     activations: dict[str, int]
-    accuracy: Share
+    parameters: int
+    fingerprint: str
+    clean: Clean
     calibration: Calibration
     sites: tuple[SiteHealth, ...]
     unresolved: tuple[str, ...]
@@ -167,7 +169,7 @@ def lines(found: Checkup) -> Iterator[str]:
     yield f"{found.model} on {found.data}: {found.n} images watched, no attack made"
     yield f"activations: {kinds}{left}; {len(found.unresolved)} unresolved"
     yield from (f"  unresolved {item}" for item in found.unresolved)
-    share, fit = found.accuracy, found.calibration
+    share, fit = found.clean.accuracy, found.calibration
     sure = "" if fit.confidence_when_wrong is None else f", {fit.confidence_when_wrong:.3f} when wrong"
     interval = f"95 % interval {share.low:.1%} to {share.high:.1%}"
     yield f"clean accuracy {share.value:.1%} ({share.k} of {share.n}, {interval})"
