@@ -219,6 +219,7 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
     errors += [o.error for o in beside if o is not None and o.error]
     certified = tuple(found[job.id] for job in certificate_jobs(plan, facts, variant))
     errors += [o.error for o in certified if o is not None and o.error]
+    seen = (*map(_whole, beside), None, None)
     whole = (_whole(clean), _whole(probe), _whole(models[-1]))
     return Gathered(
         variant,
@@ -227,7 +228,8 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
         tuple(dict.fromkeys(errors)),
         facts.confined,
         tuple(map(_whole, corrupted)),
-        *map(_whole, beside),
+        nonsense=seen[0],
+        fooled=seen[1],
         certified=tuple(map(_whole, certified)),
     )
 
