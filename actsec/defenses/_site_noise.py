@@ -86,8 +86,8 @@ def jittered(model: nn.Module, example: Tensor, sites: str | Sequence[str], alph
 
 def alphas(model: nn.Module) -> dict[str, float]:
     """The scale of the noise at each site of a jittered model."""
-    stands = model.stands if isinstance(model, Jittered) else {}
-    return {key.replace("/", "."): float(noise.alpha.detach()) for key, noise in stands.items()}
+    noises = {key: noise for key, noise in model.named_modules() if isinstance(noise, Jitter)}
+    return {key.removeprefix("stands.").replace("/", "."): float(noise.alpha.detach()) for key, noise in noises.items()}
 
 
 class _Adder(Follower):

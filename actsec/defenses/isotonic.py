@@ -165,7 +165,7 @@ def rising(s: Array, hit: Array) -> tuple[Array, Array]:
     chance = np.bincount(step, count * _logistic(unique)) / size
     against = np.bincount(step, count * _logistic(-unique)) / size
     knots = np.log(np.maximum(chance, 1e-300)) - np.log(np.maximum(against, 1e-300))
-    value = _inside(value, size)
+    value = _inside(value, size.astype(np.float64))
     values = np.log(value) - np.log1p(-value)
     kept = _apart(knots, values)
     knots, values = knots[kept], values[kept]

@@ -32,13 +32,13 @@ import torch
 from torch import Tensor, nn
 
 from actsec.activations.following import Stands
-from actsec.defenses._learning import Memory, learn, require, seed_of, split_of
+from actsec.defenses._learning import learn, require, seed_of, split_of
 from actsec.defenses._site_noise import alphas, jittered
 from actsec.defenses.swap import example_of
 from actsec.draws import Draws
 from actsec.errors import BadOption
 from actsec.spec import Spec
-from actsec.training import Recipe
+from actsec.training import Memory, Recipe
 from actsec.types import Fitted, Material, Target, Threat
 
 FIRST_ALPHA = 0.25
@@ -90,17 +90,13 @@ class NoisyInference:
     def __post_init__(self) -> None:
         learned = self.at == "learned"
         if self.std is None and not learned:
-            raise BadOption(
-                f"noisy_inference(at={self.at}) needs 'std'", "Write noisy_inference(std=0.1)."
-            )
+            raise BadOption(f"noisy_inference(at={self.at}) needs 'std'", "Write noisy_inference(std=0.1).")
         require(0 < self._scale < float("inf"), "noisy_inference(std=...)", self.std, "a positive number such as 0.1")
         require(self.finetune >= 0, "noisy_inference(finetune=...)", self.finetune, "0 or a number of epochs")
         if learned:
             require(self.finetune > 0, "noisy_inference(at=learned, finetune=...)", self.finetune, "at least one epoch")
             if self.eps is None:
-                raise BadOption(
-                    "noisy_inference(at=learned) needs 'eps'", "Give the radius trained against."
-                )
+                raise BadOption("noisy_inference(at=learned) needs 'eps'", "Give the radius trained against.")
             Threat("linf", self.eps)
         if self.at == "input" and self.sites != "*":
             raise BadOption("noisy_inference(at=input) has no sites", "Give at=activations, or leave sites out.")
