@@ -51,6 +51,7 @@ def explained(name: str) -> str:
         facts = dataclasses.asdict(entry.properties)
         lines = [
             f"{name}: {entry.formula}",
+            f"derivative: {entry.slope}",
             "",
             *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
         ]

@@ -417,6 +417,23 @@ def test_derivative_works_without_gradients_and_leaves_no_trace():
     assert z.grad is None
 
 
+@pytest.mark.parametrize("name", names())
+def test_every_activation_has_its_page(name):
+    """`actsec explain NAME` shows the formula, the derivative's and every computed property."""
+    from dataclasses import fields
+
+    from click.testing import CliRunner
+
+    from actsec.activations import Properties
+    from actsec.cli import cli
+
+    page = CliRunner().invoke(cli, ["explain", name], standalone_mode=False).output
+    made = activation(name)
+    assert page.startswith(f"{name}: {made.formula}\nderivative: {made.slope}\n")
+    for field in fields(Properties):
+        assert f"  {field.name.replace('_', ' ')}: {getattr(made.properties, field.name)}\n" in page
+
+
 def test_every_option_is_explained():
     from actsec import spec
 
