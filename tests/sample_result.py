@@ -77,6 +77,8 @@ def calibration(condition: str, n: int, accuracy: float, confidence: float, bins
         0.911 if wrong else None,
         share(wrong // 2, n),
         tuple(rows),
+        max(gap - 0.012, 0.0),
+        gap + 0.012,
     )
 
 
@@ -388,9 +390,31 @@ def normal(classes: tuple[str, ...] = CLASSES) -> r.Result:
                 "recommended",
                 "Worst case rises from 4.1 % to 52.1 % at linf:0.1; untouched falls 2.9 points.",
                 "8 epochs, 41 s",
+                (
+                    comparison(at, "robust_accuracy@linf:0.1", 0.041, 0.521, "better"),
+                    comparison(at, "robust_accuracy@l0:1", 0.7, 0.81, "better"),
+                    comparison(at, "clean_accuracy", 0.931, 0.902, "worse"),
+                    comparison(at, "smallest_change@l2", 0.412, 0.833, "better"),
+                    comparison(at, "ece", 0.031, 0.029, "no detectable difference"),
+                    comparison(at, "confidence_when_wrong@linf:0.1", 0.911, 0.702, "better"),
+                    comparison(at, "dead_units", 0.06, 0.09, "worse"),
+                ),
+                0.0009,
+                118_960,
+                0,
             ),
             r.Advice(
-                "relu | temperature", "calibration only", "ECE falls from 0.031 to 0.006; no label changes.", "1 s"
+                "relu | temperature",
+                "calibration only",
+                "ECE falls from 0.031 to 0.006; no label changes.",
+                "1 s",
+                (
+                    comparison("relu | temperature", "robust_accuracy@linf:0.1", 0.041, 0.6, "not comparable"),
+                    comparison("relu | temperature", "ece", 0.031, 0.006, "better"),
+                ),
+                1.0,
+                197,
+                1,
             ),
             r.Advice("relu | swap(to=leaky_relu)", "no detectable effect", "Worst case 4.1 % to 4.0 %.", "1 s"),
         ),
@@ -535,6 +559,7 @@ ENVIRONMENT: dict[str, Any] = {
     "python": "3.11.7",
     "versions": {"torch": "2.14.1", "numpy": "2.3.0"},
     "platform": "linux",
+    "fixes": {"relu | adversarial_training": {"seconds": 41.2, "latency_ratio": 1.01}},
 }
 
 

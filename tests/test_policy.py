@@ -138,16 +138,58 @@ def test_a_gate_on_what_was_not_measured_gives_no_verdict():
     assert [g.outcome for g in decide(nothing, *gates)] == ["no verdict"] * 6
 
 
-def test_ece_passes_below_and_fails_beyond_what_its_null_explains():
-    made = audited()
-    ece = next(c for c in made.calibration if c.condition == "clean")
-    found = decide(
-        made,
-        f"ece<={ece.ece + 0.01}",
-        f"ece<={max(ece.ece - ece.null_p95, 0) / 2 - 1e-9 if ece.ece > ece.null_p95 else 0}",
+def with_ece(made, ece, low, high):
+    clean = next(c for c in made.calibration if c.condition == "clean")
+    return dataclasses.replace(
+        made, calibration=(dataclasses.replace(clean, ece=ece, ece_low=low, ece_high=high), *made.calibration[1:])
     )
-    assert found[0].outcome == "passed"
-    assert found[1].outcome == ("failed" if ece.ece > ece.null_p95 else "no verdict")
+
+
+@pytest.mark.parametrize(
+    ("gate", "outcome", "exit_code"),
+    [
+        ("ece<=0.05", "passed", 0),
+        ("ece<=0.04", "passed", 0),
+        ("ece<=0.03", "no verdict", 3),
+        ("ece<=0.02", "no verdict", 3),
+        ("ece<=0.019", "failed", 1),
+        ("ece>=0.02", "passed", 0),
+        ("ece>=0.05", "failed", 1),
+    ],
+)
+def test_ece_is_decided_by_its_interval_and_decides_the_exit_code(gate, outcome, exit_code):
+    made = with_ece(audited(), 0.03, 0.02, 0.04)
+    (found,) = decide(made, gate)
+    assert (found.outcome, code(made, gate)) == (outcome, exit_code)
+    assert (found.value, found.low, found.high) == (0.03, 0.02, 0.04)
+
+
+def test_a_gate_may_name_a_variant_by_its_defenses():
+    ids = ("relu | fast_training(eps=0.1)", "relu | swap(to=gelu) | temperature", "relu | swap(to=silu)")
+    first = audited()
+    fixes = [
+        dataclasses.replace(with_ece(audited(), e, e - 0.01, e + 0.01), id=i, audited=False)
+        for i, e in zip(ids, (0.02, 0.2, 0.03), strict=True)
+    ]
+    for name, outcome in (
+        ("relu | fast_training(eps=0.1)", "passed"),
+        ("fast_training(eps=0.1)", "passed"),
+        ("fast_training", "passed"),
+        ("swap | temperature", "failed"),
+        ("swap", "passed"),
+    ):
+        gate = f"ece[{name}]<=0.05"
+        policy.check_gates(Plan(gates=(gate,)), (), ("relu", *ids))
+        (found,) = gate_results(Plan(gates=(gate,)), (first, *fixes))
+        assert found.outcome == outcome
+        known = exit_code((found,), (), (first, *fixes), complete=True)
+        assert known == (1 if outcome == "failed" else 0)
+    with pytest.raises(PlanError, match=r"may be relu \| swap\(to=gelu\) or relu \| swap\(to=silu\)"):
+        policy.check_gates(
+            Plan(gates=("ece[swap]<=0.05",)), (), ("relu", "relu | swap(to=gelu)", "relu | swap(to=silu)")
+        )
+    with pytest.raises(UnknownName):
+        policy.check_gates(Plan(gates=("ece[tempreature]<=0.05",)), (), ("relu", *ids))
 
 
 def test_gates_speak_of_the_audited_model_unless_they_name_another():

@@ -452,3 +452,41 @@ def test_ticks_are_round_inside_and_enough(low, high):
     assert all(low - 1e-9 <= t <= high + 1e-9 for t in ticks)
     gaps = np.diff(ticks)
     np.testing.assert_allclose(gaps, gaps[0], rtol=1e-6)
+
+
+def row(name, form="html"):
+    """The cells of one fix, as text."""
+    found = re.findall(
+        r"<tr.*?</tr>" if form == "html" else r"^\|.*\|$", page("normal", form), re.DOTALL | re.MULTILINE
+    )
+    return next(re.sub(r"<[^>]+>|\s+", " ", line) for line in found if name in line and "118" in line)
+
+
+def test_a_fix_is_a_row_of_what_it_changes_and_costs():
+    for form, name in (("html", "adversarial_training"), ("md", r"adversarial\_training")):
+        cells = row(name, form)
+        for said in (
+            "+48.0 points",
+            "+11.0 points",
+            "2.9 points",
+            "+0.421",
+            "20.9 points",
+            "+3.0 points",
+            "1.01x",
+            "960",
+        ):
+            assert said in cells, (form, said)
+        assert "not measured" in cells  # nonsense
+    assert "3 fixes compared" in page("normal")
+    assert "corrected for 3 (Holm)" in page("normal")
+
+
+def test_the_terminal_has_the_same_row_and_strikes_what_is_void():
+    said = page("normal", "terminal")
+    table = said[said.index("What helps") :]
+    (line,) = [text for text in table.splitlines() if text.startswith("adversarial_training") and "1.01x" in text]
+    assert "+48.0" in line
+    assert "119k" in table
+    assert "~+55.9~" in table
+    assert "[+46, +50]" in table
+    assert "smallest" in table
