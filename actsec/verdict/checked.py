@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import actsec
+from actsec.data import Splits
 from actsec.plan import Facts
 from actsec.result import SCHEMA, Result, Variant
 from actsec.scene import Scene
@@ -53,7 +54,7 @@ def checked(found: Checkup, scene: Scene, facts: Facts, command: str) -> Result:
         headline=(*(claims or (healthy,)), *ratio, "No attack was made."),
         heading="",
         model={"name": found.model, "weights": plan.weights, "fingerprint": found.fingerprint},
-        data=_data(scene, facts),
+        data=_data(dataclasses.replace(scene, splits=Splits(scene.test)), facts),
         variants=(variant,),
         comparisons=(),
         advice=(),
