@@ -1,4 +1,4 @@
-"""A detector that abstains: an adversary must be wrong and accepted, and an untouched input it refuses is not correct."""
+"""A detector that abstains: an adversary must be wrong and accepted; an untouched input it refuses is not correct."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_success_is_wrong_and_accepted_and_a_refused_input_is_not_correct():
 
 
 def test_what_is_rejected_counts_in_no_norm():
-    target, x, y, verdicts = found(PGD(10), lambda x: torch.ones(len(x), dtype=torch.bool))
+    verdicts = found(PGD(10), lambda x: torch.ones(len(x), dtype=torch.bool))[3]
     assert (verdicts.status == ALREADY_WRONG).all()
     assert (verdicts.smallest == 0).all()
     accepts_untouched = {row.numpy().tobytes() for row in digits()[1]}
@@ -57,7 +57,7 @@ def test_what_is_rejected_counts_in_no_norm():
     def strangers(x):
         return torch.tensor([row.numpy().tobytes() not in accepts_untouched for row in x.detach()])
 
-    target, x, y, verdicts = found(PGD(10), strangers)
+    verdicts = found(PGD(10), strangers)[3]
     stood = verdicts.status != ALREADY_WRONG
     assert stood.sum() > 30
     assert not (verdicts.status == FOUND).any()

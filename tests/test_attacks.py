@@ -32,6 +32,8 @@ QUICK = {
     "fab": "fab(steps=4, targets=3)",
     "autoattack": "autoattack(steps=5, targets=2, queries=8)",
     "cascade": "cascade(steps=4, targets=2, restarts=2, queries=8)",
+    "averaged_differences": "averaged_differences(steps=4, directions=3)",
+    "bpda": "bpda(steps=4)",
 }
 LEAVES_THE_BALL = {"autoattack"}
 """FAB, which is part of it, comes to the boundary from outside the ball."""

@@ -162,14 +162,16 @@ def comes_nearer(diagnostic: Diagnostic, evidence: Evidence, role: str, by: floa
     if evidence.threat.eps is not None or evidence.threat.goal != "misclassify":
         return finding(diagnostic, "not_applicable", "Compares the smallest changes; this threat has a fixed budget.")
     sizes, words = evidence.sizes, _WORDS[role]
-    if "minimal" not in sizes or role not in sizes or len(sizes["minimal"]) < FEWEST:
+    if "minimal" not in sizes or role not in sizes or min(len(sizes["minimal"]), len(sizes[role])) < FEWEST:
         what = words if role not in sizes else "a gradient search for the smallest change"
         advice = "Add an attack with this role to the plan."
         return finding(diagnostic, "not_done", f"Not done: {what} was not run.", advice=advice)
-    followed = sizes["minimal"]
-    found = gap(np.ones(len(followed), bool), ~(sizes[role] < by * followed), least)
+    # The search by score costs more and sees fewer rows: the first of them.
+    rows = min(len(sizes["minimal"]), len(sizes[role]))
+    followed, searched = sizes["minimal"][:rows], sizes[role][:rows]
+    found = gap(np.ones(rows, bool), ~(searched < by * followed), least)
     share = {"value": found.drop, "limit": found.delta, "n": found.n}
-    both = [float(np.median(sizes[name])) for name in ("minimal", role)]
+    both = [float(np.median(values)) for values in (followed, searched)]
     medians = {"median_gradient": both[0], f"median_{role}": both[1]}
     shown = {**share, **{name: value for name, value in medians.items() if math.isfinite(value)}}
     claim = f"{words[:1].upper()}{words[1:]} comes nearer than every gradient search on {percent(found.drop)} of rows."
