@@ -238,7 +238,9 @@ def _twins(models: Sequence[VariantPlan]) -> list[str]:
 
 
 def _trains(spec: Spec) -> bool:
-    return bool(registry.build("defenses", spec).needs == "train")
+    """Whether a defense goes over the training data: to recalibrate is not to learn."""
+    defense = registry.build("defenses", spec)
+    return any(getattr(defense, option, 0) for option in ("epochs", "finetune"))
 
 
 def _randomises(model: VariantPlan) -> bool:
@@ -428,7 +430,7 @@ def adaptive(trials: tuple[Trial, ...], plan: Plan) -> tuple[Trial, ...]:
 
 
 def faced(variant: VariantPlan, threat: Threat, budget: str) -> tuple[str, ...]:
-    """The attacks that a variant's defenses name and that work under a threat, of the budget's length if none is given."""
+    """The attacks that a variant's defenses name and that work under a threat, as long as the budget's if not said."""
     named = (text for spec in variant.chain for text in registry.build("defenses", spec).adaptive)
     found = (_within(parse(text), BUDGETS[budget]) for text in named)
     return tuple(dict.fromkeys(str(spec) for spec in found if _works(spec, threat)))
