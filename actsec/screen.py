@@ -89,7 +89,7 @@ class Screen:
                 bar.update(
                     task,
                     completed=standing.done,
-                    total=standing.total,
+                    total=standing.total or None,
                     description=escape(standing.label[:60]),
                     left=_left(standing.left),
                 )
@@ -98,15 +98,17 @@ class Screen:
             yield tell
 
     def _lines(self, unit: str) -> Tell:
-        last = time.monotonic()
+        last, ended = time.monotonic(), ""
 
         def tell(standing: Standing) -> None:
-            nonlocal last
+            nonlocal last, ended
             self._said(standing)
-            if time.monotonic() - last >= PLAIN_EVERY or standing.done == standing.total:
-                last = time.monotonic()
-                text = f"{standing.done}/{standing.total} {unit} {_left(standing.left)} {escape(standing.label)}"
-                self.console.print(text, soft_wrap=True)
+            # The end of each part is said once, whatever time has passed.
+            over = standing.label if standing.done == standing.total else ""
+            if time.monotonic() - last >= PLAIN_EVERY or (over and over != ended):
+                last, ended = time.monotonic(), over
+                count = f"{standing.done}/{standing.total} {unit} {_left(standing.left)}" if standing.total else ""
+                self.console.print(f"{count} {escape(standing.label)}".lstrip(), soft_wrap=True)
 
         return tell
 
