@@ -84,14 +84,14 @@ def _toy(rows: int) -> tuple[Any, Any]:
     from actsec.types import Split, Target
 
     with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+        hidden, last = nn.Linear(64, 8), nn.Linear(8, 2)
+    model, sign = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), last), torch.tensor([-1.0, 1.0])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        sign = torch.tensor([-1.0, 1.0])
-        model[1].weight[:2] = sign[:, None] / 4
-        model[1].bias[:2] = -8 * sign
-        model[3].weight[:, :2] = torch.eye(2)
+        hidden.weight[:2] = sign[:, None] / 4
+        hidden.bias[:2] = -8 * sign
+        last.weight[:, :2] = torch.eye(2)
     ids = torch.arange(rows)
     noise = Draws(0, "toy").uniform(ids, 0, (1, 8, 8)) / 10
     x = torch.where((ids % 2 == 1).view(-1, 1, 1, 1), 0.85, 0.05) + noise

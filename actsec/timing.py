@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from statistics import median
 
 import torch
@@ -27,7 +28,7 @@ def latency_ratio(base: Target, other: Target, x: Tensor) -> float:
     """
 
     def ratio() -> float:
-        first, *others, last = (_seconds(lambda t=t: t.logits(x)) for t in (base, other, other, base))
+        first, *others, last = (_seconds(partial(target.logits, x)) for target in (base, other, other, base))
         return sum(others) / (first + last)
 
     with frozen(base.model), frozen(other.model), torch.no_grad():
@@ -54,7 +55,8 @@ def seconds_per_pass(target: Target, x: Tensor, y: Tensor) -> float:
 
 def _measured(once: Callable[[], float]) -> list[float]:
     once()
-    began, found = time.perf_counter(), []
+    began = time.perf_counter()
+    found: list[float] = []
     while len(found) < FEWEST or (len(found) < MOST and time.perf_counter() - began < SECONDS):
         found.append(once())
     return found

@@ -15,13 +15,13 @@ from markupsafe import Markup
 
 from actsec.reports.blocks import Figure
 from actsec.reports.figures import svg
-from actsec.reports.words import percent
+from actsec.reports.words import clean, percent
 from actsec.result import Share
 
 WIDTH, HEIGHT, LEFT, RIGHT = 700.0, 330.0, 62.0, 22.0
 LEVELS = (0.02, 0.05, 0.1, 0.2)
 """Upper ends of the colours of the ECE; the last is for what lies above. The style sheet gives ``.e0`` to ``.e4``."""
-NAME, LETTER, LINE = 30, 6.7, 15.0
+NAME, LETTER, LINE = 26, 6.7, 15.0
 """Letters of a name drawn, and the size of one."""
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -56,7 +56,7 @@ def pareto(points: Sequence[Point], threat: str) -> Figure:
         parts += _bars(point, x, y)
     order = sorted(range(len(points)), key=lambda i: -radius(points[i].latency))  # none hides under a larger one
     parts += [part for i in order for part in _mark(points[i], *places[i])]
-    texts = [f"{p.number}  {svg.shorten(p.name, NAME)}" for p in points]
+    texts = [f"{p.number}  {_called(p.name)}" for p in points]
     radii = [radius(p.latency) for p in points]
     inside = (LEFT + 2, top - 2, WIDTH - 2, top + HEIGHT - 2)
     boxes = placed(texts, places, radii, [_reach(p, x, y) for p in points], inside)
@@ -65,6 +65,12 @@ def pareto(points: Sequence[Point], threat: str) -> Figure:
     return Figure(
         svg.drawing(WIDTH, top + HEIGHT + 46, _alt(points, threat), parts), _alt(points, threat), _caption(points)
     )
+
+
+def _called(name: str) -> str:
+    """The beginning of a name: a defense is told by it, and by its first option."""
+    name = clean(name)
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def front(points: Sequence[Point]) -> list[int]:

@@ -253,7 +253,7 @@ def _end(report: Report) -> Iterator[Line]:
 def _table(columns: tuple[str, ...], *, tight: bool = False) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0) if tight else (0, 3, 0, 2), header_style="dim")
     for index, name in enumerate(columns):
-        least = (NAME - 6 if tight else NAME) if index == 0 else None
+        least = (NAME - 9 if tight else NAME) if index == 0 else None
         header = words.clean(name)
         table.add_column(Text("\n".join(header.split()) if tight else header), overflow="fold", min_width=least)
     return table
