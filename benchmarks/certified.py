@@ -40,7 +40,7 @@ ATTACKS = (
 Line = tuple[object, ...]
 
 
-def smoothing(images: int, n: int, finetune: int, attack: str, cache: Path) -> Iterator[Line]:
+def smoothing(stds: list[float], images: int, n: int, finetune: int, attack: str, cache: Path) -> Iterator[Line]:
     """Rows (std, radius, certified, left by the attack, certified and fell) of a digits CNN."""
     found, splits = scene("digits: cnn", cache), load("digits")
     assert isinstance(splits, Splits)
@@ -48,7 +48,7 @@ def smoothing(images: int, n: int, finetune: int, attack: str, cache: Path) -> I
     train = Split(torch.from_numpy(splits.train.x), torch.from_numpy(splits.train.y), torch.arange(len(splits.train)))
     x, y, ids = found.x[:images], found.y[:images], torch.arange(len(found.x[:images]))
     plain = Target(found.model, tuple(x.shape[1:]), tuple(map(str, range(found.classes))))
-    for std in STDS:
+    for std in stds:
         defense = registry.build("defenses", f"smoothing(std={std}, finetune={finetune})")
         target = defense.wrap(plain)
         defense.fit(target, Material(None, train, 0, lambda *_: train.x, lambda *_: None))
@@ -103,6 +103,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--stds", type=float, nargs="+", default=list(STDS), help="of the noise, in input units")
     parser.add_argument("--n", type=int, default=1000, help="noisy copies that bound a probability")
     parser.add_argument("--finetune", type=int, default=10, help="epochs under the noise")
     parser.add_argument("--attack", default="pgd(steps=20)", help="the attack beside the smoothed certificate")
@@ -111,7 +112,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.only != "robust_cnn":
         head = ("std", "radius", "certified, at least", "left by the attack, at most", "certified and fell")
-        table(head, smoothing(chosen.images, chosen.n, chosen.finetune, chosen.attack, chosen.cache))
+        table(head, smoothing(chosen.stds, chosen.images, chosen.n, chosen.finetune, chosen.attack, chosen.cache))
     if chosen.only != "smoothing":
         print()
         try:
