@@ -511,8 +511,8 @@ def _defenses(plan: Plan, eps: float, *, trains: bool, calibrates: bool) -> tupl
 
 def _with_eps(spec: Spec, eps: float) -> Spec:
     """A defense that trains against a budget trains against the audited one, unless it is told otherwise."""
-    options = {field.name for field in dataclasses.fields(registry.find("defenses", spec.name))}
-    if "eps" not in options or spec.get("eps") is not None:
+    defense = registry.find("defenses", spec.name)
+    options, trains = {field.name for field in dataclasses.fields(defense)}, getattr(defense, "trains_against", None)
+    if "eps" not in options or spec.get("eps") is not None or (trains is not None and not trains(spec)):
         return spec
-    trained = spec.having(eps=eps)
-    return trained if getattr(registry.build("defenses", trained), "trains_against", True) else spec
+    return spec.having(eps=eps)

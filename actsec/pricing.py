@@ -25,7 +25,10 @@ TOY_EPS = 0.05
 def spelled(name: str, eps: float) -> Spec | None:
     """A defense with the options it needs, as one would first try it; None where it needs one that nobody can guess."""
     spec = parse(name)
-    options = {field.name for field in dataclasses.fields(registry.find("defenses", spec.name))}
+    defense = registry.find("defenses", spec.name)
+    options, trains = {field.name for field in dataclasses.fields(defense)}, getattr(defense, "trains_against", None)
+    if trains is not None and not trains(spec):
+        options -= {"eps"}
     needed: dict[str, Value] = {"eps": eps, "std": eps, "sigma": eps, "to": parse("leaky_relu"), "finetune": 3}
     made = spec.having(**{option: needed[option] for option in needed if option in options})
     try:
