@@ -30,7 +30,7 @@ from actsec.result import Result
 from actsec.scene import Given, Scene
 from actsec.store import Store
 from actsec.types import Job, Target, Threat
-from actsec.verdict.policy import check_gates
+from actsec.verdict.gates import check_gates
 
 
 @dataclass(frozen=True, slots=True)

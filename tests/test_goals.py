@@ -19,8 +19,8 @@ from actsec.plan import Plan, Trial, VariantPlan, from_table, write
 from actsec.referee import attack_target, cases_of
 from actsec.registry import build
 from actsec.types import Observed, Outcome, Threat
+from actsec.verdict.gates import Gate
 from actsec.verdict.gathering import Gathered, Tried
-from actsec.verdict.policy import Gate
 from actsec.verdict.threats import attack_result, threat_result
 
 GOALS = st.one_of(

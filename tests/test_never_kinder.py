@@ -13,8 +13,8 @@ from actsec.errors import DataError, PlanError, ThreatError
 from actsec.plan import Plan, Trial, VariantPlan
 from actsec.types import Evidence, Outcome, Target, Threat
 from actsec.verdict import calibration
+from actsec.verdict.gates import _worst
 from actsec.verdict.gathering import Gathered, Tried, compared
-from actsec.verdict.policy import _worst
 from actsec.verdict.sanity import diagnose
 from actsec.verdict.statistics import per_class
 

@@ -22,9 +22,10 @@ from actsec.plan import Plan, VariantPlan
 from actsec.result import Share
 from actsec.store import Store
 from actsec.types import Outcome
-from actsec.verdict import policy
+from actsec.verdict import gates as gating
+from actsec.verdict.gates import Gate, gate_results
 from actsec.verdict.gathering import FOUND, Gathered
-from actsec.verdict.policy import Gate, exit_code, gate_results, headline, problems
+from actsec.verdict.policy import exit_code, headline, problems
 from actsec.verdict.statistics import share
 
 NOTHING = Share(0, 0, 0.0, 0.0, 0.0)
@@ -179,17 +180,17 @@ def test_a_gate_may_name_a_variant_by_its_defenses():
         ("swap", "passed"),
     ):
         gate = f"ece[{name}]<=0.05"
-        policy.check_gates(Plan(gates=(gate,)), (), ("relu", *ids))
+        gating.check_gates(Plan(gates=(gate,)), (), ("relu", *ids))
         (found,) = gate_results(Plan(gates=(gate,)), (first, *fixes))
         assert found.outcome == outcome
         known = exit_code((found,), (), (first, *fixes), complete=True)
         assert known == (1 if outcome == "failed" else 0)
     with pytest.raises(PlanError, match=r"may be relu \| swap\(to=gelu\) or relu \| swap\(to=silu\)"):
-        policy.check_gates(
+        gating.check_gates(
             Plan(gates=("ece[swap]<=0.05",)), (), ("relu", "relu | swap(to=gelu)", "relu | swap(to=silu)")
         )
     with pytest.raises(UnknownName):
-        policy.check_gates(Plan(gates=("ece[tempreature]<=0.05",)), (), ("relu", *ids))
+        gating.check_gates(Plan(gates=("ece[tempreature]<=0.05",)), (), ("relu", *ids))
 
 
 def test_gates_speak_of_the_audited_model_unless_they_name_another():
@@ -222,7 +223,7 @@ def test_gates_are_read_and_refused_in_words():
         with pytest.raises(error):
             Gate.parse(text)
     with pytest.raises(PlanError, match="l2:3 is not tested"):
-        policy.check_gates(Plan(gates=("robust_accuracy@l2:3>=0.1",)), (), ())
+        gating.check_gates(Plan(gates=("robust_accuracy@l2:3>=0.1",)), (), ())
 
 
 def test_the_precedence_of_the_error_tree():

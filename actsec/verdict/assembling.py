@@ -41,9 +41,10 @@ from actsec.verdict.advice import advise
 from actsec.verdict.certified import certified
 from actsec.verdict.corrupted import corrupted
 from actsec.verdict.effects import compare, pair, strongest
+from actsec.verdict.gates import gate_results
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
 from actsec.verdict.nonsense import nonsense, pictured
-from actsec.verdict.policy import exit_code, gate_results, heading, headline, problems
+from actsec.verdict.policy import exit_code, heading, headline, problems
 from actsec.verdict.statistics import share_of
 from actsec.verdict.threats import mean_share, threat_result
 
