@@ -431,6 +431,8 @@ def test_the_section_says_what_temperature_and_bounded_activations_do():
     assert "Far away 58.7 % sure, undefended 100.0 %: a change in kind." in text
     blind = tuple(dataclasses.replace(v, nonsense=None) for v in result.variants)
     assert "Not done: confidence on nonsense" in body(dataclasses.replace(result, variants=blind))
+    one = dataclasses.replace(result, variants=(*result.variants[:3], blind[3]))
+    assert f"Not done for {blind[3].title}." in body(one).replace("\\", "")
     unfooled = dataclasses.replace(first(result).nonsense, fooling=None)
     only = dataclasses.replace(first(result), nonsense=unfooled)
     assert "no attack tried to write a class into a blank" in body(dataclasses.replace(result, variants=(only,)))

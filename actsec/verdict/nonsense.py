@@ -100,22 +100,16 @@ def _fooling(outcome: Outcome, classes: Sequence[str]) -> Fooling:
     def reached(rows: Array) -> tuple[Share, ...]:
         return tuple(share_of(outcome.arrays["eps"][rows] <= e * (1 + 1e-6)) for e in radii)
 
-    def smallest(row: int) -> float | None:
-        eps = float(outcome.arrays["eps"][row])
-        return eps if np.isfinite(eps) else None
-
-    confidence = outcome.arrays["confidence"]
-    rows = zip(target, np.flatnonzero(black), np.flatnonzero(noise), strict=True)
+    sizes = [eps if np.isfinite(eps) else None for eps in outcome.arrays["eps"].tolist()]
+    sure = outcome.arrays["confidence"].tolist()
+    rows = zip(target.tolist(), np.flatnonzero(black).tolist(), np.flatnonzero(noise).tolist(), strict=True)
     return Fooling(
         attack=str(outcome.numbers["attack"]),
         sure=float(outcome.numbers["sure"]),
         eps=tuple(radii),
         black=reached(black),
         noise=reached(noise),
-        classes=tuple(
-            FooledClass(classes[int(t)], smallest(b), float(confidence[b]), smallest(n), float(confidence[n]))
-            for t, b, n in rows
-        ),
+        classes=tuple(FooledClass(classes[label], sizes[b], sure[b], sizes[n], sure[n]) for label, b, n in rows),
     )
 
 
@@ -127,18 +121,17 @@ def pictured(g: Gathered, found: Nonsense | None, classes: Sequence[str]) -> tup
     """The same with its pictures, and the inputs they show: the surest of each kind, then the nearest of each class."""
     if found is None or g.nonsense is None:
         return found, {}
-    surest = g.nonsense.arrays["surest"]
-    rows = [
-        (str(kind), int(g.nonsense.arrays["label"][row]), float(g.nonsense.arrays["confidence"][row]))
-        for kind, row in zip(g.nonsense.numbers["kinds"], surest, strict=True)
-    ]
-    images = [*g.nonsense.arrays["shown"]]
-    for i in np.flatnonzero(_start(g.fooled, "black") & np.isfinite(g.fooled.arrays["eps"])) if g.fooled else ():
-        arrays = g.fooled.arrays  # type: ignore[union-attr]  # of no outcome there are no rows
-        rows.append((f"black +{arrays['eps'][i]:.3g}", int(arrays["target"][i]), float(arrays["confidence"][i])))
-        images.append(arrays["x"][i])
+    arrays = g.nonsense.arrays
+    surest = zip(g.nonsense.numbers["kinds"], arrays["surest"], arrays["shown"], strict=True)
+    shown = [(str(kind), int(arrays["label"][row]), float(arrays["confidence"][row]), x) for kind, row, x in surest]
+    if g.fooled is not None:
+        made = g.fooled.arrays
+        for i in np.flatnonzero(_start(g.fooled, "black") & np.isfinite(made["eps"])):
+            what = f"black +{made['eps'][i]:.3g}"
+            shown.append((what, int(made["target"][i]), float(made["confidence"][i]), made["x"][i]))
     pictures = tuple(
         NonsensePicture(i, what, classes[label] if label >= 0 else "nothing", confidence)
-        for i, (what, label, confidence) in enumerate(rows)
+        for i, (what, label, confidence, _) in enumerate(shown)
     )
-    return dataclasses.replace(found, pictures=pictures), {"nonsense": np.stack(images).astype(np.float32)}
+    images = np.stack([x for *_, x in shown]).astype(np.float32)
+    return dataclasses.replace(found, pictures=pictures), {"nonsense": images}

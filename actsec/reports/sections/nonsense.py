@@ -53,6 +53,8 @@ def section(report: Report) -> Iterator[Block]:
         f"moves where certainty begins, not whether. Far away is a noise image times {most} here."
     )
     yield Items(tuple(_sentence(result, pair) for pair in found))
+    if missing := [v.title for v in result.variants if v.nonsense is None]:
+        yield Paragraph(f"Not done for {', '.join(missing)}.")
     first = next((pair for pair in found if pair[0] is lookup.first(result)), found[0])
     yield from _pictures(report, *first)
     yield _rays(result, found)
