@@ -19,6 +19,7 @@ learnable: the train-test gap of learned activations beside their fixed forms, i
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -164,12 +165,11 @@ def robust_table(setting: Setting, say: Callable[[str], None]) -> Iterator[str]:
     yield "| network | swap | to | against | clean | robust | points (95 %) | p, raised | p of each seed | verdict |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for name in setting.models:
-        rows = list(measured(name, setting, say))
-        for kind in dict.fromkeys(row.kind for row in rows):
-            own = [row for row in rows if row.kind == kind]
-            found = [row.found for row in own]
+        for _, same in itertools.groupby(measured(name, setting, say), key=lambda row: row.kind):
+            rows = list(same)
+            found = [row.found for row in rows]
             raised = statistics.holm([p for _, p in found])
-            for row, (difference, _), p in zip(own, found, raised, strict=True):
+            for row, (difference, _), p in zip(rows, found, raised, strict=True):
                 yield _line(row, difference, p)
 
 
