@@ -244,7 +244,7 @@ def _trains(spec: Spec) -> bool:
 
 
 def _randomises(model: VariantPlan) -> bool:
-    return any(getattr(registry.find("defenses", spec.name), "randomises", False) for spec in model.chain)
+    return any(getattr(registry.find("defenses", spec.name), "randomises", False) for spec in model.defenses)
 
 
 def _tidy(eps: float) -> float:
@@ -431,7 +431,7 @@ def adaptive(trials: tuple[Trial, ...], plan: Plan) -> tuple[Trial, ...]:
 
 def faced(variant: VariantPlan, threat: Threat, budget: str) -> tuple[str, ...]:
     """The attacks that a variant's defenses name and that work under a threat, as long as the budget's if not said."""
-    named = (text for spec in variant.chain for text in registry.build("defenses", spec).adaptive)
+    named = (text for spec in variant.defenses for text in registry.build("defenses", spec).adaptive)
     found = (_within(parse(text), BUDGETS[budget]) for text in named)
     return tuple(dict.fromkeys(str(spec) for spec in found if _works(spec, threat)))
 

@@ -14,12 +14,13 @@ import math
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from actsec import models, registry
-from actsec.errors import BadOption, PlanError, SpecError, unknown
+from actsec.errors import BadOption, PlanError, SpecError, UsageError, unknown
 from actsec.features import FeatureRule
 from actsec.spec import Spec, parse, parse_chain, parse_value
 from actsec.training.recipe import Recipe
@@ -138,6 +139,13 @@ class VariantPlan:
     base: str
     chain: tuple[Spec, ...] = ()
     audited: bool = False
+    inside: tuple[Spec, ...] = ()
+    """The defenses that the base has in it already, where it is the folder of a hardened model."""
+
+    @property
+    def defenses(self) -> tuple[Spec, ...]:
+        """Every defense in front of the verdict, in order."""
+        return (*self.inside, *self.chain)
 
 
 def variants(plan: Plan) -> tuple[VariantPlan, ...]:
@@ -148,13 +156,23 @@ def variants(plan: Plan) -> tuple[VariantPlan, ...]:
             for i, text in enumerate(plan.activations)
         ]
     else:
-        bases = [VariantPlan("model", plan.model, audited=True)]
+        bases = [VariantPlan("model", plan.model, audited=True, inside=_inside(plan))]
     first = bases[0]
     defended = [
-        VariantPlan(f"{first.name} | {chain_text(chain)}", first.base, chain)
+        VariantPlan(f"{first.name} | {chain_text(chain)}", first.base, chain, inside=first.inside)
         for chain in (parse_chain(text) for text in plan.defenses or ())
     ]
     return (*bases, *defended)
+
+
+def _inside(plan: Plan) -> tuple[Spec, ...]:
+    """The chain that the recipe of a hardened model names; what is wrong with a recipe is told when it is loaded."""
+    for place in (plan.model, plan.weights):
+        recipe = Path(place or "").expanduser() / "recipe.toml"
+        if place and recipe.is_file():
+            with suppress(OSError, ValueError, KeyError, UsageError):
+                return parse_chain(str(tomllib.loads(recipe.read_text(encoding="utf-8"))["chain"]))
+    return ()
 
 
 def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -299,3 +300,17 @@ def test_every_field_of_the_plan_that_a_defense_needs_is_an_option():
         assert f"--{key}" in said
     for key in ("--attacks", "--gate", "--samples", "--corruptions"):
         assert key not in said
+
+
+def test_a_hardened_model_faces_what_its_own_defenses_say_it_must(folder, tmp_path):
+    place = tmp_path / "h"
+    chain = "adversarial_training(epochs=1, inner=fgsm, eps=0.1)"
+    assert defend(folder, chain, "--save", place, train="train.npz").code == 0
+    said = inside("audit", "--model", place, "--data", folder / "test.npz", "--samples", 5, "--print-plan")
+    assert said.code == 0, said.err
+    (trial,) = (t for t in tomllib.loads(said.out)["attacks"] if t.get("role") == "adaptive")
+    assert trial["attack"] == "pgd(steps=50, restarts=2, loss=margin)"
+    assert trial["variants"][0] == "model"
+    plain = [*("--model", folder / "nets.py:make"), *("--weights", folder / "w.safetensors")]
+    said = inside("audit", *plain, "--data", folder / "test.npz", "--samples", 5, "--defenses", "none", "--print-plan")
+    assert "adaptive" not in said.out
