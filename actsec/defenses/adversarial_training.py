@@ -30,6 +30,7 @@ from actsec.defenses._learning import copied, recipe_of, require, restarted, see
 from actsec.draws import Draws
 from actsec.spec import Spec
 from actsec.training import Memory
+from actsec.training.recipe import Schedule
 from actsec.types import Fitted, Material, Norm, Target, Threat
 
 
@@ -47,6 +48,7 @@ class AdversarialTraining:
     start: Annotated[Literal["given", "scratch"], "the weights to begin with"] = "given"
     optimizer: Annotated[Literal["adam", "sgd"], "the update rule"] = "adam"
     learning_rate: Annotated[float, "the highest learning rate"] = 5e-3
+    schedule: Annotated[Schedule, "how the rate goes: up and down, down, or constant"] = "one_cycle"
     batch_size: Annotated[int, "examples an update"] = 64
     weight_decay: Annotated[float, "L2 penalty"] = 0.0
 

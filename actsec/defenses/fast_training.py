@@ -25,6 +25,7 @@ from actsec.defenses._holdout import Holdout, divide
 from actsec.defenses._learning import copied, learn, recipe_of, require, restarted, seed_of, split_of
 from actsec.spec import Spec
 from actsec.training import Memory
+from actsec.training.recipe import Schedule
 from actsec.types import Fitted, Material, Norm, Target, Threat
 
 SINGLE, PGD, ALIGNMENT = "holdout_single_step", "holdout_pgd", "holdout_gradient_alignment"
@@ -44,6 +45,7 @@ class FastTraining:
     start: Annotated[Literal["given", "scratch"], "the weights to begin with"] = "given"
     optimizer: Annotated[Literal["adam", "sgd"], "the update rule"] = "adam"
     learning_rate: Annotated[float, "the highest learning rate"] = 5e-3
+    schedule: Annotated[Schedule, "how the rate goes: up and down, down, or constant"] = "one_cycle"
     batch_size: Annotated[int, "examples an update"] = 64
     weight_decay: Annotated[float, "L2 penalty"] = 0.0
 
