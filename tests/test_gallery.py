@@ -230,6 +230,18 @@ def test_quantised_inputs_have_so_many_values_and_a_slope_only_when_told(images,
         assert torch.equal(slope, torch.full_like(slope, float(straight)))
 
 
+def test_squeezing_abstains_where_four_levels_change_the_answer(images):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images[0].numel(), 4))
+    detector = tricks.Squeezing(model)
+    levels = (images * 3).round() / 3
+    assert not detector.rejects(images).any()
+    assert detector.moved(levels).max() < 1e-5
+    expected = (model(images).softmax(1) - model(levels).softmax(1)).abs().sum(1)
+    detector.limit = float(expected.median())
+    assert torch.equal(detector.rejects(images), expected > expected.median())
+    assert not detector.rejects(levels).any()
+
+
 def test_winners_are_a_tenth_of_a_rows_units(images):
     out = KWTA(0.1)(images)
     assert ((out != 0).flatten(1).sum(1) == round(0.1 * images[0].numel())).all()

@@ -16,14 +16,14 @@ import torch
 from actsec import runner, scene, tasks
 from actsec import target as targets
 from actsec.data import Splits
-from actsec.errors import ActsecError, StoreError
+from actsec.errors import NoVerdict, StoreError, UsageError
 from actsec.plan import CHECKED, Trial, from_table
 from actsec.result import Result, ThreatResult
 from actsec.store import Store
 from actsec.types import Target, Threat
 from benchmarks.galleries.exhibits import Exhibit, flagged
 from benchmarks.galleries.rooms import Stage
-from benchmarks.scenes import ROOT, Whole
+from benchmarks.scenes import ROOT
 
 BUDGET = "quick"
 _READ = (*CHECKED, "curve", "minimal", "adaptive")
@@ -148,13 +148,12 @@ def judged(gallery: str, exhibit: Exhibit, stage: Stage, folder: Path, *, keep: 
     images = min(room.images, exhibit.images or room.images)
     about = (gallery, room.name, exhibit.name, exhibit.kind, stage.seed, exhibit.right)
     cell = Cell(*about, battery(), room.eps, images, state="", believable=True)
-    made = exhibit.make(stage)
-    target = made if isinstance(made, Target) else targets.load(Whole(made.eval()), classes=stage.test.classes)
+    target = targets.load(exhibit.make(stage).eval(), classes=stage.test.classes)
     torch.manual_seed(stage.seed)  # of frauds that draw behind the audit's back: a cell is the same on every run
     where = folder / "audits" / cell.key
     try:
         result = _audit(target, stage, images, where)
-    except ActsecError as refusal:
+    except (UsageError, NoVerdict) as refusal:
         return dataclasses.replace(cell, state="refused", believable=False, why=str(refusal), seconds=_since(began))
     finally:
         if not keep:

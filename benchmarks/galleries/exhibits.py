@@ -8,10 +8,9 @@ from typing import Literal
 
 from torch import nn
 
-from actsec.types import Target
 from benchmarks.galleries.rooms import EVERYWHERE, Stage
 
-Make = Callable[[Stage], "nn.Module | Target"]
+Make = Callable[[Stage], nn.Module]
 
 
 @dataclass(frozen=True, slots=True)

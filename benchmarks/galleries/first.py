@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from benchmarks.galleries.exhibits import Exhibit
@@ -17,6 +18,7 @@ from benchmarks.galleries.tricks import (
     Quantised,
     Scaled,
     Smoothed,
+    Squeezing,
     Standardised,
     ThroughNumpy,
     Ungraded,
@@ -43,6 +45,14 @@ def _distilled(stage: Stage) -> nn.Module:
         fit_soft(Cooled(student, DISTILLED_AT), stage.x, soft, 3 * stage.room.epochs, stage.seed)
 
     return stage.kept("student", student, fit)
+
+
+def _detector(stage: Stage) -> nn.Module:
+    """A twentieth of clean training images are turned away."""
+    model = Squeezing(stage.plain().eval())
+    with torch.no_grad():
+        model.limit = float(model.moved(stage.x[:1000]).quantile(0.95))
+    return model
 
 
 def _no_grad_scaler(stage: Stage) -> nn.Module:
@@ -80,6 +90,7 @@ FRAUDS = (
     Exhibit("median_no_grad", "fraud", "a 3x3 median without gradient", lambda s: _behind(s, "median", Median())),
     Exhibit("no_grad_scaler", "fraud", "inputs standardised under no_grad", _no_grad_scaler),
     Exhibit("numpy_round_trip", "fraud", "inputs through numpy", lambda s: Before(ThroughNumpy(), s.plain())),
+    Exhibit("detector", "fraud", "abstains by feature squeezing, yes or no", _detector),
     Exhibit(
         "noisy_input",
         "fraud",

@@ -99,6 +99,29 @@ class Quantised(nn.Module):
         return x + (stairs - x).detach() if self.straight else stairs
 
 
+class Squeezing(nn.Module):
+    """A model that abstains where four grey levels change its answer more than ``limit`` (Xu et al. 2018).
+
+    The detector says yes or no, so that no gradient leads around it.
+    """
+
+    def __init__(self, model: nn.Module, limit: float = 2.0) -> None:
+        super().__init__()
+        self.model, self.squeeze, self.limit = model, Quantised(4), limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits
+
+    def moved(self, x: Tensor) -> Tensor:
+        """How much the probabilities change (n,), 0 to 2."""
+        return (self.model(x).softmax(1) - self.model(self.squeeze(x)).softmax(1)).abs().sum(1)
+
+    def rejects(self, x: Tensor) -> Tensor:
+        """Rows (n,) bool without an answer."""
+        return self.moved(x) > self.limit
+
+
 class Jpeg(nn.Module):
     """Each channel through JPEG's cosine transform, its quantisation at quality 50, and back: the rounding is real."""
 
