@@ -53,12 +53,14 @@ class Certificate:
 def voter_of(target: Target) -> Voter | None:
     """The voting module that decides what the target answers; None where there is none, or what follows may overrule.
 
-    Modules with ``keeps_decision`` (temperature scaling) leave the largest logit where it is.
+    What follows may be a module, a threshold or a detector that refuses to answer. Modules with ``keeps_decision``
+    (temperature scaling) leave the largest logit where it is.
     """
     module = target.model
     while getattr(module, "keeps_decision", False):
         module = module.model  # type: ignore[assignment]  # such a module wraps another
-    return module if isinstance(module, Voter) and target.threshold is None else None
+    alone = target.threshold is None and target.rejects is None
+    return module if isinstance(module, Voter) and alone else None
 
 
 def lower_bound(k: int, n: int, alpha: float) -> float:

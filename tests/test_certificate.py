@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fast_lin import certified
+from scipy.stats import binom
 from torch import nn
 
 import actsec
@@ -69,9 +70,15 @@ def test_robust_accuracy_of_a_robust_network_lies_between_certificate_and_pgd():
         x, y = torch.from_numpy(data["x"][:100]).float() / 255, torch.from_numpy(data["y"][:100]).long()
     sure = certified(model, x, y, 0.1, dtype=torch.float32)
     target = Target(model, (1, 28, 28), tuple("0123456789"))
+    every = ("pgd(steps=40, restarts=2, loss=margin)", "fgsm", "apgd(steps=30)", "square(queries=300)")
     pgd = actsec.attack(target, x, y, "pgd(steps=40, restarts=2)", eps=0.1)
-    margin = actsec.attack(target, x, y, "pgd(steps=40, restarts=2, loss=margin)", eps=0.1)
-    fell = torch.from_numpy(pgd.success | margin.success)
-    assert not bool((fell & sure).any())
-    assert int(sure.sum()) <= pgd.correct_before - int(fell.sum()) <= pgd.still_correct.k
-    assert int(sure.sum()) >= 90
+    fell = torch.from_numpy(pgd.success)
+    for attack in every:
+        fell |= torch.from_numpy(actsec.attack(target, x, y, attack, eps=0.1).success)
+        assert not bool((fell & sure).any()), attack
+    left = pgd.correct_before - int(fell.sum())
+    assert int(sure.sum()) <= left <= pgd.still_correct.k
+    # Published for the whole test set: no attack at 0.1 can exceed an error of 5.8 %. What 100 of its images show is
+    # no rarer than one sample in a thousand under that, and so is what they certify.
+    assert binom.sf(len(x) - left - 1, len(x), 0.058) > 0.001
+    assert 0.001 < binom.cdf(len(x) - int(sure.sum()), len(x), 0.058) < 0.999

@@ -405,6 +405,7 @@ def test_what_cannot_be_is_refused_by_name():
         "noisy_inference(at=learned, finetune=1)": "eps",
         "noisy_inference(at=learned, eps=0.1)": "finetune",
         "noisy_inference(std=0.1, sites='1')": "sites",
+        "noisy_inference(std=0.1, eps=0.1)": "eps",
         "noisy_inference(std=-1, at=activations)": "std",
         "isotonic(curves=two)": "curves",
     }.items():
@@ -416,8 +417,11 @@ def test_what_cannot_be_is_refused_by_name():
 
 def test_an_audit_gives_its_eps_to_what_trains_against_it_alone():
     from actsec.budgets import _with_eps
+    from actsec.pricing import spelled
     from actsec.spec import parse
 
     assert str(_with_eps(parse("noisy_inference(std=0.1)"), 0.1)) == "noisy_inference(std=0.1)"
     learned = parse("noisy_inference(at=learned, finetune=1)")
     assert _with_eps(learned, 0.1).get("eps") == 0.1
+    for name in ("noisy_inference", "smoothing"):
+        assert str(spelled(name, 0.1)) == f"{name}(std=0.1, finetune=3)"

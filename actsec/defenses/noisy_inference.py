@@ -98,6 +98,8 @@ class NoisyInference:
             if self.eps is None:
                 raise BadOption("noisy_inference(at=learned) needs 'eps'", "Give the radius trained against.")
             Threat("linf", self.eps)
+        if self.eps is not None and not learned:
+            raise BadOption(f"noisy_inference(at={self.at}) trains against no eps", "Give at=learned, or leave it out.")
         if self.at == "input" and self.sites != "*":
             raise BadOption("noisy_inference(at=input) has no sites", "Give at=activations, or leave sites out.")
         if self.finetune:
@@ -108,10 +110,10 @@ class NoisyInference:
         """``train`` when it fine-tunes, otherwise nothing."""
         return "train" if self.finetune else "nothing"
 
-    @property
-    def trains_against(self) -> bool:
-        """Whether it learns from attacked examples, and so takes the eps of the audit."""
-        return self.at == "learned"
+    @staticmethod
+    def trains_against(spec: Spec) -> bool:
+        """Whether what a spec says learns from attacked examples, and so takes the eps of the audit."""
+        return spec.get("at") == "learned"
 
     def wrap(self, target: Target) -> Target:
         """The target with noise in its model, stochastic from now on. Raises UnknownName for a glob without a site."""
