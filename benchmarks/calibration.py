@@ -12,7 +12,8 @@ Nonsense is uniform, Gaussian, permuted and blank images (actsec.nonsense).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from benchmarks.scenes import Absent, scene
 CALIBRATORS = ("temperature", "vector_scaling", "isotonic", "isotonic(curves=each)")
 MODELS = ("digits: cnn", "digits: cnn * 4", "resnet20")
 FRAUD = 0.001
-PROBED = 64
+PROBED = 32
 EPS = {"digits: cnn": 0.1, "digits: cnn * 4": 0.1, "resnet20": 8 / 255}
 
 
@@ -141,20 +142,28 @@ def material(split: Split) -> Material:
     return Material(split, None, 0, lambda *_: split.x, lambda *_: None)
 
 
-def table(found: list[Row]) -> str:
-    """The rows as Markdown."""
+def table(found: Iterable[Row]) -> None:
+    """Print the rows as Markdown, as they come."""
     head = (
         "model", "behind", "n", "labels changed", "accuracy", "ECE", "null, 95 %", "confidence on nonsense",
         "above 0.9", "ACT-M01", "ACT-M09", "fitted",
     )  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
     for r in found:
         cells = (
             r.model, r.behind, r.n, r.changed, f"{r.accuracy:.3f}", f"{r.ece:.4f}", f"{r.null:.4f}",
             f"{r.nonsense:.3f}", f"{r.sure:.3f}", r.gradients, r.slopes, r.fitted,
         )  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def every(names: list[str], images: int, cache: Path) -> Iterator[Row]:
+    """The rows of each model that is there."""
+    for name in names:
+        try:
+            yield from rows(name, images, cache)
+        except Absent as missing:
+            print(missing, file=sys.stderr)
 
 
 def main() -> None:
@@ -164,13 +173,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmarks/models"), help="where trained models lie")
     chosen = parser.parse_args()
-    found: list[Row] = []
-    for name in chosen.models:
-        try:
-            found += rows(name, chosen.images, chosen.cache)
-        except Absent as missing:
-            print(missing)
-    print(table(found))
+    table(every(chosen.models, chosen.images, chosen.cache))
 
 
 if __name__ == "__main__":
