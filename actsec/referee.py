@@ -336,28 +336,6 @@ def attack_target(
         )
 
 
-def last_candidates(
-    attack: Attack[object], target: Target, cases: Cases, draws: Draws, batch: int = 0, loss: Loss | None = None
-) -> Tensor:
-    """Where the attack ends on every row (n, *shape), unjudged: what adversarial training learns from.
-
-    No verdict, no ledger, no early stop: every row, right or wrong, is followed to its last question. With a loss the
-    attack climbs it in place of its own.
-    """
-    goal, cases = losses.Hardest(), geometry.tightened(cases)
-    with frozen(target.model):
-        oracle = Oracle(target, batch)
-        state = attack.start(cases, draws)
-        while True:
-            ask = attack.ask(state, cases)
-            if ask.loss is None or (ask.wants is not None and not bool(ask.wants.any())):
-                return ask.x[:, -1]
-            ask = ask if loss is None else replace(ask, loss=loss)
-            state = attack.tell(state, answer(oracle, goal, ask, cases, ()), cases, draws)
-            if bool(state.done.all()):  # type: ignore[attr-defined]  # every state has it, see types.State
-                return ask.x[:, -1]
-
-
 def _close(court: _Court, cases: Cases, grid: int | None) -> Verdicts:
     """Judge every final candidate on a fresh forward of the original model and fill in the verdict.
 

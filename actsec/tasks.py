@@ -44,10 +44,11 @@ from actsec import (
 )
 from actsec.activations import find
 from actsec.budgets import REPEATS
+from actsec.crafting import last_candidates
 from actsec.draws import Draws
 from actsec.errors import ActsecError, BadOption, ModelError
 from actsec.oracle import Oracle, frozen
-from actsec.referee import cases_of, last_candidates
+from actsec.referee import cases_of
 from actsec.scene import Scene
 from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store

@@ -13,7 +13,7 @@ import torch
 from test_defenses import answers, digits, everything, material, network, plain_pgd, trained
 from torch import nn
 
-from actsec import plan, registry, runner, tasks, training
+from actsec import crafting, plan, registry, runner, tasks, training
 from actsec import store as store_module
 from actsec.defenses import (
     AdversarialTraining,
@@ -33,7 +33,8 @@ from actsec.defenses.fooling_training import blur, nonsense
 from actsec.defenses.swap import example_of
 from actsec.draws import Draws
 from actsec.errors import BadOption, ModelError, ThreatError, UnknownName
-from actsec.losses import LargestConfidence
+from actsec.losses import Hardest, LargestConfidence
+from actsec.referee import answer
 from actsec.spec import Spec, parse
 from actsec.store import Store
 from actsec.training import Recipe, loop
@@ -770,3 +771,29 @@ def test_a_damaged_state_is_not_gone_on_with(tmp_path, monkeypatch):
     kept.save(lambda: pytest.fail("too soon"))
     Store(tmp_path).forget_training("job")
     assert kept.load() is None
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat"),
+    [
+        ("pgd(steps=4)", "linf:0.1"),
+        ("pgd(steps=3, loss=margin, restarts=2)", "l2:1"),
+        ("fgsm", "linf:0.1"),
+        ("apgd(steps=8)", "linf:0.1"),
+        ("square(queries=10)", "linf:0.1"),
+    ],
+)
+def test_training_examples_are_those_of_the_referees_full_answer(attack, threat, monkeypatch):
+    train = digits()[0]
+    x, y, ids = train.x[:40], train.y[:40], train.id[:40]
+    quick = tasks.perturb(mlp(), x, y, ids, parse(attack), Threat.parse(threat), 3)
+    full = lambda oracle, ask, cases: answer(oracle, Hardest(), ask, cases, ())  # noqa: E731  # one line says it
+    monkeypatch.setattr(crafting, "_told", full)
+    assert torch.equal(quick, tasks.perturb(mlp(), x, y, ids, parse(attack), Threat.parse(threat), 3))
+    assert not torch.equal(quick, x)
+
+
+def test_a_course_of_attacks_cannot_train():
+    train = digits()[0]
+    with pytest.raises(BadOption, match="several attacks"):
+        tasks.perturb(mlp(), train.x, train.y, train.id, parse("cascade"), Threat("linf", 0.1), 0)
