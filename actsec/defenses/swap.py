@@ -14,8 +14,9 @@ resolved. A learnable activation (prelu, pswish) has a parameter per call, which
 ``activation_decay`` does not: He et al. (2015) leave PReLU undecayed, since decay drives it to ReLU. Once fine-tuned,
 its accuracy on training data and on the calibration split stands beside that of its fixed form, trained the same way.
 
-Cost: nothing; recalibrated, one forward of the training split; fine-tuned, one forward and one backward of it an epoch,
-twice that for a learnable activation with its twin.
+Cost: one forward of the examples compared on before the swap, one after it and one at the end; recalibrated, one
+forward of the training split; fine-tuned, one forward and one backward of it an epoch, twice that for a learnable
+activation with its twin. ``forwards`` and ``backwards`` count the last two, without the twin.
 
 Known failures: tanh, sigmoid and softplus in place of relu wreck a network that is not fine-tuned; kwta masks
 gradients and step estimates them, so only gradient-free attacks measure them; relu6 and hardtanh are bounded, which
@@ -106,7 +107,7 @@ class Swap:
                 ("No weight was trained" if self.recalibrate else "Straight swap: no weight was trained")
                 + ", so it is not a defense."
             )
-        numbers |= clean.now(target, "after")
+        numbers |= clean.now(target, "after") if split is not None else clean.same(numbers)
         notes += clean.words(numbers) + _site_words(numbers)
         if self.finetune:
             numbers["generalisation"] = _gap(target, material)
@@ -196,6 +197,11 @@ class _Clean:
             f"clean_accuracy_{when}": _share(labels == self.rows.y.cpu()),
             f"agreement_{when}": _share(labels == self.labels),
         }
+
+    def same(self, numbers: dict[str, Any]) -> dict[str, Any]:
+        """What was found right after the swap, where nothing was trained since."""
+        keys = () if self.rows is None else ("clean_accuracy", "agreement")
+        return {f"{key}_after": numbers[f"{key}_straight"] for key in keys}
 
     def words(self, numbers: dict[str, Any]) -> list[str]:
         """The change of clean accuracy in a sentence."""
