@@ -108,8 +108,8 @@ def dead_share(target: Target, x: Tensor, batch: int = 128) -> NDArray[np.float6
             with watch(target.model, only=frozenset(known), post=False) as seen:
                 target.logits(piece)
             counts = torch.zeros(2, len(piece), dtype=torch.float64)  # dead, all
-            for call in (call for call in seen.calls if call.pre.shape[0] == len(piece)):
-                z, alike = call.pre.flatten(1), known[call.name]
+            for call in (call for call in seen.calls if call.pre.shape[0] == len(piece) * target.draws):
+                z, alike = by_row(call.pre, target.draws).flatten(1), known[call.name]
                 if not bool(torch.isfinite(z).all()):
                     return None
                 if alike.can_die and alike.dead_below is not None:
