@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_BYTES = 500_000
-HIGH = 0.9
 Measured = tuple[Variant, Nonsense]
 
 
@@ -49,8 +48,8 @@ def section(report: Report) -> Iterator[Block]:
         "colours, and points far outside the box. A classifier cannot answer \N{LEFT DOUBLE QUOTATION MARK}none of "
         "these\N{RIGHT DOUBLE QUOTATION MARK}, so all it could do is be unsure. Far outside the box a network whose "
         "last pieces are linear is as sure as can be, of whichever class its logits grow fastest for (Hein et al. "
-        "2019): it tends to certainty. Bounded activations end that; a temperature, a positive factor on the logits, "
-        f"moves where certainty begins, not whether. Far away is a noise image times {most} here."
+        "2019): it tends to certainty. Bounded activations end that, there; a temperature, a positive factor on the "
+        f"logits, moves where certainty begins, not whether. Far away is a noise image times {most} here."
     )
     yield Items(tuple(_sentence(result, pair) for pair in found))
     if missing := [v.title for v in result.variants if v.nonsense is None]:
@@ -80,7 +79,8 @@ def _inside(found: Nonsense, base: Nonsense | None) -> str:
 
 def _chip(far: FarField) -> Chip:
     kind = _kind_of(far)
-    return Chip(kind, "good" if kind == "bounded" and far.confidence[-1] < HIGH else "warn")
+    # Not "good": bounded far away, a model can be as sure as any of nonsense inside the box.
+    return Chip(kind, "neutral" if kind == "bounded" else "warn")
 
 
 def _kind_of(far: FarField) -> str:
