@@ -50,6 +50,7 @@ def export(target: Target) -> ExportedProgram:
     The model is left as it was. Raises ModelError for a model that torch.export cannot follow, or whose program
     answers otherwise.
     """
+    hardened.whole_of(target)
     example = inputs(target, 2)
     with frozen(target.model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         try:
@@ -90,6 +91,7 @@ def plain(target: Target) -> nn.Module:
     ModelError, saying why, for activations that the model calls as functions and for defenses that torch's modules
     cannot say: those can be exported.
     """
+    hardened.whole_of(target)
     with frozen(target.model), torch.no_grad():
         module = _around(_plain(target.model), target).eval()
         if ours := [f"{name} ({type(m).__name__})" for name, m in module.named_modules() if _is_ours(m)]:

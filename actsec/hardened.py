@@ -66,6 +66,15 @@ def check_place(folder: str | Path) -> None:
         raise StoreError(f"cannot write {place}: {problem.strerror}", _WRITABLE) from problem
 
 
+def whole_of(target: Target) -> None:
+    """Raise ModelError for a model that abstains: its detector is a method of a module that nothing here would keep."""
+    if target.rejects is not None:
+        raise ModelError(
+            f"{target.name} abstains by its method rejects, which neither a folder nor an exported program holds",
+            "Save the weights alone where the architecture stays: --save FILE.safetensors.",
+        )
+
+
 def check_file(file: str | Path) -> None:
     """Raise StoreError unless a file can be written there."""
     place = Path(file).expanduser()
@@ -106,6 +115,7 @@ def save(
     from safetensors.torch import save as as_bytes
 
     check_place(folder)
+    whole_of(base)
     place = Path(folder).expanduser()
     specs = parse_chain(chain) if isinstance(chain, str) else tuple(chain)
     every = (*(onto.specs if onto else ()), *specs)

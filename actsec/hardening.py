@@ -94,6 +94,8 @@ def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: s
             "Give the one column, and a model that returns the logit of that label.",
         )
     base, notes = base_of(loaded, tell)
+    if export is not None or not (save or "").endswith(".safetensors"):
+        hardened.whole_of(base)
     bare, text, onto = _origin(loaded, base)
     scene.wrapped(base, filled)  # a defense that cannot be put on this model is a mistake of the request
     if save is not None and save.endswith(".safetensors") and (spec := _changes(base, filled)) is not None:
@@ -336,7 +338,7 @@ def _form(target: Target) -> tuple[Any, ...]:
         for name, m in target.model.named_modules()
     ]
     state = [(name, tuple(value.shape)) for name, value in target.model.state_dict().items()]
-    return (modules, state, target.normalization, target.threshold, target.output, target.stochastic)
+    return (modules, state, target.normalization, target.threshold, target.output, target.stochastic, target.draws)
 
 
 def _hashes(ready: Ready) -> dict[str, str]:

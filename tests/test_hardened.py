@@ -419,6 +419,23 @@ def test_a_factory_that_never_builds_the_same_is_refused(user):
     assert not (user / "h").exists()
 
 
+def test_a_model_that_abstains_is_refused_rather_than_saved_without_its_detector(user):
+    (user / "nets.py").write_text(
+        NETS + "\nclass Shy(Net):\n    def rejects(self, x):\n        return x.mean((1, 2, 3)) > 0.5\n"
+    )
+    base = target_of(user, "Shy")
+    assert base.rejects is not None
+    target, _ = made(base, "temperature")
+    for act in (
+        lambda: hardened.save(user / "h", target, base=base, model=f"{user / 'nets.py'}:Shy", chain="temperature"),
+        lambda: exporting.export(target),
+        lambda: exporting.plain(target),
+    ):
+        with pytest.raises(ModelError, match="abstains by its method rejects"):
+            act()
+    assert not (user / "h").exists()
+
+
 def test_a_folder_without_a_recipe(tmp_path):
     with pytest.raises(ModelError, match=r"without a recipe.toml"):
         actsec.load(str(tmp_path))
