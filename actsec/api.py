@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from actsec import (
     attacking,
     budgets,
+    chains,
     geometry,
     goals,
-    hardening,
     health,
     losses,
     masks,
@@ -292,7 +292,7 @@ def fitted(
         if each.needs != "nothing" and splits[each.needs] is None:
             raise BadOption(f"{type(each).__name__} needs {each.needs} data", f"Give {each.needs}=(x, y).")
     material = Material(splits["calibration"], splits["train"], seed, tasks.perturb, lambda *_: None)
-    hardened, fits, _ = hardening.fit_chain(target, chain, material)
+    hardened, fits, _ = chains.fit_chain(target, chain, material)
     return hardened, fits
 
 

@@ -26,9 +26,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from actsec import health
 from actsec.activations import find
+from actsec.chains import threads
 from actsec.describing import fingerprint
 from actsec.exporting import Logits
-from actsec.hardening import measure, threads
+from actsec.hardening import measure
 from actsec.oracle import frozen
 from actsec.plan import Plan
 from actsec.result import SiteHealth

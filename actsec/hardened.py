@@ -28,20 +28,18 @@ from actsec.describing import fingerprint
 from actsec.errors import ModelError, StoreError
 from actsec.loading import building
 from actsec.loading.recipes import (
-    BUILT_IN,
     RECIPE,
     SCHEMA,
     WEIGHTS,
-    Code,
     Hardened,
     Rescaling,
     is_folder,
     load,
     outputs,
     read,
-    sha256,
     versions,
 )
+from actsec.loading.trust import BUILT_IN, Code, sha256
 from actsec.spec import Spec, parse_chain
 from actsec.types import Fitted, Target, chain_text
 

@@ -5,36 +5,34 @@ The order is that of regret: every mistake that can be known is found before any
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shlex
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from actsec import data as sets
 from actsec import hardened, models, registry, runner, scene, tasks, training
 from actsec.budgets import REPEATS
+from actsec.chains import fit_chain, threads
 from actsec.data import Dataset
 from actsec.errors import BadOption, PlanError
 from actsec.loading import building, recipes
+from actsec.loading.trust import vouched
 from actsec.oracle import Oracle, frozen
 from actsec.plan import Plan, variants
 from actsec.result import Calibration, Share
 from actsec.runner import Progress, Tell
 from actsec.scene import Scene
 from actsec.spec import Spec, parse_chain
-from actsec.types import Defense, Fitted, Material, Target, chain_text
+from actsec.types import Fitted, Material, Target, chain_text
 from actsec.verdict import calibration, statistics
 
 _OWN = ("normalize", "threshold", "output")
-LITTLE = 0.5
-"""Seconds between two looks at the clock while a model is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,24 +149,6 @@ def write(made: Made, save: str | None, export: str | None, command: str) -> Non
         from actsec import exporting
 
         exporting.write(export, made.target)
-
-
-def fit_chain(
-    target: Target, chain: Sequence[Defense], material: Material, tell: Tell = lambda _: None
-) -> tuple[Target, tuple[Fitted, ...], tuple[float, ...]]:
-    """The target behind a chain of defenses, each wrapped and fitted in turn; what each fit found, and its seconds."""
-    fits, seconds = [], []
-    for number, defense in enumerate(chain, 1):
-        target = defense.wrap(target)
-        began = time.monotonic()
-        name = type(defense).__module__.rpartition(".")[2]
-        label = f"{name} ({number} of {len(chain)})" if len(chain) > 1 else name
-        rows = 0 if material.train is None else len(material.train.y)
-        epochs = getattr(defense, "epochs", getattr(defense, "finetune", 0))
-        with _watched(target.model, _Clock(label, rows, epochs, tell)) as told:
-            fits.append(defense.fit(target, dataclasses.replace(material, tell=told)))
-        seconds.append(round(time.monotonic() - began, 1))
-    return target, tuple(fits), tuple(seconds)
 
 
 def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
@@ -309,7 +289,7 @@ def _origin(loaded: Scene, base: Target) -> tuple[Target, str, recipes.Hardened 
     if folder is not None:
         onto = recipes.read(folder)
         alone = folder == plan.model
-        text = recipes.vouched(Path(folder), onto, trust=plan.trust_model) if alone else plan.model
+        text = vouched(Path(folder), onto.model, onto.code, trust=plan.trust_model) if alone else plan.model
         return recipes.bare(onto, text, plan.device), text, onto
     if plan.reference:
         return base, f"reference:{models.canonical(variants(plan)[0].base)}", None
@@ -346,56 +326,3 @@ def _hashes(ready: Ready) -> dict[str, str]:
     needs = {registry.build("defenses", spec).needs for spec in ready.chain}
     parts = {"train": splits.train, "calibration": splits.calibration}
     return {name: sets.fingerprint(part) for name, part in parts.items() if part is not None and name in needs}
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """The plan's thread count, which moves the last bit of a sum; the caller's own afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _watched(model: nn.Module, clock: _Clock) -> Iterator[Callable[[str, int, int], None]]:
-    """What a defense tells its progress to. Between two tellings the rows that it trains on are counted."""
-    handle = model.register_forward_pre_hook(clock.passed)
-    try:
-        yield clock.told
-    finally:
-        handle.remove()
-
-
-class _Clock:
-    """Where a defense stands: epochs done, rows since, and the time left by the pace so far.
-
-    rows is how many it trains on in an epoch, at most; epochs is 0 where it trains nothing.
-    """
-
-    def __init__(self, label: str, rows: int, epochs: int, tell: Tell) -> None:
-        self.label, self.rows, self.total, self.tell, self.text = label, rows, epochs, tell, label
-        self.began = self.looked = time.monotonic()
-        self.done = self.seen = 0
-
-    def told(self, text: str, done: int, total: int) -> None:
-        """A defense says how far it is."""
-        self.done, self.total, self.seen = done, total, 0
-        self.text = f"{self.label}: {text.partition(': ')[2] or text}"
-        self.say()
-
-    def passed(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """The model is about to see a batch."""
-        if model.training and inputs and isinstance(inputs[0], Tensor):
-            self.seen += len(inputs[0])
-        if time.monotonic() - self.looked >= LITTLE:
-            self.say()
-
-    def say(self) -> None:
-        self.looked = time.monotonic()
-        part = min(self.seen / self.rows, 1.0) if self.rows else 0.0
-        share = (self.done + part) / max(self.total, 1)
-        left = (self.looked - self.began) * (1 - share) / share if share else None
-        self.tell(Progress(self.done, self.total, self.text, left))

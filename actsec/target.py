@@ -20,6 +20,7 @@ from torch.nn.parameter import UninitializedParameter
 from actsec.describing import describe, echo_eps, fingerprint
 from actsec.errors import ActsecError, BadOption, ModelError, unknown
 from actsec.loading import building, recipes
+from actsec.loading.agreement import held_against
 from actsec.loading.fitting import check_finite, fit_weights
 from actsec.loading.normalizing import normalization
 from actsec.loading.weights import WeightFile, read_weights
@@ -151,7 +152,7 @@ def _hardened(
         own["weights"] = weights
     folder = model if alone else str(weights)
     target = recipes.load(folder, model=None if alone else model, trust=trust, device=device, tell=tell)
-    return recipes.held_against(recipes.read(folder), target, own=own, **told)
+    return held_against(recipes.read(folder), target, own=own, **told)
 
 
 def _built(

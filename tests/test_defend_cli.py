@@ -275,7 +275,7 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
 
 
 def test_the_clock_counts_epochs_and_the_rows_between():
-    from actsec.hardening import _Clock, _watched
+    from actsec.chains import _Clock, _watched
 
     told = []
     clock = _Clock("pgd", 10, 4, told.append)

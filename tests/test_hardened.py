@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import actsec
 from actsec import exporting, hardened, registry, tasks, toml
 from actsec.activations import find
+from actsec.chains import fit_chain
 from actsec.describing import fingerprint
 from actsec.errors import BadOption, ModelError, StoreError, Unsafe
-from actsec.hardening import fit_chain
 from actsec.loading.recipes import RECIPE, WEIGHTS, inputs
 from actsec.oracle import frozen
 from actsec.spec import Spec, parse_chain

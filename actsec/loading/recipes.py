@@ -2,23 +2,16 @@
 
 Loading builds the architecture that the recipe names, puts the chain of defenses on it, fills in the weights and
 compares: the weights' hash, the hash of the file that builds the architecture, the fingerprint, and a few outputs. The
-hashes tell that nothing changed by accident or one file at a time; they are no signature.
-
-Code that builds an architecture is the user's own. A file is executed when it lies outside the folder, outside Python's
-own packages, and is unchanged; other code only when the user names it (``--model pkg.nets:make --weights hardened/``)
-or trusts the folder (``--trust-model``).
+hashes tell that nothing changed by accident or one file at a time; they are no signature. Which code may be
+executed stands in actsec.loading.trust.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import platform
-import site
-import sys
-import sysconfig
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,10 +24,10 @@ import actsec
 from actsec import registry
 from actsec.describing import fingerprint
 from actsec.draws import Draws
-from actsec.errors import BadOption, ModelError, Unsafe
+from actsec.errors import ModelError
 from actsec.loading import building
 from actsec.loading.fitting import check_finite
-from actsec.loading.normalizing import normalization, show_normalization
+from actsec.loading.trust import BUILT_IN, Code, vouched
 from actsec.loading.weights import read_weights
 from actsec.oracle import frozen
 from actsec.spec import Spec, parse_chain
@@ -43,8 +36,6 @@ from actsec.types import Normalization, Target
 
 RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
 SCHEMA = 1
-BUILT_IN = ("reference", "torchvision")
-"""Architectures that are built without code of the user's."""
 CHECKED_ROWS, CHECKED_CLASSES = 2, 10
 AGREE = 1e-3
 """Outputs are the same when they differ by at most this share of the largest: other machines add in another order."""
@@ -71,14 +62,6 @@ class Rescaling:
         if self.lattices is None:
             return Normalization(self.mean, self.std)
         return RawUnits(self.mean, self.std, self.lattices)
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """The file whose function builds the architecture, seen from the folder, and its sha256."""
-
-    file: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -182,7 +165,7 @@ def load(
             f"{recipe.weights[:12]}...",
             _HARDEN,
         )
-    text = model or vouched(place, recipe, trust=trust)
+    text = model or vouched(place, recipe.model, recipe.code, trust=trust)
     if building.split(text)[0] not in BUILT_IN:
         say(f"{place} is built by {text}, which is executed")
     target = bare(recipe, text, device)
@@ -219,99 +202,6 @@ def bare(recipe: Hardened, text: str, device: str | torch.device | None = None) 
         device=device,
         seed=recipe.seed,
     )
-
-
-def vouched(place: Path, recipe: Hardened, *, trust: bool = False) -> str:
-    """The text that builds the architecture, where its code may be executed. Raises ModelError, Unsafe."""
-    source, call = building.split(recipe.model)
-    if source in BUILT_IN:
-        return recipe.model
-    naming = f"If you know that code, name it: --model {recipe.model} --weights {place}; or give --trust-model."
-    if recipe.code is None:
-        if source.endswith(".py"):
-            raise ModelError(f"{place / RECIPE} names {source} and holds no hash of it", _HARDEN)
-        if not trust:
-            raise Unsafe(f"{place} asks for the installed function {recipe.model} to be called", naming)
-        return recipe.model
-    file = (place / recipe.code.file).resolve()
-    within = file.is_relative_to(place.resolve())
-    if not trust and (within or _installed(file)):
-        raise Unsafe(f"{place} {'brings its own code' if within else 'asks for installed code'}: {file}", naming)
-    if not file.is_file():
-        raise ModelError(
-            f"{file}, which builds the architecture of {place}, is not there",
-            f"Put it back, or say where it is: --model PATH/{recipe.model} --weights {place}.",
-        )
-    if sha256(file) != recipe.code.sha256:
-        raise ModelError(
-            f"{file} changed since {place} was saved: it may build another model",
-            f"Put it back; or name it, and what it builds is compared: --model {file}:{call} --weights {place}.",
-        )
-    return f"{file}:{call}"
-
-
-def _installed(file: Path) -> bool:
-    """Whether a file is Python's or a package's: their functions were not written to be called by a recipe."""
-    if {"site-packages", "dist-packages"} & set(file.parts):
-        return True
-    places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
-    roots = [Path(place).resolve() for place in places if place not in (sys.prefix, sys.base_prefix)]
-    return any(map(file.is_relative_to, roots))
-
-
-def held_against(
-    recipe: Hardened,
-    target: Target,
-    *,
-    classes: int | Sequence[str] | None = None,
-    input_shape: Sequence[int] | None = None,
-    bounds: tuple[float, float] | None = None,
-    own: Mapping[str, Any],
-) -> Target:
-    """The loaded target, held against what the caller says of the data and the model; named classes give it names.
-
-    own are settings that the recipe brings itself, which may only be repeated. Raises BadOption, ModelError.
-    """
-    brought: dict[str, Any] = {"threshold": recipe.threshold, "output": recipe.output, "weights": WEIGHTS}
-    brought["normalize"] = show_normalization(recipe.normalization.make()) if recipe.normalization else "none"
-    for name, given in own.items():
-        value = show_normalization(normalization(given)) if name == "normalize" and given != "torchvision" else given
-        if given and str(value) != str(brought.get(name)):
-            raise BadOption(
-                f"{name} = {value}: a hardened model brings its own ({brought.get(name) or 'none'})",
-                f"Leave {name} out.",
-            )
-    if input_shape is not None and tuple(input_shape) not in ((), recipe.input_shape):
-        raise ModelError(
-            f"the hardened model takes inputs of shape {recipe.input_shape}, the data has {tuple(input_shape)}",
-            "Give data of the shape it was made for.",
-        )
-    if bounds is not None and tuple(bounds) != recipe.bounds:
-        low, high = recipe.bounds
-        raise ModelError(
-            f"the hardened model takes inputs in [{low:g}, {high:g}], the data lies in [{bounds[0]:g}, {bounds[1]:g}]",
-            f"Give data in the model's range; --bounds {low:g},{high:g} states it.",
-        )
-    return target if classes is None else _named(recipe, target, classes)
-
-
-def _named(recipe: Hardened, target: Target, classes: int | Sequence[str]) -> Target:
-    """The target with the data's class names, where the recipe only counts them."""
-    count = classes if isinstance(classes, int) else len(classes)
-    if count != len(recipe.classes):
-        raise ModelError(
-            f"the hardened model tells {len(recipe.classes)} classes apart, the data has {count}",
-            "Give data of the classes it was made for.",
-        )
-    if isinstance(classes, int) or tuple(classes) == recipe.classes:
-        return target
-    if recipe.classes != tuple(map(str, range(count))):
-        ours, theirs = next((a, b) for a, b in zip(recipe.classes, classes, strict=True) if a != b)
-        raise ModelError(
-            f"the hardened model was made for the class {ours!r} where the data has {theirs!r}",
-            "Give data whose classes have the model's names, in its order.",
-        )
-    return target.having(classes=tuple(classes))
 
 
 def _compare(target: Target, recipe: Hardened, place: Path, text: str, say: Callable[[str], None]) -> None:
@@ -370,11 +260,6 @@ def versions() -> dict[str, str]:
 
         found["torchvision"] = version("torchvision")
     return found
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _form(tensor: Tensor | None) -> tuple[Any, ...] | None:
