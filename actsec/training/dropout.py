@@ -13,8 +13,9 @@ from actsec.errors import ModelError
 
 def dropped_layers(model: nn.Module) -> list[nn.Linear]:
     """The layers whose inputs dropout acts on: every nn.Linear but the first layer with weights, the inputs' own."""
-    weighted = [m for m in model.modules() if getattr(m, "weight", None) is not None and m.weight.dim() > 1]
-    return [m for m in weighted[1:] if isinstance(m, nn.Linear)]
+    weights = ((module, getattr(module, "weight", None)) for module in model.modules())
+    weighted = [module for module, weight in weights if isinstance(weight, Tensor) and weight.dim() > 1]
+    return [module for module in weighted[1:] if isinstance(module, nn.Linear)]
 
 
 @contextlib.contextmanager
