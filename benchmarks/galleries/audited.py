@@ -17,10 +17,12 @@ from actsec import runner, scene, tasks
 from actsec import target as targets
 from actsec.data import Splits
 from actsec.errors import NoVerdict, StoreError, UsageError
-from actsec.plan import CHECKED, Trial, from_table
-from actsec.result import Result, ThreatResult
+from actsec.plan import CHECKED, Trial, from_table, headline_threats
+from actsec.result import ThreatResult
 from actsec.store import Store
 from actsec.types import Target, Threat
+from actsec.verdict.gathering import gather
+from actsec.verdict.threats import mean_share, threat_result
 from benchmarks.galleries.exhibits import Exhibit, flagged
 from benchmarks.galleries.rooms import Stage
 from benchmarks.scenes import ROOT
@@ -152,16 +154,20 @@ def judged(gallery: str, exhibit: Exhibit, stage: Stage, folder: Path, *, keep: 
     torch.manual_seed(stage.seed)  # of frauds that draw behind the audit's back: a cell is the same on every run
     where = folder / "audits" / cell.key
     try:
-        result = _audit(target, stage, images, where)
+        prepared, store = _audited(target, stage, images, where)
+        (seen,) = gather(prepared.plan, prepared.facts, store)
+        labels, classes = prepared.scene.test.y, prepared.scene.test.classes
+        found, *others = (
+            threat_result(seen, prepared.plan, threat, labels, classes, "")
+            for threat in headline_threats(prepared.plan)
+            if threat.goal == "misclassify"
+        )
     except (UsageError, NoVerdict) as refusal:
         return dataclasses.replace(cell, state="refused", believable=False, why=str(refusal), seconds=_since(began))
     finally:
         if not keep:
             shutil.rmtree(where, ignore_errors=True)
-    (variant,) = result.variants
-    headline = str(Threat("linf", room.eps))
-    found = next(threat for threat in variant.threats if threat.threat == headline)
-    clean = variant.clean.accuracy
+    clean = mean_share(1 - seen.clean_wrong)
     return dataclasses.replace(
         cell,
         state=found.state,
@@ -171,12 +177,8 @@ def judged(gallery: str, exhibit: Exhibit, stage: Stage, folder: Path, *, keep: 
         robust=(found.worst_case.k, found.worst_case.n),
         checks=_checks(found),
         attacks={attack.attack: attack.still_correct.value for attack in found.attacks},
-        others=tuple(
-            (threat.threat, threat.state, threat.believable, _checks(threat))
-            for threat in variant.threats
-            if threat.checks and threat is not found
-        ),
-        errors=tuple(problem.claim for problem in result.problems if problem.rule == "ACT-E01"),
+        others=tuple((each.threat, each.state, each.believable, _checks(each)) for each in others if each.checks),
+        errors=seen.errors,
         seconds=_since(began),
     )
 
@@ -192,8 +194,8 @@ def _checks(found: ThreatResult) -> tuple[Said, ...]:
     )
 
 
-def _audit(target: Target, stage: Stage, images: int, where: Path) -> Result:
-    """The audit of ``actsec audit`` at BUDGET, less the attacks and measurements that no check reads."""
+def _audited(target: Target, stage: Stage, images: int, where: Path) -> tuple[runner.Prepared, Store]:
+    """The plan and the outcomes of ``actsec audit`` at BUDGET, less what no check reads."""
     named = {"model": f"{scene.OBJECT}{stage.room.name}", "data": f"{scene.OBJECT}{stage.test.name}"}
     options = {"budget": BUDGET, "eps": stage.room.eps, "samples": images, "seed": stage.seed}
     plan = from_table({**named, **options, "defenses": [], "corruptions": []})
@@ -205,7 +207,7 @@ def _audit(target: Target, stage: Stage, images: int, where: Path) -> Result:
     for job in prepared.jobs:
         if job.kind in _JOBS and not store.done(job.id):
             tasks.run(job, store.root, prepared.scene)
-    return runner.finish(prepared, store, complete=True)
+    return prepared, store
 
 
 def _aside(trial: Trial) -> bool:
