@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from actsec.training import Perturb
 
 
-def pgd(eps: float, norm: str = "linf", steps: int = 7) -> Perturb:
+def pgd(eps: float, norm: str = "linf", steps: int = 5) -> Perturb:
     """Projected gradient ascent on the cross-entropy inside the ball and [0, 1] (Madry et al. 2017)."""
 
     def perturb(model: nn.Module, x: Tensor, y: Tensor, *_: object) -> Tensor:
