@@ -116,7 +116,7 @@ def sentence_of(seen: Seen, label: AdviceLabel) -> str:
     if label == "looks better, is masking" and not seen.void:
         parts.append("it changed no decision on untouched images, so the attacks missed what it seems to gain")
     elif seen.void:
-        parts.append(f"the checks void that: {seen.void}")
+        parts.append(f"the checks void that: {seen.void.rstrip('.')}")
     elif seen.inflated:
         parts.append("the audited model's own number is void, and too high")
     if seen.kinds == {"calibration"}:
