@@ -20,7 +20,9 @@ from actsec.errors import ActsecError, unknown
 
 OUT = Path("runs/gallery")
 _OUT = click.option("--out", default=OUT, show_default=True, type=click.Path(path_type=Path))
-_GALLERY = click.option("--gallery", "galleries", multiple=True, help="first or second; both when not given.")
+_GALLERY = click.option(
+    "--gallery", "galleries", multiple=True, help="first or second; all that may be judged when not given."
+)
 _ROOM = click.option("--room", "rooms", multiple=True, help="One of the rooms; all when not given.")
 Task = tuple[str, str, str, int]
 """A cell to make: gallery, room, exhibit, seed."""
@@ -81,20 +83,25 @@ def run(
 @click.option("--to", default=Path("docs/galleries.md"), show_default=True, type=click.Path(path_type=Path))
 @_OUT
 def report(out: Path, to: Path) -> None:
-    """Write the tables and the rates of all cells in OUT."""
+    """Write the tables and the rates of all cells in OUT, and print what the report tells of each rule."""
     from benchmarks.galleries.audited import read
-    from benchmarks.galleries.tables import document, summary
+    from benchmarks.galleries.tables import document, measured, summary
 
     cells = read(out)
     to.write_text(document(cells))
-    print(f"{summary(cells)}\n\nWritten: {to}")
+    rates = "".join(f"    {rule!r}: {counts},\n" for rule, counts in measured(cells).items())
+    print(f"{summary(cells)}\nFor actsec/verdict/false_alarms.py:\nMEASURED = {{\n{rates}}}\n\nWritten: {to}")
 
 
 def chosen(
     galleries: tuple[str, ...], rooms: tuple[str, ...], names: tuple[str, ...], seeds: tuple[int, ...]
 ) -> list[Task]:
-    """The cells asked for, seed by seed, cheap rooms first. Raises UnknownName."""
+    """The cells asked for, seed by seed, cheap rooms first; of the galleries that may be judged when none is named.
+
+    Raises UnknownName, PlanError.
+    """
     from benchmarks.galleries import GALLERIES
+    from benchmarks.galleries.frozen import open_to, refuse
     from benchmarks.galleries.rooms import ROOMS
 
     every = {exhibit.name for exhibits in GALLERIES.values() for exhibit in exhibits}
@@ -102,11 +109,13 @@ def chosen(
         for name in given:
             if name not in known:
                 raise unknown(what, name, known)
+    for name in galleries:
+        refuse(name)
     return [
         (gallery, room, exhibit.name, seed)
         for seed in seeds
         for room in rooms or tuple(ROOMS)
-        for gallery in galleries or tuple(GALLERIES)
+        for gallery in galleries or tuple(filter(open_to, GALLERIES))
         for exhibit in GALLERIES[gallery]
         if room in exhibit.rooms and (not names or exhibit.name in names)
     ]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.galleries.first import FIRST
+from benchmarks.galleries.second import SECOND
 
-GALLERIES = {"first": FIRST}
+GALLERIES = {"first": FIRST, "second": SECOND}

@@ -9,6 +9,7 @@ from actsec.verdict.statistics import share
 from benchmarks.galleries import GALLERIES
 from benchmarks.galleries.audited import Cell, Said, spoke
 from benchmarks.galleries.exhibits import Exhibit
+from benchmarks.galleries.frozen import FROZEN
 from benchmarks.galleries.rooms import ROOMS
 
 HEAD = """# Galleries: how often the masking battery is right
@@ -32,8 +33,6 @@ model.
   exhibit on several seeds and wrappers of one network are not: read them as too narrow. "By exhibit" counts an exhibit
   once, as wrong when any of its cells is.
 """
-FROZEN = ("", "")
-"""The commit at which the thresholds were frozen, and the digest of that battery; empty while they are not."""
 GALLERY_WORDS = {
     "first": "The models that issue 4 names and that thresholds were chosen on.",
     "second": "Other frauds and other honest models, written before the battery was run on any of them, with the "
@@ -66,7 +65,7 @@ def _provenance(cells: Sequence[Cell]) -> str:
         words += " (**several: run again**)"
     commit, digest = FROZEN
     if commit:
-        words += f"; thresholds frozen at {commit} (battery {digest})"
+        words += f"; thresholds frozen at {commit} (their digest {digest})"
     return f"{words}; {missing} cells of these seeds are not made yet.\n" if missing else f"{words}.\n"
 
 
@@ -150,6 +149,21 @@ def _rules(cells: Sequence[Cell]) -> str:
         columns = (rule, rate(caught, len(frauds)), rate(accused, len(honest)), str(len(warned)), ", ".join(alone))
         lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
+
+
+def measured(cells: Iterable[Cell]) -> dict[str, tuple[int, int]]:
+    """By rule: honest models that it warned or was red of, under any threat, and honest models that it judged."""
+    found: dict[str, tuple[int, int]] = {}
+    for cell in cells:
+        said = {}
+        for rule, status, *_ in cell.everywhere:
+            if status not in ("not_done", "not_applicable"):
+                said[rule] = said.get(rule, False) or status != "ok"
+        if cell.kind == "honest":
+            for rule, spoken in said.items():
+                k, n = found.get(rule, (0, 0))
+                found[rule] = (k + spoken, n + 1)
+    return dict(sorted(found.items()))
 
 
 def _flags(cell: Cell, kinds: dict[str, object]) -> set[str]:
