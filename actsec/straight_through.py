@@ -30,7 +30,7 @@ _FLAT = {
 } | {getattr(Tensor, f"{name}_") for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn")}
 _CUT = {Tensor.detach, torch.detach, Tensor.data.__get__}  # type: ignore[attr-defined]  # a getter of torch's C side
 _SWITCHES = {torch._C._set_grad_enabled}  # noqa: SLF001  # what no_grad() calls; torch has no public name for it
-_unfollowed = torch._C.DisableTorchFunction  # type: ignore[attr-defined]  # noqa: SLF001  # the documented name is this
+_unfollowed = torch._C.DisableTorchFunction  # noqa: SLF001  # the documented name is this
 _STEP = 0.05
 """Measured slopes: the pairs lie so far apart, in standard deviations of what the step is given."""
 
@@ -64,7 +64,7 @@ class _Measured(torch.autograd.Function):
         return step(x).detach().clone()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # torch's is untyped
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         size = _STEP * x.flatten(1).std(1).clamp_min(1e-3).reshape(-1, *(1,) * (x.dim() - 1))
         # Keyed by what each row holds, so that a row's slopes do not depend on the others.
@@ -150,6 +150,6 @@ def _step_over(module: nn.Module, name: str, directions: int) -> None:
         if answer.shape == x.shape and not directions:
             with _unfollowed():  # the detach below is meant
                 return x + (answer - x).detach()
-        return _Measured.apply(x, plain, directions or 20)  # type: ignore[no-untyped-call,no-any-return]  # untyped
+        return _Measured.apply(x, plain, directions or 20)  # type: ignore[no-any-return]  # torch leaves it untyped
 
     module.forward = forward
