@@ -40,7 +40,7 @@ SPECS = {
         "noisy_inference(std=0.1, finetune=1)",
         "noisy_inference(std=0.2, at=activations)",
         "noisy_inference(std=0.2, at=activations, finetune=1)",
-        "noisy_inference(at=learned, eps=0.1, inner=pgd(steps=2), finetune=1)",
+        "noisy_inference(std=0.25, at=learned, eps=0.1, inner=pgd(steps=2), finetune=1)",
     ),
     "smoothing": ("smoothing(std=0.1, draws=4)", "smoothing(std=0.1, draws=4, finetune=1)"),
     "swap": (
@@ -64,7 +64,7 @@ CHAINS = [
     ["noisy_inference(std=0.1, at=activations)", "vector_scaling", "isotonic(curves=each)"],
     ["label_smoothing(epochs=1)", "trades(eps=0.1, inner=pgd(steps=2), epochs=1)", "fooling_training(epochs=1)"],
     ["stable_training(epochs=1)", "confidence_penalty(epochs=1)", "temperature"],
-    ["isotonic", "swap(to=prelu)", "noisy_inference(at=learned, eps=0.1, inner=pgd(steps=2), finetune=1)"],
+    ["isotonic", "swap(to=prelu)", "noisy_inference(std=0.25, at=learned, eps=0.1, inner=pgd(steps=2), finetune=1)"],
     ["noisy_inference(std=0.05)", "fast_training(eps=0.1, epochs=1, guard_steps=2)"],
 ]
 

@@ -384,7 +384,7 @@ def test_only_the_named_sites_are_noisy_and_the_rest_is_the_model(inplace):
 
 def test_learned_noise_learns_its_scales_on_examples_half_attacked():
     target = trained()
-    text = "noisy_inference(at=learned, eps=0.1, inner=pgd(steps=2), finetune=2, weight_decay=1e-4)"
+    text = "noisy_inference(std=0.25, at=learned, eps=0.1, inner=pgd(steps=2), finetune=2, weight_decay=1e-4)"
     made, found = fitted(target, text, everything())
     assert set(found.numbers["alpha"]) == {"1", "3", "7"}
     assert all(value != 0.25 for value in found.numbers["alpha"].values())
@@ -402,8 +402,8 @@ def test_what_cannot_be_is_refused_by_name():
     for text, word in {
         "noisy_inference": "std",
         "noisy_inference(at=activations)": "std",
-        "noisy_inference(at=learned, finetune=1)": "eps",
-        "noisy_inference(at=learned, eps=0.1)": "finetune",
+        "noisy_inference(std=0.1, at=learned, finetune=1)": "eps",
+        "noisy_inference(std=0.1, at=learned, eps=0.1)": "finetune",
         "noisy_inference(std=0.1, sites='1')": "sites",
         "noisy_inference(std=0.1, eps=0.1)": "eps",
         "noisy_inference(std=-1, at=activations)": "std",
@@ -421,7 +421,7 @@ def test_an_audit_gives_its_eps_to_what_trains_against_it_alone():
     from actsec.spec import parse
 
     assert str(_with_eps(parse("noisy_inference(std=0.1)"), 0.1)) == "noisy_inference(std=0.1)"
-    learned = parse("noisy_inference(at=learned, finetune=1)")
+    learned = parse("noisy_inference(std=0.1, at=learned, finetune=1)")
     assert _with_eps(learned, 0.1).get("eps") == 0.1
     for name in ("noisy_inference", "smoothing"):
         assert str(spelled(name, 0.1)) == f"{name}(std=0.1, finetune=3)"

@@ -3,8 +3,8 @@
 ``at=input``: logits(x) = model(x + n), n ~ N(0, std^2) per input value, in input units and not clipped to the box.
 ``at=activations``: y -> y + std * s * n on the output y of the activation calls that ``sites`` names, n ~ N(0, 1), s
 the standard deviation of y over the units of that call, of each example by itself.
-``at=learned``: the same with std replaced by an alpha of each site, learned with the weights from std on (0.25 where it
-is not given): Parametric Noise Injection (He, Rakin & Fan 2019, equations 1 to 3; s there is over the batch, here over
+``at=learned``: the same with std replaced by an alpha of each site, learned with the weights from std on (0.25 in the
+paper): Parametric Noise Injection (He, Rakin & Fan 2019, equations 1 to 3; s there is over the batch, here over
 the example, so that no answer depends on its company). Its loss is half clean, half adversarial (their equation 7, both
 weights 0.5): half of the examples of each epoch, chosen anew, are replaced by what ``inner`` makes of them at eps.
 Without the adversarial half alpha would shrink to nothing. weight_decay falls on weights and alphas alike.
@@ -41,8 +41,6 @@ from actsec.spec import Spec
 from actsec.training import Memory, Recipe
 from actsec.types import Fitted, Material, Target, Threat
 
-FIRST_ALPHA = 0.25
-"""Where the learned scales begin, as in the paper."""
 SHARE = 0.5
 """Of the examples, those that learned noise trains on as the attack left them."""
 
@@ -69,7 +67,7 @@ class Noisy(Stands):
 class NoisyInference:
     """Gaussian noise at inference, on the inputs or on activations."""
 
-    std: Annotated[float | None, "standard deviation: in input units, or as a share of an activation's own"] = None
+    std: Annotated[float, "standard deviation: in input units, or as a share of an activation's own"]
     at: Annotated[Literal["input", "activations", "learned"], "where the noise is added"] = "input"
     sites: Annotated[str | tuple[str, ...], "of activations, names of the calls: a glob, or a list of globs"] = "*"
     finetune: Annotated[int, "epochs of training under the noise; 0 leaves the weights"] = 0
@@ -89,9 +87,7 @@ class NoisyInference:
 
     def __post_init__(self) -> None:
         learned = self.at == "learned"
-        if self.std is None and not learned:
-            raise BadOption(f"noisy_inference(at={self.at}) needs 'std'", "Write noisy_inference(std=0.1).")
-        require(0 < self._scale < float("inf"), "noisy_inference(std=...)", self.std, "a positive number such as 0.1")
+        require(0 < self.std < float("inf"), "noisy_inference(std=...)", self.std, "a positive number such as 0.1")
         require(self.finetune >= 0, "noisy_inference(finetune=...)", self.finetune, "0 or a number of epochs")
         if learned:
             require(self.finetune > 0, "noisy_inference(at=learned, finetune=...)", self.finetune, "at least one epoch")
@@ -119,9 +115,9 @@ class NoisyInference:
         """The target with noise in its model, stochastic from now on. Raises UnknownName for a glob without a site."""
         if self.at != "input":
             learned = self.at == "learned"
-            model: Stands = jittered(target.model, example_of(target), self.sites, self._scale, learned=learned)
+            model: Stands = jittered(target.model, example_of(target), self.sites, self.std, learned=learned)
             return target.having(model=model, stochastic=True)
-        scale = torch.tensor(self._scale)
+        scale = torch.tensor(self.std)
         if target.normalization is not None:  # the model sees (x - mean) / std, so the noise is divided as well
             scale = scale / torch.tensor(target.normalization.std).view(-1, *(1,) * (len(target.shape) - 1))
         model = Noisy(deepcopy(target.model), scale.to(target.device))
@@ -130,7 +126,7 @@ class NoisyInference:
 
     def fit(self, target: Target, material: Material) -> Fitted:
         """Fine-tune under the noise where asked. Raises DataError without a training split then."""
-        numbers: dict[str, Any] = {"at": self.at, "std": self._scale}
+        numbers: dict[str, Any] = {"at": self.at, "std": self.std}
         if self.finetune:
             numbers |= self._learned(target, material)
         else:
@@ -159,10 +155,6 @@ class NoisyInference:
         numbers = learn(target, split, recipe, material, "noisy_inference", perturb=perturb, memory=memory)
         attacked = memory.numbers["attacked"]
         return {**numbers, "threat": str(threat), "inner": str(self.inner), "examples_attacked": attacked}
-
-    @property
-    def _scale(self) -> float:
-        return FIRST_ALPHA if self.std is None else self.std
 
     def _recipe(self, seed: int) -> Recipe:
         return Recipe(
