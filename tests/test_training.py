@@ -698,3 +698,12 @@ def test_training_does_not_import_the_compiler():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_what_two_trainings_differ_in_is_named():
+    from actsec.training.recipe import unlike
+
+    one = {"epochs": 5, "weight_decay": 0.0, "batch_norm": "none", "final_loss": 0.1}
+    assert unlike(one, one | {"final_loss": 0.7}) == ""
+    assert unlike(one, one | {"epochs": 15, "weight_decay": 0.01}) == "epochs 5 and 15, weight_decay 0.0 and 0.01"
+    assert unlike(one, {"optimizer": "sgd"}) == ""

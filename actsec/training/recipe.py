@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from actsec.errors import BadOption
 
@@ -70,3 +71,16 @@ class Recipe:
     def noise_std(self, step: int) -> float:
         """Standard deviation of the gradient noise at ``step`` (from 0): Neelakantan et al. 2015, equation 1."""
         return math.sqrt(self.gradient_noise / (1 + step) ** self.gradient_noise_decay)
+
+
+COMPARED = ("epochs", "optimizer", "schedule", "learning_rate", "weight_decay", "batch_size", "batch_norm", "start")
+"""What trainings must share before a difference between them is laid to anything else (Pang et al. 2020)."""
+
+
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """In what two trainings differ that should be equal, from the numbers they told: ``epochs 5 and 15``, or nothing.
+
+    Only options that both told are compared.
+    """
+    pairs = ((name, one[name], other[name]) for name in COMPARED if name in one and name in other)
+    return ", ".join(f"{name} {first} and {second}" for name, first, second in pairs if first != second)
