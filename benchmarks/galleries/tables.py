@@ -14,8 +14,8 @@ from benchmarks.galleries.rooms import ROOMS
 
 HEAD = """# Galleries: how often the masking battery is right
 
-Written by `python -m benchmarks.gallery report` from the cells of `python -m benchmarks.gallery run`. Not edited by
-hand.
+Written by `python -m benchmarks.gallery report` from the cells of `python -m benchmarks.gallery run`, which
+`benchmarks/README.md` explains. Not edited by hand.
 
 Every model here went through the audit itself: of the attacks of `actsec audit` at the quick budget those that the
 checks read, the probe, the diagnostics at their default thresholds, the state. Nothing was told to the audit about the
