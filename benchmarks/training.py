@@ -226,7 +226,7 @@ def beside_art(room: Room, repeats: int = 5) -> Iterator[str]:
 
 
 def _by_art(room: Room, name: str, start: Target, train: Split, seed: int) -> tuple[Target, dict[str, Any]]:
-    """ART's trainer, its attack given whole batches (its default of 32 would halve its speed)."""
+    """ART's trainer, its attack given whole batches where its default is 32."""
     from art.defences.trainer import AdversarialTrainerMadryPGD
     from art.estimators.classification import PyTorchClassifier
 
