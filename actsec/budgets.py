@@ -144,7 +144,6 @@ def repeats(budget: str, target: Target) -> int:
     return -(-REPEATS[budget] // target.draws) if target.stochastic else 1
 
 
-
 def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Plan:
     """The plan with every gap filled, all names checked. Raises UnknownName, BadOption, PlanError, ThreatError."""
     if plan.budget not in BUDGETS:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from actsec import registry
 from actsec.oracle import frozen
-from actsec.referee import JUDGE_DRAWS, attack_target, cases_of
+from actsec.referee import attack_target, cases_of
 from actsec.spec import Spec
-from actsec.types import Target
+from actsec.types import JUDGE_DRAWS, Target
 
 COPIES = 256
 """Noisy copies of one input in a call of the model."""

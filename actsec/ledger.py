@@ -29,10 +29,11 @@ class Verdicts:
     or 1 unless the target is stochastic); smallest (n, norms) is the least size of any confirmed misclassifying
     candidate, by NORMS_KEPT, infinity for none; forwards, backwards, found_at, rejected (n,) int64 count the attack's
     queries, the question that first succeeded (-1: none) and inadmissible candidates; refused counts successes that a
-    judge took back; non_finite (n,) int64 counts candidates whose logits were not all finite; on_grid (n,) int64 is 1
-    where what was found still succeeds as rounded to the data's own grid, 0 where not, -1 where it was not asked; trace
-    (rows, questions, 3) follows the first TRACED rows: loss (NaN without one), best score and best size after each
-    question, NaN after a row's last.
+    judge took back; non_finite (n,) int64 counts candidates whose logits were not all finite, abstained (n,) int64
+    admissible misclassified ones that the target's detector rejected; on_grid (n,) int64 is 1 where what was found
+    still succeeds as rounded to the data's own grid, 0 where not, -1 where it was not asked; trace (rows, questions, 3)
+    follows the first TRACED rows: loss (NaN without one), best score and best size after each question, NaN after a
+    row's last.
     """
 
     status: Tensor
@@ -48,6 +49,7 @@ class Verdicts:
     refused: int
     logits: Tensor
     non_finite: Tensor
+    abstained: Tensor
     on_grid: Tensor
     trace: Tensor
 
@@ -128,7 +130,9 @@ class Ledger:
         finite = torch.isfinite(reply.logits).all(-1)
         wrong = (reply.logits.argmax(-1) != cases.y[:, None]) & reply.inside & finite
         if reply.rejection is not None:
-            wrong &= reply.rejection <= 0
+            accepted = reply.rejection <= 0
+            self.verdicts.abstained[index] += (wrong & ~accepted).sum(1)
+            wrong &= accepted
         if not bool(wrong.any()):
             return
         at, candidate = wrong.nonzero(as_tuple=True)
@@ -188,6 +192,7 @@ def opened(logits: Tensor, score: Tensor, cases: Cases, minimal: bool, rejected:
         refused=0,
         logits=logits.clone(),
         non_finite=count.clone(),
+        abstained=count.clone(),
         on_grid=count - 1,
         trace=torch.empty(0, 0, 3),
     )

@@ -44,6 +44,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
     repeatable, repeat_difference  five passes: largest L2 distance of normalised logits from the first pass
     company_difference             the same of company_rows rows alone and among others; None for a stochastic target
     broken_graph                   "" or why no gradient reaches the input
+    detector_gradient              whether a gradient of the detector's score reaches the input; None without a detector
     autograd_inside                calls of autograd within one forward pass
     zero_cross_entropy_gradients, zero_margin_gradients, non_finite_gradients     shares, exact in float32
     gradient_norms                 5, 25, 50, 75, 95 % quantiles of the margin gradient's dual norm
@@ -59,6 +60,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
         numbers["company_difference"] = None if target.stochastic else _company(oracle, x[:ALONE])
         numbers["company_rows"] = min(len(x), ALONE)
         numbers["broken_graph"] = broken_graph(target, x[:2])
+        numbers["detector_gradient"] = None if target.rejects is None else detector_gradient(target, x[:ALONE])
         numbers["autograd_inside"] = autograd_inside(target, x[:2])
         keep = oracle.observe(x).logits.argmax(1) == y
         rows = torch.nonzero(keep | ~keep.any()).flatten()
@@ -67,6 +69,17 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
             numbers |= _gradients(oracle, cases, Draws(seed, "probe"))
         numbers["unstable_predictions"] = _instability(oracle, cases, Draws(seed, "probe/nearby")) if eps else None
     return numbers
+
+
+def detector_gradient(target: Target, x: Tensor) -> bool:
+    """Whether an attack can follow the detector's score: its gradient in x (n, *shape) exists and is not all zero."""
+    leaf = x.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        score = target.rejection(leaf)
+    if score is None or not score.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
+    return gradient is not None and bool((gradient != 0).any())
 
 
 def broken_graph(target: Target, x: Tensor) -> str:

@@ -18,9 +18,8 @@ from actsec import geometry, losses, rows
 from actsec.draws import Draws
 from actsec.ledger import ALREADY_WRONG, FOUND, NORMS_KEPT, REFUSED, Ledger, Verdicts, opened
 from actsec.oracle import Oracle, frozen, rejected
-from actsec.types import BATCH, Ask, Attack, Cases, Goal, Loss, Norm, Recipe, Reply, Target
+from actsec.types import BATCH, JUDGE_DRAWS, Ask, Attack, Cases, Goal, Loss, Norm, Recipe, Reply, Target
 
-JUDGE_DRAWS = 20
 CANDIDATE_VALUES = 1 << 23
 """Values of all candidates in play at once: 32 MiB in float32, a few times that at work."""
 

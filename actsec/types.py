@@ -28,6 +28,9 @@ NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 BATCH = 256
 """The most rows of one call of a model where memory allows: more of them were not measured to be faster."""
 
+JUDGE_DRAWS = 20
+"""Draws that a target which draws is judged by."""
+
 SLACK = 1e-6
 """A candidate is inside the ball when its size is at most eps * (1 + SLACK): float32 rounding, nothing more."""
 
@@ -556,6 +559,10 @@ class Evidence:
     """Without an eps: by role, the smallest misclassifying size (n,) that it found; 0 where wrong untouched."""
     adaptive: Mapping[str, np.ndarray[Any, Any] | None] = field(default_factory=dict)
     """The attacks that the model's own defenses say it must face here: rows still correct, None where not made."""
+    broken: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """For a target that draws: by role, rows broken beyond the doubt of the judge's draws."""
+    abstained: np.ndarray[Any, Any] | None = None
+    """Rows with an admissible misclassified candidate that the target's detector rejected; None without a detector."""
     twin: np.ndarray[Any, Any] | None = None
     """Rows that the model without its defenses gets right after the same gradient attacks; None where there is none."""
 

@@ -73,6 +73,15 @@ def accuracy(evidence: Evidence, role: str) -> Bools:
     return np.asarray(evidence.correct[role], bool)
 
 
+def withstood(evidence: Evidence, role: str) -> Bools:
+    """Rows (n,) that one role's attack did not break beyond doubt.
+
+    The judge's few draws of a target that draws may fall on either side of a half from one attack to the next: what one
+    attack alone is said to break must lie well beyond it.
+    """
+    return ~np.asarray(evidence.broken[role], bool) if role in evidence.broken else accuracy(evidence, role)
+
+
 def lower_bound(k: int, n: int) -> float:
     """The lower end of the 95 % interval of k of n: one stray example in fifty is no share above 1 %."""
     from actsec.verdict.statistics import share
@@ -141,7 +150,7 @@ def beside_gradients(diagnostic: Diagnostic, evidence: Evidence, role: str, leas
     """Judge an attack that follows no gradient of the model against all that do."""
     plain = gap(accuracy(evidence, "iterative"), accuracy(evidence, role), least)
     followed = still(evidence, GRADIENT)
-    alone = gap(followed, followed & accuracy(evidence, role), least)
+    alone = gap(followed, followed & withstood(evidence, role), least)
     shown = numbers(plain, only_this=alone.drop, only_this_limit=alone.delta)
     words = _WORDS[role]
     claim = f"After the iterative attack {percent(plain.first)} are correct, after {words} {percent(plain.second)}."
@@ -161,6 +170,8 @@ def comes_nearer(diagnostic: Diagnostic, evidence: Evidence, role: str, by: floa
     """
     if evidence.threat.eps is not None or evidence.threat.goal != "misclassify":
         return finding(diagnostic, "not_applicable", "Compares the smallest changes; this threat has a fixed budget.")
+    if evidence.stochastic:
+        return finding(diagnostic, "not_applicable", "The smallest change to a target that draws is one draw's luck.")
     sizes, words = evidence.sizes, _WORDS[role]
     if "minimal" not in sizes or role not in sizes or min(len(sizes["minimal"]), len(sizes[role])) < FEWEST:
         what = words if role not in sizes else "a gradient search for the smallest change"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from typing import Any
 
@@ -14,13 +15,15 @@ from actsec.budgets import faced
 from actsec.plan import CHECKED, Plan
 from actsec.result import Check
 from actsec.spec import show
-from actsec.types import Evidence, Threat, chain_text
+from actsec.types import JUDGE_DRAWS, Evidence, Threat, chain_text
 from actsec.verdict.gathering import Gathered, Tried
 from actsec.verdict.sanity import Command, diagnose
 
 Array = NDArray[Any]
 _FOLLOWED = ("doubled", "iterative")
 _GRADIENT = ("single_step", "iterative", "doubled", "margin")
+_BEYOND_DOUBT = 0.5 + 2 * math.sqrt(0.25 / JUDGE_DRAWS)
+"""Share of the judge's draws: two standard errors above a half."""
 _TOLD = ("weights", "data", "train", "calibration", "resize", "bounds", "mask", "normalize", "threshold", "output")
 _TABLE = ("label_column", "label", "raw_units", "random_weights", "trust_model", "device", "seed")
 
@@ -59,6 +62,8 @@ def evidence(g: Gathered, plan: Plan, threat: Threat, n: int, base: Gathered | N
         courses=_courses(g, threat),
         sizes=_sizes(g, threat) if threat.eps is None else {},
         adaptive=_adaptive(g, plan, threat, rows),
+        broken={role: broken[:rows] for role, broken in _broken(g, threat).items()} if g.stochastic else {},
+        abstained=_abstained(g, threat, rows),
         twin=_twin(base, threat) if g.variant.chain and base is not None else None,
     )
 
@@ -82,6 +87,29 @@ def _roles(g: Gathered, threat: Threat) -> dict[str, Array]:
             known = found.get(t.trial.role, left)
             rows = min(len(left), len(known))
             found[t.trial.role] = left[:rows] & known[:rows]
+    return found
+
+
+def _broken(g: Gathered, threat: Threat) -> dict[str, Array]:
+    """Of a target that draws: by role, the rows that one of its attacks broke beyond the doubt of the judge's draws."""
+    found: dict[str, Array] = {}
+    for t in g.tried:
+        if t.usable and t.trial.role in CHECKED and t.threat == threat:
+            broken = np.asarray(t.wrong > _BEYOND_DOUBT)
+            known = found.get(t.trial.role, broken)
+            rows = min(len(broken), len(known))
+            found[t.trial.role] = broken[:rows] | known[:rows]
+    return found
+
+
+def _abstained(g: Gathered, threat: Threat, rows: int) -> Array | None:
+    """Rows for which some attack under the threat found a misclassified candidate that the detector rejected."""
+    if g.clean is None or "test_rejected" not in g.clean.arrays:
+        return None
+    found = np.zeros(rows, dtype=bool)
+    for t in g.under(threat):
+        seen = t.arrays["abstained"][:rows] > 0
+        found[: len(seen)] |= seen
     return found
 
 
