@@ -209,8 +209,8 @@ class Fooled:
     """What ``fool`` reached, one row for each start and class.
 
     start (m,) int64 indexes STARTS, target (m,) int64; eps (m,) float64: the smallest L-inf change of the start at
-    which the class had the confidence asked for, infinity for none; confidence (m,): that of the class on x; x (m,
-    *shape): the input so found, or the best attempt; forwards, backwards (m,) int64.
+    which the class had the confidence asked for, infinity for none; confidence (m,): that of the class on x, 0 where
+    there is no answer; x (m, *shape): the input so found, or the best attempt; forwards, backwards (m,) int64.
     """
 
     start: Array
@@ -265,9 +265,9 @@ def fool(
     size = torch.where(reached, verdicts.size, torch.inf).reshape(len(pairs), -1)
     undo = target.having(threshold=None if target.threshold is None else 1 - target.threshold)
     own = undo.decision_logits(verdicts.logits.double())
-    sure = torch.softmax(own, 1).gather(1, rows.target[:, None]).reshape(size.shape)
+    sure = torch.softmax(own, 1).gather(1, rows.target[:, None]).nan_to_num(0.0).reshape(size.shape)
     # The smallest success; of none, the radius at which the class came nearest.
-    best = torch.where(torch.isfinite(size).any(1), size.argmin(1), sure.nan_to_num(-1.0).argmax(1))[:, None]
+    best = torch.where(torch.isfinite(size).any(1), size.argmin(1), sure.argmax(1))[:, None]
     x = verdicts.x.reshape(*size.shape, *target.shape)
     return Fooled(
         start=pairs[:, 0].cpu().numpy(),

@@ -121,8 +121,9 @@ def headline(
     noise = next((a for a in first.attacks if a.baseline), None)
     if noise is not None and noise.n:
         lines.append(f"Random noise of the same size leaves {noise.still_correct.value:.1%} correct.")
-    done = [c for c in first.checks if c.status not in ("not_done", "error")]
-    missing = len(first.checks) - len(done)
+    asked = [c for c in first.checks if c.status != "not_applicable"]
+    done = [c for c in asked if c.status not in ("not_done", "error")]
+    missing = len(asked) - len(done)
     if not first.believable:
         lines.append(f"Do not believe that number: {first.why}.")
     else:
