@@ -26,11 +26,6 @@ FAST = (
     *("logits_x1000", "backward_noise_10", "kwta", "quantised_4", "no_grad_scaler", "noisy_input", "detector"),
     *("relu", "adversarial"),
 )
-OPEN = {
-    "noisy_input": "rows near a tie of a random model count as broken by the single step alone (ACT-M03)",
-    "detector": "no attack searches a detector that gives no gradient",
-}
-"""What the battery gets wrong today; each goes from here when it does not."""
 EXHIBITS = {(name, exhibit.name): exhibit for name, hung in GALLERIES.items() for exhibit in hung}
 
 
@@ -59,11 +54,7 @@ def assert_right(cell):
     assert cell.flagged == (cell.kind == "fraud"), cell.checks
 
 
-def marked(name):
-    return [pytest.mark.xfail(reason=OPEN[name])] if name in OPEN else []
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marked(name)) for name in FAST])
+@pytest.mark.parametrize("name", FAST)
 def test_the_audit_is_right_about(name, folder):
     assert_right(audited("first", name, folder))
 
