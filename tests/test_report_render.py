@@ -153,7 +153,10 @@ def test_a_number_that_cannot_be_believed_is_struck_through_with_the_reason_besi
 
 
 def test_a_believable_number_is_bold_and_not_struck():
-    assert "<s>" not in page("normal")
+    # The sample has a fix whose own number is void: what is struck stands in the table of fixes alone.
+    audited, _, fixes = page("normal").partition('<section id="defenses"')
+    assert fixes
+    assert "<s>" not in audited
     assert "<strong>4.1 %</strong>" in page("normal")
 
 
