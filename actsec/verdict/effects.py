@@ -164,7 +164,8 @@ def confidence_when_wrong(both: Pair, threat: Threat) -> Comparison | None:
 
 def strongest(g: Gathered, threat: Threat, trials: tuple[Tried, ...] | None = None) -> Tried | None:
     """The one attack under a threat that leaves the fewest answers right, of these trials or of all."""
-    tried = [t for t in (g.tried if trials is None else trials) if t.usable and t.threat == threat and t.trial.role not in ASIDE]
+    faced = g.tried if trials is None else trials
+    tried = [t for t in faced if t.usable and t.threat == threat and t.trial.role not in ASIDE]
     return max(tried, key=lambda t: float(t.wrong.mean()), default=None)
 
 
