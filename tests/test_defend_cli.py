@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import ENVIRONMENT, inside
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,7 +21,6 @@ import actsec
 from actsec import hardened, runner, scene, tasks
 from actsec.plan import Plan
 from actsec.store import Store
-from runs import ENVIRONMENT, inside
 
 NETS = """
 from torch import nn

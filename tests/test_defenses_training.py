@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from runs import ENVIRONMENT
 from test_defenses import answers, digits, everything, material, network, plain_pgd, trained
 from torch import nn
 
@@ -39,7 +40,6 @@ from actsec.spec import Spec, parse
 from actsec.store import Store
 from actsec.training import Recipe, loop
 from actsec.types import Cases, Normalization, Observed, Split, Target, Threat
-from runs import ENVIRONMENT
 
 
 @functools.cache

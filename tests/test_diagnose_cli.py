@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from runs import inside
 from safetensors.torch import save_file
 from torch import nn
 
@@ -15,7 +16,6 @@ import actsec
 from actsec import checkup
 from actsec.result import Calibration, Clean, Share, SiteHealth
 from actsec.verdict import activity
-from runs import inside
 
 NETS = """
 import torch

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import ENVIRONMENT
 
 import actsec
 from actsec import exporting, hardened, registry, tasks, toml
@@ -26,7 +27,6 @@ from actsec.oracle import frozen
 from actsec.spec import Spec, parse_chain
 from actsec.tables import Lattice, RawUnits
 from actsec.types import Material, Normalization, Split
-from runs import ENVIRONMENT
 
 NETS = """
 import torch
