@@ -12,6 +12,7 @@ from actsec.diagnostics.gradient_free_beats_gradient import GradientFreeBeatsGra
 from actsec.diagnostics.single_step_beats_iterative import SingleStepBeatsIterative
 from actsec.diagnostics.unsearched_detector import UnsearchedDetector
 from actsec.errors import BadOption, UnknownName
+from actsec.spec import parse
 from actsec.types import Evidence, Finding, Threat
 from actsec.verdict import false_alarms
 from actsec.verdict.sanity import diagnose, state
@@ -254,7 +255,7 @@ def test_measured_false_alarm_rates_are_told_with_their_interval(monkeypatch):
 @pytest.mark.parametrize("kind", [registry.find("diagnostics", name) for name in registry.names("diagnostics")])
 def test_every_attack_that_a_rule_points_to_exists(kind):
     if dig := getattr(kind, "dig", ""):
-        registry.build("attacks", dig)
+        assert type(registry.build("attacks", dig)) is registry.find("attacks", parse(dig).name)
 
 
 def test_rows_broken_by_the_search_alone_void_though_the_accuracies_are_equal():

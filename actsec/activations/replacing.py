@@ -3,74 +3,27 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import checkpoint
 
 from actsec.activations.calls import Activating
 from actsec.activations.catalogue import Activation, activation
 from actsec.activations.finding import tensors
-from actsec.activations.following import Follower, Stands, following, is_activation, key_of
-from actsec.activations.sites import Site, find, find_in_training, resting
-from actsec.errors import BadOption, ModelError, unknown
+from actsec.activations.following import is_activation
+from actsec.activations.sites import resting
+from actsec.activations.standing import Standing, chosen
+from actsec.errors import BadOption
 from actsec.spec import Spec
 
 
-class Swapped(Stands):
-    """A model with some of its activation calls replaced.
+class Swapped(Standing):
+    """A model with some of its activation calls replaced."""
 
-    State-dict keys: the original's under ``model.``, and each learnable replacement's own under ``stands.<site>.`` with
-    the site's dots written as slashes: ``stands.layer1/0/relu:2.weight``. It pickles, copies, trains and loads as any
-    module does. ``seen`` holds every site that was found, so that a call nobody looked at is an error, not a guess.
-    """
-
-    def __init__(self, model: nn.Module, stands: dict[str, nn.Module], seen: frozenset[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.stands = nn.ModuleDict({key_of(name): stand for name, stand in stands.items()})
-        self.seen = seen
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with following(_Replacer(self)):
-            return self.model(*args, **kwargs)
-
-
-class _Replacer(Follower):
-    def __init__(self, swapped: Swapped) -> None:
-        super().__init__(swapped.model)
-        self.swapped = swapped
-
-    def on_site(self, name: str, call: Activating) -> Tensor:
-        if _recomputed():
-            raise ModelError(
-                f"the activation {name!r} runs inside torch.utils.checkpoint, which runs it once more during backward",
-                "Switch checkpointing off (memory_efficient=False in torchvision's densenet).",
-            )
-        key = key_of(name)
-        if key in self.swapped.stands:
-            result: Tensor = self.swapped.stands[key](call.source())
-            return call.give(result)
-        if name not in self.swapped.seen:
-            raise ModelError(
-                f"the model called the activation {name!r}, which was not called when its activations were replaced",
-                "Replace them with an example that takes the same way through the model.",
-            )
-        return call.as_asked()
-
-
-def _recomputed() -> bool:
-    """Whether this call will be made once more by backward, when nothing replaces it."""
-    frame = sys._getframe()  # noqa: SLF001  # the only sign that both kinds of checkpoint leave
-    while frame.f_back is not None and frame.f_code is not Swapped.forward.__code__:
-        if frame.f_code.co_filename == checkpoint.__file__:
-            return True
-        frame = frame.f_back
-    return False
+    def answer(self, stand: nn.Module, call: Activating) -> Tensor:
+        result: Tensor = stand(call.source())
+        return result
 
 
 def replace(
@@ -92,18 +45,13 @@ def replace(
     whose output is smaller than its input.
     """
     wanted = replaceable(to)
-    found, training = find(model, example), find_in_training(model, example)
-    known = {site.name for site in found.sites}
-    later = [site for site in training.sites if site.name not in known]
-    chosen = _chosen([*found.active, *(site for site in later if site in training.active)], only)
+    picked, seen = chosen(model, example, only)
     clone = copy.deepcopy(model)
     _compute_out_of_place(clone, example)
     like = next((p for p in model.parameters() if p.is_floating_point()), example)
-    stands = {site.name: wanted.module().to(device=like.device, dtype=like.dtype) for site in chosen}
-    for stand in stands.values():
-        stand.train(model.training)
-    swapped = Swapped(clone, stands, frozenset(known | {site.name for site in later}))
-    swapped.training = swapped.stands.training = model.training
+    stands = {name: wanted.module().to(device=like.device, dtype=like.dtype) for name in picked}
+    swapped = Swapped(clone, stands, seen)
+    swapped.resting_as(model)
     return swapped
 
 
@@ -116,21 +64,6 @@ def replaceable(to: Spec | str | Activation) -> Activation:
             f"Build a network with it: reference:mlp(activation={wanted.name}).",
         )
     return wanted
-
-
-def _chosen(active: Sequence[Site], only: str | Sequence[str] | None) -> list[Site]:
-    if not active:
-        raise ModelError(
-            "the model has no activation call that can be replaced",
-            "List its calls with actsec.activations.find(model, example).",
-        )
-    if only is None:
-        return list(active)
-    globs = [only] if isinstance(only, str) else list(only)
-    for glob in globs:
-        if not any(fnmatchcase(site.name, glob) for site in active):
-            raise unknown("activation site", glob, [site.name for site in active])
-    return [site for site in active if any(fnmatchcase(site.name, glob) for glob in globs)]
 
 
 def _compute_out_of_place(model: nn.Module, example: Tensor) -> None:

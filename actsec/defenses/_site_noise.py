@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils import checkpoint
 
 from actsec.activations.calls import Activating
-from actsec.activations.following import Follower, Stands, following, key_of
-from actsec.activations.sites import find, find_in_training
-from actsec.errors import ModelError, unknown
+from actsec.activations.standing import Standing, chosen
 
 TINY = 1e-12
 
@@ -41,46 +35,27 @@ class Jitter(nn.Module):
         return y + self.alpha * spread.view(-1, *(1,) * (y.dim() - 1)) * torch.randn_like(y)
 
 
-class Jittered(Stands):
+class Jittered(Standing):
     """A model with noise added to the output of some of its activation calls, in train and eval mode alike.
 
-    ``stands`` holds the noise of each site; ``seen`` every site that was found, so that a call nobody looked at is an
-    error. Draws come from torch's global random state.
+    Draws come from torch's global random state.
     """
 
-    def __init__(self, model: nn.Module, noises: Mapping[str, nn.Module], seen: frozenset[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.stands = nn.ModuleDict({key_of(name): noise for name, noise in noises.items()})
-        self.seen = seen
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with following(_Adder(self)):
-            return self.model(*args, **kwargs)
+    def answer(self, stand: nn.Module, call: Activating) -> Tensor:
+        result: Tensor = stand(call.compute(call.source()))
+        return result
 
 
 def jittered(model: nn.Module, example: Tensor, sites: str | Sequence[str], alpha: float, *, learned: bool) -> Jittered:
     """A deep copy of the model with noise at the activation calls whose names match a glob; the original is left alone.
 
-    example (n, ...) is one valid batch, run to find the calls, in eval mode and in train mode. Gates, the output and
-    calls that never see the input get none. Raises UnknownName for a glob that matches no call, ModelError for a model
-    without any.
+    example (n, ...) is one valid batch. Gates, the output and calls that never see the input get none. Raises
+    UnknownName for a glob that matches no call, ModelError for a model without any.
     """
-    found, training = find(model, example), find_in_training(model, example)
-    known = {site.name for site in found.sites}
-    later = [site for site in training.sites if site.name not in known]
-    active = [site.name for site in (*found.active, *(site for site in later if site in training.active))]
-    if not active:
-        raise ModelError("the model has no activation call that noise could follow", "Use noisy_inference(at=input).")
-    globs = [sites] if isinstance(sites, str) else list(sites)
-    for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in active):
-            raise unknown("activation site", glob, active)
-    picked = [name for name in active if any(fnmatchcase(name, glob) for glob in globs)]
+    picked, seen = chosen(model, example, sites)
     noises = {name: Jitter(alpha, learned=learned).to(example.device) for name in picked}
-    made = Jittered(copy.deepcopy(model), noises, frozenset(known | {site.name for site in later}))
-    for module in (made, made.stands, *noises.values()):
-        module.training = model.training
+    made = Jittered(copy.deepcopy(model), noises, seen)
+    made.resting_as(model)
     return made
 
 
@@ -88,36 +63,3 @@ def alphas(model: nn.Module) -> dict[str, float]:
     """The scale of the noise at each site of a jittered model."""
     noises = {key: noise for key, noise in model.named_modules() if isinstance(noise, Jitter)}
     return {key.removeprefix("stands.").replace("/", "."): float(noise.alpha.detach()) for key, noise in noises.items()}
-
-
-class _Adder(Follower):
-    def __init__(self, jittered: Jittered) -> None:
-        super().__init__(jittered.model)
-        self.jittered = jittered
-
-    def on_site(self, name: str, call: Activating) -> Tensor:
-        if _recomputed():
-            raise ModelError(
-                f"the activation {name!r} runs inside torch.utils.checkpoint, which runs it once more during backward",
-                "Switch checkpointing off (memory_efficient=False in torchvision's densenet).",
-            )
-        key = key_of(name)
-        if key in self.jittered.stands:
-            noisy: Tensor = self.jittered.stands[key](call.compute(call.source()))
-            return call.give(noisy)
-        if name not in self.jittered.seen:
-            raise ModelError(
-                f"the model called the activation {name!r}, which was not called when the noise was put in",
-                "Put it in with inputs that take the same way through the model.",
-            )
-        return call.as_asked()
-
-
-def _recomputed() -> bool:
-    """Whether backward will make this call once more, without the noise."""
-    frame = sys._getframe()  # noqa: SLF001  # the only sign that both kinds of checkpoint leave
-    while frame.f_back is not None and frame.f_code is not Jittered.forward.__code__:
-        if frame.f_code.co_filename == checkpoint.__file__:
-            return True
-        frame = frame.f_back
-    return False

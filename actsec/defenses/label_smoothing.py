@@ -3,10 +3,9 @@
 CE(softmax(z), (1 - epsilon) * one_hot(y) + epsilon / classes) (Szegedy et al. 2016, section 7): the logits stop growing
 once they are apart enough, so the model is less sure of everything. By fine-tuning the given weights, or from scratch.
 
-Labels change, some for the better and some for the worse, and accuracy under attack can rise. It was not made for that
-part of the rise is masking: attacks by another loss or crafted on another model take it back (Fu et al. 2020, "Label
-smoothing and adversarial robustness"). So it is credited with calibration only, and must face attacks that need no
-cross-entropy.
+Labels change, some for the better and some for the worse, and accuracy under attack can rise. Part of that rise is
+masking: attacks by another loss or crafted on another model take it back (Fu et al. 2020, "Label smoothing and
+adversarial robustness"). So it is credited with calibration only, and must face attacks that need no cross-entropy.
 
 Cost: one forward and one backward of the training split an epoch.
 

@@ -18,8 +18,8 @@ Cost at inference: none beyond the draws. Fine-tuned: one forward and one backwa
 for learned noise the inner attack's on half of it.
 
 Known failures: against an attack that asks once the noise looks stronger than it is; the mean over draws is no vote and
-no certificate (for that see ``smoothing``); learned noise trains on adversarial examples too, so that its gain over
-``adversarial_training(mix=0.5)`` is what the noise adds, and that is often nothing.
+no certificate (for that see ``smoothing``); learned noise trains on adversarial examples too, so that what the noise
+adds is its gain over ``adversarial_training(mix=0.5)``, not over the untrained model.
 """
 
 from __future__ import annotations
