@@ -374,7 +374,8 @@ def _with_checks(
     headline = Threat("linf", eps)
     trials = tuple(_as_check(trial, checks(headline, trial.samples, budget, images)) for trial in trials)
     # A check reads what was tried at the headline threat; only the unbounded attack lies elsewhere.
-    roles = {t.role for t in trials if t.role in EXPERIMENTS or Threat.parse(t.threat) == headline}
+    # What is for some models alone checks no other.
+    roles = {t.role for t in trials if not t.variants and (t.role in EXPERIMENTS or Threat.parse(t.threat) == headline)}
     most = max((t.samples for t in trials if Threat.parse(t.threat) == headline), default=samples)
     missing = [trial for trial in checks(headline, most, budget, images) if trial.role not in roles]
     for threat in headline_threats(plan.having(attacks=trials)):
@@ -402,10 +403,10 @@ def _elsewhere(threat: Threat, trials: tuple[Trial, ...], budget: Budget, images
     attacks = [t for t in here if t.role not in EXPERIMENTS | {"noise", second_opinion.ROLE}]
     if not attacks:
         return []
-    known = {t.role for t in here}
-    whole = str(images.whole(threat.norm)) if threat.norm in ("linf", "l2") else ""
-    known |= {t.role for t in trials if t.role == "unbounded" and t.threat == whole}
     names = () if any(not t.variants for t in attacks) else tuple(dict.fromkeys(v for t in attacks for v in t.variants))
+    whole = str(images.whole(threat.norm)) if threat.norm in ("linf", "l2") else ""
+    beside = (*here, *(t for t in trials if t.role == "unbounded" and t.threat == whole))
+    known = {t.role for t in beside if not t.variants or (names and set(names) <= set(t.variants))}
     most = max(t.samples for t in attacks)
     missing = (t for t in checks(threat, most, budget, images) if t.role not in known)
     return [dataclasses.replace(t, variants=() if t.role == "unbounded" else names) for t in missing]

@@ -278,6 +278,11 @@ def reach(cases: Cases) -> tuple[float, float]:
     return float(torch.as_tensor(cases.low).min()), float(torch.as_tensor(cases.high).max())
 
 
+def widest(cases: Cases) -> Tensor:
+    """The L2 size (n,) that nothing in the box exceeds."""
+    return size(torch.maximum((cases.high - cases.x).abs(), (cases.x - cases.low).abs()), "l2")
+
+
 def gridded(cases: Cases, x: Tensor, grid: int) -> Tensor:
     """x (n, *shape) as it is when saved as whole numbers 0 to ``grid`` over the box, eps enforced again.
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from actsec import geometry
 from actsec.draws import Draws
 from actsec.losses import CrossEntropy, Margin, margin
-from actsec.oracle import Oracle, frozen
+from actsec.oracle import Oracle, frozen, rejected
 from actsec.referee import cases_of
-from actsec.types import Cases, Norm, Target
+from actsec.types import Cases, Norm, Observed, Target
 
 PASSES = 5
 ALONE = 8
@@ -72,14 +72,16 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
 
 
 def detector_gradient(target: Target, x: Tensor) -> bool:
-    """Whether an attack can follow the detector's score: its gradient in x (n, *shape) exists and is not all zero."""
+    """Whether an attack can follow the detector's score: its gradient in x (n, *shape) is finite and nowhere all 0."""
     leaf = x.detach().clone().requires_grad_(True)
     with torch.enable_grad():
         score = target.rejection(leaf)
     if score is None or not score.requires_grad:
         return False
     (gradient,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
-    return gradient is not None and bool((gradient != 0).any())
+    if gradient is None or not bool(torch.isfinite(gradient).all()):
+        return False
+    return bool((gradient != 0).flatten(1).any(1).all())
 
 
 def broken_graph(target: Target, x: Tensor) -> str:
@@ -112,19 +114,18 @@ def autograd_inside(target: Target, x: Tensor) -> int:
     try:
         with torch.no_grad():
             target.logits(x)
+            target.rejection(x)
     finally:
         sys.setprofile(before)
     return calls
 
 
 def _outputs(target: Target, oracle: Oracle, x: Tensor, y: Tensor) -> dict[str, Any]:
-    raw = oracle.observe(x).logits
-    again = [oracle.observe(x).logits for _ in range(PASSES - 1)]
+    first = oracle.observe(x)
+    raw = first.logits
     finite = torch.isfinite(raw).all(1)
     good = raw[finite].double()
-    length = good.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    moved = [((other[finite].double() - good) / length).norm(dim=1) for other in again]
-    difference = float(torch.stack(moved).nan_to_num(torch.inf).max()) if len(good) else 0.0
+    difference = max(_moved(first, oracle.observe(x)) for _ in range(PASSES - 1))
     spread = (good.amax(0) - good.amin(0)).max() / good.abs().max().clamp_min(1e-30) if len(good) else torch.zeros(())
     with torch.inference_mode():
         undecided = target.logits(x)
@@ -142,11 +143,24 @@ def _outputs(target: Target, oracle: Oracle, x: Tensor, y: Tensor) -> dict[str, 
 
 def _company(oracle: Oracle, x: Tensor) -> float:
     """How far the logits of a row among others are from those it gets alone, relative to their length: the largest."""
-    together = oracle.observe(x).logits.double()
-    alone = torch.cat([oracle.observe(x[i : i + 1]).logits for i in range(len(x))]).double()
-    moved = (alone - together).norm(dim=1) / together.norm(dim=1).clamp_min(1e-12)
-    good = torch.isfinite(together).all(1)
-    return min(float(moved[good].nan_to_num(torch.inf).max()), 1e30) if bool(good.any()) else 0.0
+    alone = [oracle.observe(x[i : i + 1]) for i in range(len(x))]
+    rejections = [one.rejection for one in alone if one.rejection is not None]
+    joined = Observed(torch.cat([one.logits for one in alone]), (), torch.cat(rejections) if rejections else None)
+    return min(_moved(oracle.observe(x), joined), 1e30)
+
+
+def _moved(one: Observed, other: Observed) -> float:
+    """The largest distance of the rows' logits from one answer to another, relative to their length.
+
+    Of rows with finite logits. A detector that rejects a row once and accepts it the other time counts as 1.
+    """
+    finite = torch.isfinite(one.logits).all(1)
+    if not bool(finite.any()):
+        return 0.0
+    length = one.logits[finite].double().norm(dim=1).clamp_min(1e-12)
+    moved = (other.logits[finite].double() - one.logits[finite].double()).norm(dim=1) / length
+    flipped = float((rejected(one) != rejected(other)).any()) if one.rejection is not None else 0.0
+    return max(float(moved.nan_to_num(torch.inf).max()), flipped)
 
 
 def _probabilities(z: Tensor) -> bool:

@@ -510,6 +510,9 @@ class Defense(Protocol):
         """Fit the wrapped target's parameters in place. Everything learned is in its model's state_dict."""
 
 
+GRADIENT = ("single_step", "iterative", "doubled", "margin")
+"""Roles that follow the model's gradients within the threat; unbounded does too, under another threat."""
+
 Status = Literal["ok", "warn", "red", "not_done", "not_applicable", "error"]
 
 
@@ -537,9 +540,10 @@ class Finding:
 class Evidence:
     """What a diagnostic reads about one variant under one threat. It names no attack, only roles.
 
-    correct maps a role to a bool array (n,): rows still correctly classified after that role's attack, on the same rows
-    in the same order for every role. probe holds the numbers of the direct probes of the model. unanswered counts rows
-    that are robust although a candidate was answered with logits that are not finite. None: not done.
+    correct maps a role to an array (n,): whether a row is still classified correctly after that role's attack, or, of a
+    target that draws, the share of the judge's answers that are; on the same rows in the same order for every role.
+    probe holds the numbers of the direct probes of the model. unanswered counts rows that are robust although a
+    candidate was answered with logits that are not finite. None: not done.
     """
 
     threat: Threat
@@ -559,8 +563,6 @@ class Evidence:
     """Without an eps: by role, the smallest misclassifying size (n,) that it found; 0 where wrong untouched."""
     adaptive: Mapping[str, np.ndarray[Any, Any] | None] = field(default_factory=dict)
     """The attacks that the model's own defenses say it must face here: rows still correct, None where not made."""
-    broken: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    """For a target that draws: by role, rows broken beyond the doubt of the judge's draws."""
     abstained: np.ndarray[Any, Any] | None = None
     """Rows with an admissible misclassified candidate that the target's detector rejected; None without a detector."""
     twin: np.ndarray[Any, Any] | None = None

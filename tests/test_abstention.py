@@ -13,6 +13,7 @@ import actsec
 from actsec.attacks import PGD, AveragedDifferences, Square
 from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import Margin, margin
+from actsec.probe import probe
 from actsec.referee import attack_target, cases_of
 from actsec.types import Observed
 
@@ -133,3 +134,55 @@ def test_an_audit_reads_the_detector_of_a_model_and_says_what_it_refuses(tmp_pat
     wrong = target.decide(target.logits(x)) != y
     assert clean.accuracy.n - clean.accuracy.k <= int((wrong | (brightness(x) > 0)).sum())
     assert any("detector refuses" in line for line in run.result.headline)
+
+
+def flags(rejects, n=24):
+    target, x, y = digits()
+    return probe(replace(target, rejects=rejects), x[:n], y[:n], EPS, "linf")
+
+
+def test_the_probe_asks_the_detector_too():
+    """One that draws, one that looks at its neighbours, one that optimises: each is seen as a model's own would be."""
+
+    def optimises(x):
+        leaf = x.detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            torch.autograd.grad(leaf.sum(), leaf)
+        return torch.zeros(len(x), dtype=torch.bool)
+
+    honest = flags(brightness)
+    assert honest["repeatable"]
+    assert honest["company_difference"] < 1e-4
+    assert honest["autograd_inside"] == 0
+    assert honest["detector_gradient"]
+    assert not flags(lambda x: torch.rand(len(x)) > 0.5)["repeatable"]
+    assert flags(lambda x: (x.mean() + torch.arange(len(x))) > 3)["company_difference"] == 1
+    assert flags(optimises)["autograd_inside"] > 0
+    assert not flags(lambda x: (x.flatten(1).mean(1) > 2).float())["detector_gradient"]
+    assert not flags(lambda x: x.flatten(1).mean(1) * torch.nan - 1)["detector_gradient"]
+
+
+def test_a_slope_that_leads_nowhere_does_not_make_a_detector_believable(tmp_path):
+    """Yes or no with a gradient of a billionth: all that stands rests on rejections, and nobody got past them."""
+    net = digits()[0].model
+
+    class Hiding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = net
+
+        def forward(self, x):
+            return self.model(x)
+
+        def rejects(self, x):
+            off = (off_grid(x) > 0).float() * 2 - 1
+            return off.detach() + 1e-9 * x.flatten(1).sum(1)
+
+    _, x, y = digits()
+    gates = ("robust_accuracy@linf:0.1>=0.5",)
+    run = actsec.audit(Hiding(), (x[:40], y[:40]), out=tmp_path, eps=EPS, defenses=(), gates=gates)
+    threat = next(t for t in run.result.variants[0].threats if t.threat == "linf:0.1")
+    assert threat.worst_case.value > 0.5
+    assert not threat.believable
+    assert "ACT-M25" in threat.why
+    assert run.result.exit_code == 3

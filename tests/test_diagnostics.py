@@ -177,8 +177,8 @@ NEAR, FAR = np.linspace(0.5, 1, N), np.linspace(0.5, 1, N) * 1.5
         ("not_monotone", {"at": {0.05: upto(0.3), 0.1: upto(0.4)}}, "red", True),
         ("not_monotone", {"at": {0.2: upto(0.1), 0.4: upto(0.0)}}, "ok", False),
         ("not_monotone", {"at": {0.05: upto(0.5)}}, "not_done", False),
-        ("still_climbing", {"courses": {"iterative": RISING}}, "warn", False),
-        ("still_climbing", {"courses": {"doubled": STUCK, "iterative": RISING}}, "ok", False),
+        ("still_climbing", {"courses": {"doubled": STUCK, "iterative": RISING}}, "warn", False),
+        ("still_climbing", {"courses": {"doubled": RISING, "iterative": STUCK}}, "ok", False),
         ("still_climbing", {"courses": {"iterative": RISING[:, :10]}}, "not_done", False),
         ("still_climbing", {"courses": {"iterative": RISING[:0]}}, "not_applicable", False),
         ("twin_stands", {"twin": upto(0.7)}, "warn", False),
@@ -399,34 +399,36 @@ def test_declared_noise_is_attacked_by_mean_gradients_and_is_randomised(relu):
     assert state(found, True) == "randomised"
 
 
-def _drawing(roles, broken):
-    """A target that draws, 40 rows: what each role left, and what each broke beyond the doubt of its draws."""
-    clean = np.ones(40, dtype=bool)
-    return Evidence(Threat("linf", 0.1), clean, roles, {}, 10, True, broken=dict.fromkeys(roles, broken))
-
-
 @pytest.mark.parametrize("diagnostic", [SingleStepBeatsIterative(), GradientFreeBeatsGradient(), DoublingHelps()])
-def test_draws_that_fall_on_the_other_side_of_a_half_break_nothing_alone(diagnostic):
-    """One attack in two seems to break every fourth row: by the luck of its draws, or beyond doubt."""
-    stands, falls = np.ones(40, dtype=bool), np.arange(40) % 4 > 0
-    roles = dict.fromkeys(("single_step", "iterative", "doubled", "margin", "gradient_free"), stands)
+@pytest.mark.parametrize("seed", range(5))
+def test_of_a_target_that_draws_the_shares_are_compared_and_not_which_side_of_a_half_they_fall(diagnostic, seed):
+    """Equal attacks whose rows differ by the luck of twenty draws break nothing alone; one that is stronger does."""
+    rng, clean = np.random.default_rng(seed), np.ones(150)
+    names = ("single_step", "iterative", "doubled", "margin", "gradient_free")
+    stand = rng.uniform(0.2, 0.8, 150)
+    lucky = {n: rng.binomial(20, np.clip(stand + rng.normal(0, 0.07, 150), 0, 1)) / 20 for n in names}
+    assert np.any((lucky["iterative"] < 0.5) != (lucky["single_step"] < 0.5))
     challenger = diagnostic.roles[0] if diagnostic.roles[0] != "iterative" else diagnostic.roles[1]
-    roles |= {challenger: falls}
-    lucky, sure = (_drawing(roles, broken) for broken in (np.zeros(40, dtype=bool), ~falls))
-    assert {f.status for f in diagnostic(lucky)} <= {"ok", "warn"}
-    assert [f.voids for f in diagnostic(lucky)] == [False]
-    assert [f.status for f in diagnostic(sure)] == ["red"]
+    capped = {name: np.full(150, 0.3 if name == challenger else 0.75) for name in names}
+    assert [f.voids for f in diagnostic(Evidence(Threat("linf", 0.1), clean, lucky, {}, 10, True))] == [False]
+    assert [f.status for f in diagnostic(Evidence(Threat("linf", 0.1), clean, capped, {}, 10, True))] == ["red"]
 
 
 @pytest.mark.parametrize(
-    ("abstained", "gradient", "status"),
-    [(None, None, "not_applicable"), (0, False, "ok"), (30, False, "red"), (30, True, "ok")],
+    ("abstained", "fallen", "gradient", "status"),
+    [
+        (None, 0, None, "not_applicable"),
+        (0, 0, False, "ok"),
+        (30, 0, False, "red"),
+        (30, 0, True, "warn"),
+        (30, 14, True, "warn"),
+        (30, 16, True, "ok"),
+    ],
 )
-def test_a_detector_that_no_gradient_could_follow_voids_what_rests_on_it(abstained, gradient, status):
-    stands = np.ones(40, dtype=bool)
+def test_a_detector_that_nobody_was_seen_to_get_past_voids_what_rests_on_it(abstained, fallen, gradient, status):
+    left = np.arange(40) >= fallen
     rows = None if abstained is None else np.arange(40) < abstained
-    seen = Evidence(
-        Threat("linf", 0.1), stands, {"iterative": stands}, {"detector_gradient": gradient}, 10, False, abstained=rows
-    )
+    probe = {"detector_gradient": gradient}
+    seen = Evidence(Threat("linf", 0.1), np.ones(40), {"iterative": left}, probe, 10, False, abstained=rows)
     (found,) = UnsearchedDetector()(seen)
-    assert (found.status, found.voids) == (status, status == "red")
+    assert (found.status, found.voids) == (status, status in ("red", "warn"))

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec.spec import Value
-from actsec.types import Diagnostic, Evidence, Finding, Status
+from actsec.types import GRADIENT, JUDGE_DRAWS, Diagnostic, Evidence, Finding, Status
 
-Bools = NDArray[np.bool_]
+Shares = NDArray[np.float64]
+"""Of each row (n,) the share of the judge's answers that were correct: 0 or 1 unless the target draws."""
 
+_DOUBT = 2 * math.sqrt(2 * 0.25 / JUDGE_DRAWS)
+"""Two standard errors of the difference of two shares of the judge's draws, where they are largest."""
 FEWEST = 2
 """Paired comparisons need at least so many images."""
-
-GRADIENT = ("single_step", "iterative", "doubled", "margin")
-"""Roles that follow the model's gradients within the threat; unbounded does too, under another threat."""
 
 _WORDS = {
     "single_step": "the single-step attack",
@@ -49,37 +49,39 @@ class Gap:
         return self.drop > self.delta
 
 
-def gap(first: Bools, second: Bools, least: float) -> Gap:
-    """The paired gap of two bool arrays (n,), with delta = max(least, 2 standard errors)."""
+def gap(first: Shares, second: Shares, least: float) -> Gap:
+    """The paired gap of two arrays of shares (n,), with delta = max(least, 2 standard errors)."""
     if first.shape != second.shape or not len(first):
         raise ValueError(f"roles cover different rows: {first.shape} and {second.shape}")
-    change = first.astype(np.float64) - second
+    change = np.asarray(first, np.float64) - second
     n = len(change)
     error = float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
     return Gap(float(first.mean()), float(second.mean()), float(change.mean()), max(least, 2 * error), n)
 
 
-def still(evidence: Evidence, roles: Iterable[str]) -> Bools:
-    """Rows correct after every attack of these roles that was made (n,)."""
-    left = np.asarray(evidence.clean, bool)
-    for role in roles:
-        if role in evidence.correct:
-            left = left & np.asarray(evidence.correct[role], bool)
-    return left
+def still(evidence: Evidence, roles: Iterable[str]) -> Shares:
+    """What the strongest attack of these roles that were made leaves of each row (n,)."""
+    return least_of(evidence.clean, *(evidence.correct[role] for role in roles if role in evidence.correct))
 
 
-def accuracy(evidence: Evidence, role: str) -> Bools:
-    """Rows correct after one role's attack (n,)."""
-    return np.asarray(evidence.correct[role], bool)
+def accuracy(evidence: Evidence, role: str) -> Shares:
+    """What one role's attack leaves of each row (n,)."""
+    return np.asarray(evidence.correct[role], np.float64)
 
 
-def withstood(evidence: Evidence, role: str) -> Bools:
-    """Rows (n,) that one role's attack did not break beyond doubt.
+def least_of(*shares: NDArray[Any]) -> Shares:
+    """Row by row (n,) the least."""
+    return np.asarray(np.minimum.reduce([np.asarray(share, np.float64) for share in shares]))
 
-    The judge's few draws of a target that draws may fall on either side of a half from one attack to the next: what one
-    attack alone is said to break must lie well beyond it.
+
+def after(evidence: Evidence, left: Shares, *more: NDArray[Any]) -> Shares:
+    """Of what is left of each row (n,), what still stands when more attacks are made.
+
+    Of a target that draws the least of several estimates lies below each of them by chance: a row falls only by more
+    than two standard errors of the difference of two estimates.
     """
-    return ~np.asarray(evidence.broken[role], bool) if role in evidence.broken else accuracy(evidence, role)
+    least = least_of(left, *more)
+    return np.where(left - least > _DOUBT, least, left) if evidence.stochastic else least
 
 
 def lower_bound(k: int, n: int) -> float:
@@ -150,7 +152,7 @@ def beside_gradients(diagnostic: Diagnostic, evidence: Evidence, role: str, leas
     """Judge an attack that follows no gradient of the model against all that do."""
     plain = gap(accuracy(evidence, "iterative"), accuracy(evidence, role), least)
     followed = still(evidence, GRADIENT)
-    alone = gap(followed, followed & withstood(evidence, role), least)
+    alone = gap(followed, after(evidence, followed, accuracy(evidence, role)), least)
     shown = numbers(plain, only_this=alone.drop, only_this_limit=alone.delta)
     words = _WORDS[role]
     claim = f"After the iterative attack {percent(plain.first)} are correct, after {words} {percent(plain.second)}."
@@ -180,7 +182,7 @@ def comes_nearer(diagnostic: Diagnostic, evidence: Evidence, role: str, by: floa
     # The search by score costs more and sees fewer rows: the first of them.
     rows = min(len(sizes["minimal"]), len(sizes[role]))
     followed, searched = sizes["minimal"][:rows], sizes[role][:rows]
-    found = gap(np.ones(rows, bool), ~(searched < by * followed), least)
+    found = gap(np.ones(rows), np.where(searched < by * followed, 0.0, 1.0), least)
     share = {"value": found.drop, "limit": found.delta, "n": found.n}
     both = [float(np.median(values)) for values in (followed, searched)]
     medians = {"median_gradient": both[0], f"median_{role}": both[1]}

@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from actsec.diagnostics._evidence import GRADIENT, finding, gap, numbers, percent, still
-from actsec.types import Evidence, Finding, Status
+from actsec.diagnostics._evidence import after, finding, gap, numbers, percent, still
+from actsec.types import GRADIENT, Evidence, Finding, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +38,12 @@ class AdaptiveAttacks:
             yield finding(self, "not_done", claim, advice="Resume the run, or add the attack to the plan.")
             return
         made = ", ".join(evidence.adaptive)
-        left = [np.asarray(correct, bool) for correct in evidence.adaptive.values() if correct is not None]
+        left = [correct for correct in evidence.adaptive.values() if correct is not None]
         standard = still(evidence, GRADIENT)
         if len(standard) < 2:
             yield finding(self, "not_done", f"Not done: {len(standard)} images say nothing.")
             return
-        alone = gap(standard, np.logical_and.reduce([standard, *left]), self.least)
+        alone = gap(standard, after(evidence, standard, *left), self.least)
         claim = f"{made}: {percent(alone.drop)} broken that the standard gradient attacks left."
         if alone.large:
             advice = "Never state this model's robustness without them."

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from actsec.diagnostics._evidence import accuracy, finding, gap, numbers, percent, still, unanswerable, withstood
+from actsec.diagnostics._evidence import accuracy, after, finding, gap, numbers, percent, still, unanswerable
 from actsec.types import Evidence, Finding, Status
 
 
@@ -38,7 +38,7 @@ class DoublingHelps:
             return
         plain = gap(accuracy(evidence, "iterative"), accuracy(evidence, "doubled"), self.least)
         others = still(evidence, (r for r in evidence.correct if r not in ("doubled", "unbounded")))
-        alone = gap(others, others & withstood(evidence, "doubled"), self.least)
+        alone = gap(others, after(evidence, others, accuracy(evidence, "doubled")), self.least)
         claim = f"{percent(plain.first)} are correct, with twice the steps and restarts {percent(plain.second)}."
         shown = numbers(plain, worst_case_drop=alone.drop, worst_case_limit=alone.delta)
         advice = "Use more steps and restarts until doubling them changes nothing (--budget thorough)."

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from actsec.diagnostics._evidence import (
+    accuracy,
+    after,
     beside_gradients,
     finding,
     gap,
@@ -24,7 +26,6 @@ from actsec.diagnostics._evidence import (
     percent,
     still,
     unanswerable,
-    withstood,
 )
 from actsec.types import Evidence, Finding, Status
 
@@ -51,7 +52,7 @@ class NoiseBeatsGradient:
     def _beside_search(self, evidence: Evidence) -> Finding:
         """In l0 the searches follow no gradient; noise must break nothing that they leave."""
         found = still(evidence, ("attack",))
-        alone = gap(found, found & withstood(evidence, "noise"), self.least)
+        alone = gap(found, after(evidence, found, accuracy(evidence, "noise")), self.least)
         claim = f"After the search {percent(alone.first)} are correct; noise breaks {percent(alone.drop)} that it left."
         if not alone.large:
             return finding(self, "ok", claim, numbers(alone))

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-import numpy as np
-
-from actsec.diagnostics._evidence import GRADIENT, finding, gap, numbers, percent, still, unanswerable
-from actsec.types import Evidence, Finding, Status
+from actsec.diagnostics._evidence import after, finding, gap, numbers, percent, still, unanswerable
+from actsec.types import GRADIENT, Evidence, Finding, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class NotMonotone:
         claim = f"{percent(worst.second)} are correct at eps {low:.4g} and {percent(worst.first)} at {high:.4g}."
         smaller = [evidence.at[eps] for eps in sizes if eps < (evidence.threat.eps or 0)]
         left = still(evidence, GRADIENT)
-        alone = gap(left, np.logical_and.reduce([left, *smaller]), self.least)
+        alone = gap(left, after(evidence, left, *smaller), self.least)
         shown = numbers(worst, from_eps=low, to_eps=high, only_smaller=alone.drop, only_smaller_limit=alone.delta)
         advice = "The attack loses its way in the larger ball: more steps, smaller ones, and several restarts."
         if alone.large:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from actsec.diagnostics._evidence import accuracy, finding, gap, numbers, percent, still, unanswerable, withstood
+from actsec.diagnostics._evidence import accuracy, after, finding, gap, numbers, percent, still, unanswerable
 from actsec.types import Evidence, Finding, Status
 
 
@@ -34,9 +34,9 @@ class SingleStepBeatsIterative:
         if (missing := unanswerable(self, evidence)) is not None:
             yield missing
             return
-        plain = gap(accuracy(evidence, "iterative"), withstood(evidence, "single_step"), self.least)
+        plain = gap(accuracy(evidence, "iterative"), accuracy(evidence, "single_step"), self.least)
         searched = still(evidence, ("iterative", "doubled", "margin"))
-        alone = gap(searched, searched & withstood(evidence, "single_step"), self.least)
+        alone = gap(searched, after(evidence, searched, accuracy(evidence, "single_step")), self.least)
         claim = f"After many steps {percent(plain.first)} are correct, after one step {percent(plain.second)}."
         shown = numbers(plain, only_single_step=alone.drop, only_single_step_limit=alone.delta)
         advice = "Look at the loss along the search: a step size too large, or gradients that mislead."

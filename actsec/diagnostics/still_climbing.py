@@ -1,7 +1,8 @@
 """ACT-M17: the search had come to rest before it ended (Pintor et al. 2022, indicator "incomplete optimization").
 
-Of the examples followed question by question that the longest iterative attack left standing, the best score so far is
+Of the examples followed question by question that the iterative attack left standing, the best score so far is
 rescaled to [0, 1] over its course; a row still climbs when it rose by more than 0.05 within the last 10 questions.
+The longer attack is read only where that was not made: of several starts the best so far hides the last one's course.
 
     warn             more than half of these rows still climb (the lower end of the 95 % interval): more steps would
                      bring them nearer. Never red: whether they would break more is measured, by ACT-M04
@@ -41,7 +42,7 @@ class StillClimbing:
         if (missing := unanswerable(self, evidence, follows=True)) is not None:
             yield missing
             return
-        followed = [evidence.courses[role] for role in ("doubled", "iterative") if role in evidence.courses]
+        followed = [evidence.courses[role] for role in ("iterative", "doubled") if role in evidence.courses]
         if not followed or followed[0].shape[1] <= self.last:
             yield finding(self, "not_done", f"Not done: no attack of more than {self.last} steps was followed.")
             return

@@ -35,7 +35,7 @@ class UnboundedFails:
             yield missing
             return
         left = accuracy(evidence, "unbounded")
-        k, n = int(left.sum()), len(left)
+        k, n = int((left > 0.5).sum()), len(left)
         claim = f"With the whole box as budget {k} of {n} inputs ({percent(k / n)}) are still correct."
         numbers = {"value": k / n, "limit": self.limit, "n": n, "k": k}
         if evidence.confined and k / n > self.limit:

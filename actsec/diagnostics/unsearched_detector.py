@@ -1,12 +1,15 @@
-"""ACT-M25: what the detector turns away, some attack has tried to bring past it.
+"""ACT-M25: what the detector turns away, some attack has been seen to bring past it.
 
 A detector that answers yes or no, or whose score is cut off from the input, gives a gradient attack nothing to follow:
 the attack finds inputs that fool the classifier, all are rejected, and the images look robust (Carlini & Wagner 2017,
-"Adversarial examples are not easily detected").
+"Adversarial examples are not easily detected"). A score with a gradient may lead nowhere just as well, and only an
+attack that got past the detector shows that it does not.
 
-    red, voids   no gradient of the detector reaches the input, and more than delta of all rows still stand although
-                 misclassified candidates of theirs were found and rejected
-    ok           otherwise: attacks on the margin follow the detector's score as well
+    red, voids   more than delta of all rows still stand although misclassified candidates of theirs were found and
+                 rejected, and no gradient of the detector reaches the input
+    warn, voids  the same where there is a gradient, unless of the rows whose misclassified candidates were rejected
+                 more fell to accepted ones than stand: the number may be right, and nothing shows it
+    ok           otherwise
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from actsec.diagnostics._evidence import GRADIENT, finding, gap, numbers, percent, still, unanswerable
-from actsec.types import Evidence, Finding, Status
+from actsec.diagnostics._evidence import finding, gap, least_of, numbers, percent, still, unanswerable
+from actsec.types import GRADIENT, Evidence, Finding, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class UnsearchedDetector:
     title: ClassVar[str] = "The detector was attacked as well"
     roles: ClassVar[tuple[str, ...]] = ()
     masks: ClassVar[tuple[Status, ...]] = ("red",)
-    essential: ClassVar[bool] = False
+    essential: ClassVar[bool] = True
     dig: ClassVar[str] = "square(queries=10000)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
@@ -41,18 +44,24 @@ class UnsearchedDetector:
         if (missing := unanswerable(self, evidence)) is not None:
             yield missing
             return
-        if not set(GRADIENT) & set(evidence.correct):
-            yield finding(self, "not_done", "Not done: no gradient attack was run.", advice="Add one to the plan.")
+        if not {*GRADIENT, "attack"} & set(evidence.correct):
+            yield finding(self, "not_done", "Not done: no attack was run.", advice="Add one to the plan.")
             return
-        left = still(evidence, (*GRADIENT, "gradient_free", "noise", "transfer"))
-        rested = gap(left, left & ~np.asarray(evidence.abstained[: len(left)], bool), self.least)
-        claim = f"{percent(rested.drop)} stand only because misclassified candidates of theirs were rejected."
-        if evidence.probe.get("detector_gradient"):
-            claim += " The detector's score has a gradient, which the attacks on the margin follow."
-            yield finding(self, "ok", claim, numbers(rested))
-        elif rested.large:
-            claim += " No gradient of the detector reaches the input, so no gradient attack could get past it."
-            advice = "Give the detector as a score with a gradient, or believe the number without it."
-            yield finding(self, "red", claim, numbers(rested), advice, severity="high", voids=True)
+        left = still(evidence, (*GRADIENT, "gradient_free", "noise", "transfer", "attack"))
+        turned = np.asarray(evidence.abstained[: len(left)], bool)
+        rested = gap(left, least_of(left, ~turned), self.least)
+        fell = int(np.sum(turned & (left < 0.5)))
+        shown = numbers(rested, rejected_rows=int(turned.sum()), fell=fell)
+        claim = (
+            f"{percent(rested.drop)} stand although misclassified candidates of theirs were found, all rejected; of "
+            f"{int(turned.sum())} such images {fell} fell to candidates that were accepted."
+        )
+        advice = "Give the detector as a score with a gradient, and believe the number of the model without it."
+        if not rested.large or 2 * fell > turned.sum():
+            yield finding(self, "ok", claim, shown)
+        elif evidence.probe.get("detector_gradient"):
+            claim += " Its score has a gradient, and no attack was seen to profit from it."
+            yield finding(self, "warn", claim, shown, advice, severity="high", voids=True)
         else:
-            yield finding(self, "ok", claim, numbers(rested))
+            claim += " No gradient of the detector reaches the input, so no gradient attack could get past it."
+            yield finding(self, "red", claim, shown, advice, severity="high", voids=True)

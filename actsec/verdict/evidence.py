@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from typing import Any
 
@@ -15,15 +14,12 @@ from actsec.budgets import faced
 from actsec.plan import CHECKED, Plan
 from actsec.result import Check
 from actsec.spec import show
-from actsec.types import JUDGE_DRAWS, Evidence, Threat, chain_text
+from actsec.types import GRADIENT, Evidence, Threat, chain_text
 from actsec.verdict.gathering import Gathered, Tried
 from actsec.verdict.sanity import Command, diagnose
 
 Array = NDArray[Any]
 _FOLLOWED = ("doubled", "iterative")
-_GRADIENT = ("single_step", "iterative", "doubled", "margin")
-_BEYOND_DOUBT = 0.5 + 2 * math.sqrt(0.25 / JUDGE_DRAWS)
-"""Share of the judge's draws: two standard errors above a half."""
 _TOLD = ("weights", "data", "train", "calibration", "resize", "bounds", "mask", "normalize", "threshold", "output")
 _TABLE = ("label_column", "label", "raw_units", "random_weights", "trust_model", "device", "seed")
 
@@ -51,7 +47,7 @@ def evidence(g: Gathered, plan: Plan, threat: Threat, n: int, base: Gathered | N
     rows = min([len(left) for left in roles.values()], default=n)
     return Evidence(
         threat=threat,
-        clean=g.clean_wrong[:rows] < 0.5,
+        clean=_kept(g, g.clean_wrong[:rows]),
         correct={role: left[:rows] for role, left in roles.items()},
         probe=g.probe.numbers["probe"] if g.probe else {},
         classes=len(g.clean.arrays["test_logits"][0]) if g.clean else 0,
@@ -62,19 +58,23 @@ def evidence(g: Gathered, plan: Plan, threat: Threat, n: int, base: Gathered | N
         courses=_courses(g, threat),
         sizes=_sizes(g, threat) if threat.eps is None else {},
         adaptive=_adaptive(g, plan, threat, rows),
-        broken={role: broken[:rows] for role, broken in _broken(g, threat).items()} if g.stochastic else {},
         abstained=_abstained(g, threat, rows),
         twin=_twin(base, threat) if g.variant.chain and base is not None else None,
     )
 
 
+def _kept(g: Gathered, wrong: Array) -> Array:
+    """Of each row (n,) the share of answers that were correct; right or not where the target does not draw."""
+    return np.asarray(1 - wrong if g.stochastic else wrong < 0.5)
+
+
 def _left(g: Gathered, tried: Tried) -> Array:
-    """Rows (n,) bool still correct after one attack."""
-    return np.asarray(np.maximum(g.clean_wrong[: len(tried.wrong)], tried.wrong) < 0.5)
+    """Of each row (n,) what one attack left."""
+    return _kept(g, np.maximum(g.clean_wrong[: len(tried.wrong)], tried.wrong))
 
 
 def _roles(g: Gathered, threat: Threat) -> dict[str, Array]:
-    """By role, the rows that every attack with this role leaves; without an eps there is no such thing as left."""
+    """By role, what its strongest attack leaves of each row; without an eps there is no such thing as left."""
     found: dict[str, Array] = {}
     if threat.eps is None:
         return found
@@ -86,19 +86,7 @@ def _roles(g: Gathered, threat: Threat) -> dict[str, Array]:
             left = _left(g, t)
             known = found.get(t.trial.role, left)
             rows = min(len(left), len(known))
-            found[t.trial.role] = left[:rows] & known[:rows]
-    return found
-
-
-def _broken(g: Gathered, threat: Threat) -> dict[str, Array]:
-    """Of a target that draws: by role, the rows that one of its attacks broke beyond the doubt of the judge's draws."""
-    found: dict[str, Array] = {}
-    for t in g.tried:
-        if t.usable and t.trial.role in CHECKED and t.threat == threat:
-            broken = np.asarray(t.wrong > _BEYOND_DOUBT)
-            known = found.get(t.trial.role, broken)
-            rows = min(len(broken), len(known))
-            found[t.trial.role] = broken[:rows] | known[:rows]
+            found[t.trial.role] = np.minimum(left[:rows], known[:rows])
     return found
 
 
@@ -129,7 +117,7 @@ def _courses(g: Gathered, threat: Threat) -> dict[str, Array]:
     for t in g.tried:
         if t.usable and t.threat == threat and t.trial.role in _FOLLOWED and t.trial.role not in found:
             trace = t.arrays["trace"]
-            found[t.trial.role] = trace[:, :, 1][_left(g, t)[: len(trace)]] if trace.size else np.zeros((0, 0))
+            found[t.trial.role] = trace[:, :, 1][_left(g, t)[: len(trace)] > 0.5] if trace.size else np.zeros((0, 0))
     return found
 
 
@@ -159,12 +147,12 @@ def _adaptive(g: Gathered, plan: Plan, threat: Threat, rows: int) -> dict[str, A
 
 def _twin(base: Gathered, threat: Threat) -> Array | None:
     """Of the rows that the undefended model gets right, those it still does after the gradient attacks."""
-    roles = [left for role, left in _roles(base, threat).items() if role in _GRADIENT]
+    roles = [left for role, left in _roles(base, threat).items() if role in GRADIENT]
     if not roles:
         return None
     rows = min(map(len, roles))
     right = base.clean_wrong[:rows] < 0.5
-    return np.asarray(np.logical_and.reduce([left[:rows] for left in roles])[right])
+    return np.asarray(np.minimum.reduce([left[:rows] for left in roles])[right] > 0.5)
 
 
 def _unanswered(g: Gathered, threat: Threat, n: int) -> int | None:

@@ -181,7 +181,7 @@ def _most(trials: Iterable[Tried]) -> int:
 
 
 def _believed(panel: tuple[Check, ...]) -> tuple[bool, str]:
-    voiding = [check for check in panel if check.voids and check.status in ("red", "error")]
+    voiding = [check for check in panel if check.voids and check.status != "ok"]
     return bool(voiding), "; ".join(f"{check.rule} {check.claim}" for check in voiding)
 
 
