@@ -274,7 +274,7 @@ def test_temperature_is_credited_with_calibration_alone():
     assert "the attacks missed what it seems to gain" in fraud.sentence
 
 
-def test_every_headline_threat_has_its_effect_and_the_first_gives_the_label():
+def test_every_headline_threat_has_its_effect_and_a_loss_at_one_is_a_price():
     l0, l2 = Trial("one_pixel", "l0:1", 100, "attack"), Trial("minimal_l2", "l2", 50, "minimal")
     plan = PLAN.having(attacks=(*PLAN.attacks, l0, l2))
     none, all_of_them = np.zeros(100, bool), np.ones(100, bool)
@@ -282,11 +282,14 @@ def test_every_headline_threat_has_its_effect_and_the_first_gives_the_label():
     other = gathered(FIX, draw(0.0), draw(0.3, seed=2), more=((l0, all_of_them), (l2, all_of_them[:50])))
     (found,) = told(base, other, plan=plan)
     by_metric = {c.metric: c for c in found.effects}
-    assert found.label == "recommended"
+    assert found.label == "costs more than it gives"
+    assert "also worse: robust accuracy at l0:1 -100.0 points" in found.sentence
     assert by_metric["robust_accuracy@l0:1"].verdict == "worse"
     assert by_metric["robust_accuracy@l0:1"].n == 50
     assert by_metric["smallest_change@l2"].difference == 0
     assert by_metric["smallest_change@l2"].before == 1.0
+    (unhurt,) = told(base, dataclasses.replace(other, tried=(*other.tried[:-2], *base.tried[-2:])), plan=plan)
+    assert unhurt.label == "recommended"
 
 
 def test_confidence_when_wrong_is_compared_under_the_same_attack():

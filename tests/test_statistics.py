@@ -135,13 +135,23 @@ def test_verdicts():
     assert (falling.verdict, falling.p, falling.n) == ("better", None, 500)
 
 
-def test_four_discordant_pairs_are_no_evidence_though_the_bootstrap_says_so():
+def test_four_discordant_pairs_are_no_evidence_though_the_bootstrap_alone_would_say_so():
     before, after = np.zeros(100, bool), np.zeros(100, bool)
     after[:4] = True
     found = statistics.compare("b", "a", "accuracy", before, after)
-    assert found.low > 0
+    assert found.low < 0 < found.difference < found.high
     assert found.p == pytest.approx(0.125)
     assert found.verdict == "no detectable difference"
+
+
+@given(lost=st.integers(0, 40), won=st.integers(0, 40))
+def test_the_paired_interval_holds_zero_whenever_the_exact_test_finds_nothing(lost, won):
+    before, after = np.zeros(200, bool), np.zeros(200, bool)
+    before[:lost], after[lost : lost + won] = True, True
+    found = statistics.paired(before, after)
+    assert found.low <= found.difference <= found.high
+    if found.p >= 1 - statistics.LEVEL:
+        assert found.low <= 0 <= found.high
 
 
 def test_false_alarms_of_the_verdict_stay_below_five_percent():

@@ -9,7 +9,8 @@ looks better, is masking   the checks void the number, and it looks like a gain;
 calibration only           a calibration fix whose ECE falls
 stability only             a fix that is not for robustness gains, or trained and has fewer dead units: no robustness is
                            credited to it
-recommended                a gain, and clean accuracy falls by at most half of it and is not halved
+recommended                a gain, clean accuracy falls by at most half of it and is not halved, and no other threat
+                           shows a loss
 costs more than it gives   a gain that costs more, or a detected loss without one
 no detectable effect       what is left
 
@@ -38,6 +39,7 @@ HALF = 0.5
 LEVEL = 1 - statistics.LEVEL
 FEWER_DEAD = 0.01
 """Dead units fall by at least this share of all: hundreds of images make also the least change detectable."""
+_VOID = {"masked": "its gradients are hidden", "unchecked": "not every check was made"}
 FEWEST = 4
 """Images under a threat, below which the two halves say nothing."""
 
@@ -68,6 +70,8 @@ class Seen:
     inflated: bool = False
     ece: Comparison | None = None
     dead: Comparison | None = None
+    besides: tuple[Comparison, ...] = ()
+    """Everything else that was compared."""
 
     @property
     def gained(self) -> bool:
@@ -79,6 +83,12 @@ class Seen:
         """Robust or clean accuracy falls detectably."""
         robust = self.robust.high < 0 and self.p < LEVEL and not self.inflated
         return robust or (self.clean.high < 0 and self.p_clean < LEVEL)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Another threat shows a loss."""
+        threats = ("robust_accuracy@", "smallest_change@")
+        return any(c.verdict == "worse" and c.metric.startswith(threats) for c in self.besides)
 
     @property
     def halved(self) -> bool:
@@ -93,7 +103,7 @@ def label_of(seen: Seen) -> AdviceLabel:
         return "looks better, is masking"
     credited = "robustness" in seen.kinds
     if credited and seen.gained:
-        costly = seen.halved or -seen.clean.difference > COST_LIMIT * seen.robust.difference
+        costly = seen.halved or -seen.clean.difference > COST_LIMIT * seen.robust.difference or seen.elsewhere
         return "costs more than it gives" if costly else "recommended"
     worse = calibrates and seen.ece is not None and seen.ece.verdict == "worse"
     if seen.lost or worse:
@@ -130,7 +140,22 @@ def sentence_of(seen: Seen, label: AdviceLabel) -> str:
         parts.append(f"{untrained}, so no robustness is credited to it")
         if seen.dead is not None:
             parts.append(f"dead units {_change(seen.dead)}")
+    parts += [f"also {which}: {', '.join(named)}" for which in ("worse", "better") if (named := _named(seen, which))]
     return f"{seen.name}: {'; '.join(parts)}."
+
+
+def _named(seen: Seen, verdict: str) -> list[str]:
+    """What else was detected, so that no label hides a price or a gain of another kind."""
+    told = {"calibration": {"ece"}, "stability": {"dead_units"}}
+    said = set().union(*(told.get(kind, set()) for kind in seen.kinds)) if len(seen.kinds) == 1 else set()
+    return [_short(c) for c in seen.besides if c.verdict == verdict and c.metric not in said]
+
+
+def _short(c: Comparison) -> str:
+    """``dead units +13.9 points``."""
+    name = c.metric.replace("_above_90", " above 0.9").replace("_", " ").replace("@", " at ")
+    sized = c.metric.startswith(("smallest_change@", "ece"))
+    return f"{name} {c.difference:+.3f}" if sized else f"{name} {100 * c.difference:+.1f} points"
 
 
 def advise(
@@ -178,7 +203,7 @@ def _seen(both: Pair, variant: Variant, shown: tuple[Comparison, ...]) -> Seen |
         return None
     chosen = statistics.paired_shares(*choosing, both.plan.seed)
     held = next((t for t in variant.threats if t.threat == str(threats[0])), None)
-    voided = held is not None and (not held.believable or held.state == "masked")
+    voided = held is not None and (not held.believable or held.state in ("masked", "unchecked"))
     defenses = [registry.build("defenses", spec) for spec in both.other.variant.chain]
     return Seen(
         name=variant.chain,
@@ -192,10 +217,11 @@ def _seen(both: Pair, variant: Variant, shown: tuple[Comparison, ...]) -> Seen |
         fixes=1,
         changed=_changed(both),
         trained=fitting_passes(both.other) != 0,
-        void=(held.why or "its gradients are hidden") if voided and held else "",
+        void=(held.why or _VOID.get(held.state, "")) if voided and held else "",
         inflated=not voided and str(threats[0]) in both.void,
         ece=found.get("ece"),
         dead=found.get("dead_units"),
+        besides=tuple(c for c in shown if c not in (robust, clean)),
     )
 
 

@@ -1,4 +1,8 @@
-"""Gates: conditions on a metric, decided by its interval. A masked number passes none."""
+"""Gates: conditions on a metric, decided by its interval.
+
+A number that a check voids passes none, nor does one that an essential check was not made of. A model that hides its
+gradients from cross-entropy alone is called masked and may pass: its number is that of the margin attack.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +58,12 @@ def _share(share: Share | None, threat: ThreatResult | None = None) -> Value | N
     """None where nothing was tested: an empty share has an interval that says nothing."""
     if share is None or share.n == 0:
         return None
-    believable, why = (threat.believable, threat.why) if threat else (True, "")
-    return share.value, share.low, share.high, believable, why
+    if threat is None:
+        return share.value, share.low, share.high, True, ""
+    undone = [c.rule for c in threat.checks if c.status in ("not_done", "error")]
+    if threat.believable and threat.checks and threat.state == "unchecked":
+        return share.value, share.low, share.high, False, f"not every check was made: {', '.join(undone)}"
+    return share.value, share.low, share.high, threat.believable, threat.why
 
 
 def _worst(classes: Sequence[ClassShare], threat: ThreatResult | None = None) -> Value | None:
@@ -150,7 +158,7 @@ def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
     elif passed and believable:
         outcome, reason = "passed", interval
     elif passed or failed:
-        outcome, reason = "no verdict", f"a check voids it: {why}"
+        outcome, reason = "no verdict", f"it cannot be believed: {why}"
     else:
         outcome, reason = "no verdict", f"the {interval} contains the limit: test more images"
     return GateResult(text, name, value, low, high, gate.limit, outcome, reason)  # type: ignore[arg-type]  # three words

@@ -104,7 +104,9 @@ def paired(before: Array, after: Array, seed: int = 0) -> Difference:
     """The difference of two shares on the same examples: paired bootstrap, exact McNemar test (McNemar 1947).
 
     before, after (n,) bool. Only the examples on which they disagree say anything. Where none disagree the bootstrap
-    would give an interval of width 0; it is widened to what no disagreement in n examples can rule out.
+    would give an interval of width 0; it is widened to what no disagreement in n examples can rule out. Where few do it
+    is too narrow; it is widened to the exact interval given how many disagree (Clopper & Pearson 1934, of the share of
+    them that went one way), so that it holds 0 whenever the test finds nothing.
     """
     before, after = _same(np.asarray(before, bool), np.asarray(after, bool))
     n = len(before)
@@ -114,10 +116,12 @@ def paired(before: Array, after: Array, seed: int = 0) -> Difference:
         return Difference(0.0, -reach, reach, 1.0)
     from scipy.stats import binomtest
 
-    p = float(binomtest(won, lost + won, 0.5).pvalue)
+    test = binomtest(won, lost + won, 0.5)
+    ends = test.proportion_ci(LEVEL)
+    exact = [(2 * float(end) - 1) * (lost + won) / n for end in (ends.low, ends.high)]
     counts = np.random.default_rng(seed).multinomial(n, [lost / n, won / n, 1 - (lost + won) / n], size=5 * DRAWS)
     low, high = interval((counts[:, 1] - counts[:, 0]) / n)
-    return Difference((won - lost) / n, low, high, p)
+    return Difference((won - lost) / n, min(low, exact[0]), max(high, exact[1]), float(test.pvalue))
 
 
 def paired_mean(before: Array, after: Array, seed: int = 0) -> Difference:
