@@ -155,13 +155,14 @@ def cell(name="relu", kind="honest", seed=0, state="clean", checks=(), *, believ
 
 def test_the_page_counts_misses_and_false_alarms():
     red = ("ACT-M06", "red", True, 0.2, 0.02, "Breaks more.")
+    fine, undone = ("ACT-M06", "ok", False, 0.0, 0.02, ""), ("ACT-M02", "not_done", False, None, None, "")
     warned = ("ACT-M02", "warn", False, 0.1, 0.02, "Less.")
     cells = [
         *(cell("kwta", "fraud", seed, "masked", (red,), believable=False) for seed in (0, 1)),
-        cell("kwta", "fraud", 2),
+        cell("kwta", "fraud", 2, checks=(fine,)),
         cell("quantised_4", "fraud", 0, "masked", (red,), believable=False),
-        *(cell("relu", seed=seed, checks=(warned,)) for seed in (0, 1)),
-        cell("tanh", state="masked", checks=(red,), believable=False),
+        *(cell("relu", seed=seed, checks=(warned, fine)) for seed in (0, 1)),
+        cell("tanh", state="masked", checks=(red, undone), believable=False),
     ]
     assert misses(cells) == [cells[2]]
     assert alarms(cells) == [cells[-1]]
@@ -175,7 +176,7 @@ def test_the_page_counts_misses_and_false_alarms():
     assert rule.count("1 of 3 =") == 1
     assert "kwta, quantised_4" in rule
     warns = next(line for line in page.splitlines() if line.startswith("| ACT-M02 |"))
-    assert [column.strip() for column in warns.split("|")[3:5]] == [rate(0, 3), "2"]
+    assert [column.strip() for column in warns.split("|")[3:5]] == [rate(0, 2), "2"]
     assert "- kwta in digits_mlp, seed 2: clean" in page
     assert "- tanh in digits_mlp, seed 0: masked; ACT-M06: Breaks more." in page
     assert "| kwta | fraud | 0.93, 0.20 | masked **M06!** | masked **M06!** | **WRONG:** clean |" in page

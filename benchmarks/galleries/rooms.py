@@ -57,6 +57,8 @@ ROOMS = {
 }
 TRAINED_HERE = tuple(room.name for room in ROOMS.values() if room.trains)
 EVERYWHERE = tuple(ROOMS)
+EACH_DATA = ("digits_mlp", "mnist", "cifar")
+"""One room for each data set, for exhibits that bring their own network: they would be the same in the other room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.galleries.exhibits import Exhibit
 from benchmarks.galleries.learning import fit_soft, pgd
 from benchmarks.galleries.nets import built, replaced
-from benchmarks.galleries.rooms import TRAINED_HERE, Stage
+from benchmarks.galleries.rooms import EACH_DATA, TRAINED_HERE, Stage
 from benchmarks.galleries.tricks import Before
 
 
@@ -286,8 +286,8 @@ HONEST = (
         )
         for name in ("mish", "hardswish", "elu")
     ),
-    Exhibit("linear", "honest", "a linear classifier", _linear, rooms=TRAINED_HERE),
-    Exhibit("wide_mlp", "honest", "one hidden layer of 1,024 units", _wide, rooms=TRAINED_HERE),
+    Exhibit("linear", "honest", "a linear classifier", _linear, rooms=EACH_DATA),
+    Exhibit("wide_mlp", "honest", "one hidden layer of 1,024 units", _wide, rooms=EACH_DATA),
     Exhibit("l2_adversarial", "honest", "adversarially trained in l2", _l2_adversarial, rooms=TRAINED_HERE),
     Exhibit("layer_norm", "honest", "layer norm before the logits", _layer_normed, rooms=TRAINED_HERE),
     Exhibit(
@@ -297,10 +297,10 @@ HONEST = (
         lambda s: s.fitted(
             "attention", built(s, lambda: Attention(s.shape)), learning_rate=2e-3, epochs=2 * s.room.epochs
         ),
-        rooms=TRAINED_HERE,
+        rooms=EACH_DATA,
     ),
     Exhibit("weak", "honest", "trained on forty images", _weak, rooms=TRAINED_HERE),
-    Exhibit("from_forest", "honest", "an MLP that learned from a random forest", _from_forest, rooms=TRAINED_HERE),
+    Exhibit("from_forest", "honest", "an MLP that learned from a random forest", _from_forest, rooms=EACH_DATA),
 )
 
 SECOND = (*FRAUDS, *HONEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from actsec import registry
@@ -66,7 +67,14 @@ def _provenance(cells: Sequence[Cell]) -> str:
     commit, digest = FROZEN
     if commit:
         words += f"; thresholds frozen at {commit} (their digest {digest})"
-    return f"{words}; {missing} cells of these seeds are not made yet.\n" if missing else f"{words}.\n"
+    return f"{words}; not made of these seeds: {_missing(cells, seeds)}.\n" if missing else f"{words}.\n"
+
+
+def _missing(cells: Sequence[Cell], seeds: Iterable[int]) -> str:
+    """``12 cells of the first gallery in mnist``, by gallery and room."""
+    made = {cell.key for cell in cells}
+    counts = Counter(tuple(key.split("-")[:2]) for key in _all_cells(seeds) if key not in made)
+    return ", ".join(f"{n} of the {gallery} gallery in {room}" for (gallery, room), n in counts.items())
 
 
 def _all_cells(seeds: Iterable[int]) -> list[str]:
@@ -82,7 +90,7 @@ def _all_cells(seeds: Iterable[int]) -> list[str]:
 def rate(wrong: int, n: int) -> str:
     """``1 of 40 = 2.5 % [0.4 %, 12.9 %]``."""
     if n == 0:
-        return "none made"
+        return "none"
     found = share(wrong, n)
     return f"{wrong} of {n} = {100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
@@ -127,7 +135,10 @@ def _rate_of(
 def _rules(cells: Sequence[Cell]) -> str:
     """What each rule said: on frauds it should fire somewhere, on honest models it should not flag."""
     lines = [
-        "Each rule alone. *Flags*: it voids the number or makes the state masked. Models that draw are left out.",
+        (
+            "Each rule alone, of the models that it judged: not where it does not apply or was not made. "
+            "*Flags*: it voids the number or makes the state masked. Models that draw are left out."
+        ),
         "",
         "| rule | frauds flagged | honest flagged (false alarms) | honest warned without flag | sole flag of |",
         "|---|---|---|---|---|",
@@ -144,9 +155,9 @@ def _rules(cells: Sequence[Cell]) -> str:
             for cell in honest
             if any(r == rule for r, *_ in spoke(cell.everywhere)) and not _says(cell, rule, masks)
         ]
-        caught = sum(_says(cell, rule, masks) for cell in frauds)
-        accused = sum(_says(cell, rule, masks) for cell in honest)
-        columns = (rule, rate(caught, len(frauds)), rate(accused, len(honest)), str(len(warned)), ", ".join(alone))
+        counts = [[_says(cell, rule, masks) for cell in kind if _judged(cell, rule)] for kind in (frauds, honest)]
+        caught, accused = (rate(sum(flags), len(flags)) for flags in counts)
+        columns = (rule, caught, accused, str(len(warned)), ", ".join(alone))
         lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
 
@@ -164,6 +175,11 @@ def measured(cells: Iterable[Cell]) -> dict[str, tuple[int, int]]:
                 k, n = found.get(rule, (0, 0))
                 found[rule] = (k + spoken, n + 1)
     return dict(sorted(found.items()))
+
+
+def _judged(cell: Cell, rule: str) -> bool:
+    """Whether a rule was applied to a cell under any threat."""
+    return any(r == rule and status not in ("not_done", "not_applicable") for r, status, *_ in cell.everywhere)
 
 
 def _flags(cell: Cell, kinds: dict[str, object]) -> set[str]:
