@@ -123,10 +123,10 @@ class DLR:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """KL(p || softmax(z)) in nats, p being what the model said of the untouched row: TRADES climbs it, labels unseen.
+    """KL(p || softmax(z)) in nats, p being what the model said of the row at first: TRADES climbs it, labels unseen.
 
     (Zhang et al. 2019, eq. 5.) ``log_p`` (n, classes) holds log p of the rows ``ids`` (n,), ascending. It and its
-    gradient are zero at the untouched row itself, so an attack must start elsewhere.
+    gradient are zero where the model says p, so an attack must start elsewhere.
     """
 
     ids: Tensor

@@ -15,10 +15,11 @@ from torch import nn
 
 from actsec import registry
 from actsec.activations import find
+from actsec.defenses._heads import nll_of
 from actsec.defenses._site_noise import Jitter, alphas
 from actsec.defenses.isotonic import KNOTS, curved, log_odds, rising
 from actsec.defenses.temperature import Tempered
-from actsec.defenses.vector_scaling import best_vectors, nll
+from actsec.defenses.vector_scaling import best_vectors
 from actsec.diagnostics.finite_differences import FiniteDifferences
 from actsec.diagnostics.zero_gradients import ZeroGradients
 from actsec.errors import BadOption, UnknownName
@@ -89,7 +90,8 @@ def test_it_fits_no_worse_than_the_truth_and_comes_near_it():
     weight, bias = best_vectors(logits[None], y)
     true_w, true_b = torch.tensor((0.4, 0.5, 1.5, 1.0)).double(), torch.tensor((1.0, 0.0, -0.5, -0.5)).double()
     prior = float((true_w.log() ** 2).sum() + (true_b**2).sum()) / (2 * len(y))
-    assert float(nll((logits * weight + bias)[None], y)) <= float(nll((logits * true_w + true_b)[None], y)) + prior
+    found, truth = (float(nll_of((logits * w + b)[None], y)) for w, b in ((weight, bias), (true_w, true_b)))
+    assert found <= truth + prior
     # A standard error of a parameter is near 1 / sqrt(n / classes) = 0.014 times the spread: five of them.
     assert torch.allclose(weight, true_w, atol=0.07)
     assert torch.allclose(bias, true_b, atol=0.15)
@@ -405,12 +407,24 @@ def test_what_cannot_be_is_refused_by_name():
         "noisy_inference(std=0.1, at=learned, finetune=1)": "eps",
         "noisy_inference(std=0.1, at=learned, eps=0.1)": "finetune",
         "noisy_inference(std=0.1, sites='1')": "sites",
-        "noisy_inference(std=0.1, eps=0.1)": "eps",
+        "noisy_inference(std=0.1, eps=0.1)": "takes no eps",
+        "noisy_inference(std=0.1, inner=fgsm)": "takes no inner",
+        "noisy_inference(std=0.1, at=activations, inner=pgd(steps=3), finetune=1)": "takes no inner",
+        "noisy_inference(std=0.1, at=activations, sites=[])": "sites",
+        "noisy_inference(std=0.1, weight_decay=0.1)": "takes no weight_decay",
+        "noisy_inference(std=0.1, finetune=2, batch_size=0)": "noisy_inference: batch_size=0",
+        "smoothing(std=0.1, learning_rate=0.1)": "takes no learning_rate",
+        "smoothing(std=0.1, finetune=1, learning_rate=-1)": "smoothing: learning_rate=-1",
+        "swap(to=elu, batch_size=8)": "takes no batch_size",
+        "swap(to=prelu, activation_decay=0.1, recalibrate=true)": "takes no activation_decay",
+        "swap(to=prelu, twin=false)": "takes no twin",
+        "swap(to=elu, sites=[])": "sites",
         "noisy_inference(std=-1, at=activations)": "std",
         "isotonic(curves=two)": "curves",
     }.items():
-        with pytest.raises(BadOption, match=word):
+        with pytest.raises(BadOption, match=word) as caught:
             registry.build("defenses", text)
+        assert caught.value.mend
     with pytest.raises(UnknownName, match="activation site"):
         registry.build("defenses", "noisy_inference(std=0.1, at=activations, sites='9')").wrap(trained())
 

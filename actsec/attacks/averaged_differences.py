@@ -27,7 +27,7 @@ from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError
-from actsec.geometry import boxed, nearest, place, row_sum, size, spread, steepest
+from actsec.geometry import boxed, nearest, place, row_sum, size, spread, steepest, widest
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
 _FIRST_RADIUS = 0.05
@@ -84,7 +84,7 @@ class AveragedDifferences:
                 f"averaged_differences needs a budget in {cases.norm}", "Give one, or look for the smallest l2 change."
             )
         step = torch.zeros_like(cases.id)
-        radius = torch.where(endless, _FIRST_RADIUS * _widest(cases), cases.eps)
+        radius = torch.where(endless, _FIRST_RADIUS * widest(cases), cases.eps)
         slope, no = torch.zeros_like(cases.x), step.bool()
         state = AveragedDifferencesState(cases.x[:, None], slope, radius, no, step, no)
         return replace(state, asked=self._around(cases.x, state, cases, draws))
@@ -127,7 +127,7 @@ class AveragedDifferences:
         """The next radius (n,): of the ball itself where there is one."""
         gamma = _SHRINK * (1 + torch.cos(math.pi * state.step.double() / self.steps)) / 2
         grown = torch.where(found, 1 + gamma, _LOST)
-        searched = torch.minimum(state.radius * torch.where(fooled, 1 - gamma, grown), _widest(cases))
+        searched = torch.minimum(state.radius * torch.where(fooled, 1 - gamma, grown), widest(cases))
         # The first question asks of the input itself, whose size says nothing of the radius.
         searched = torch.where(state.step == 0, state.radius, searched)
         return torch.where(torch.isinf(cases.eps), searched, cases.eps)
@@ -139,8 +139,3 @@ class AveragedDifferences:
         u = draws.normal(cases.id, state.step, (self.directions, *shape)) * spread(each, x)[:, None].to(x.dtype)
         pairs = place(cases, (x - cases.x)[:, None] + torch.cat([u, -u], 1))
         return torch.cat([x[:, None], pairs], 1)
-
-
-def _widest(cases: Cases) -> Tensor:
-    """The L2 size (n,) that nothing in the box exceeds."""
-    return size(torch.maximum((cases.high - cases.x).abs(), (cases.x - cases.low).abs()), "l2")

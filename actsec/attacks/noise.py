@@ -21,7 +21,7 @@ from torch import Tensor
 
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.geometry import bounded, boxed, place, project, random_start, size, spread, steepest
+from actsec.geometry import bounded, boxed, place, project, random_start, spread, steepest, widest
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
 _FIRST = 0.05
@@ -60,7 +60,7 @@ class Noise:
         if cases.norm != "l2" or not bool(endless.all()):
             bounded(cases, "noise")
         step = torch.zeros_like(cases.id)
-        start = torch.where(endless, _FIRST * _widest(cases), cases.eps)
+        start = torch.where(endless, _FIRST * widest(cases), cases.eps)
         return NoiseState(self._draw(cases, draws, step, start), start, step.bool(), step, step.bool())
 
     def ask(self, state: NoiseState, cases: Cases) -> Ask:
@@ -70,7 +70,7 @@ class Noise:
         step, works = state.step + 1, reply.success[:, 0]
         fooled = state.fooled | works
         searched = torch.where(works, reply.size[:, 0] * _SHRUNK, state.size * torch.where(fooled, 1.0, _GROWN))
-        radius = torch.where(torch.isinf(cases.eps), torch.minimum(searched, _widest(cases)), cases.eps)
+        radius = torch.where(torch.isinf(cases.eps), torch.minimum(searched, widest(cases)), cases.eps)
         x = self._draw(cases, draws, step, radius)
         return NoiseState(x, radius, fooled, step, step >= self.draws)
 
@@ -100,8 +100,3 @@ def _pixels(cases: Cases, draws: Draws, step: Tensor, *, corners: bool) -> Tenso
     rank = draws.uniform(cases.id, step, places, stream=1) + 1
     chosen = project(rank.expand_as(cases.x).contiguous(), "l0", cases.eps) != 0
     return torch.where(chosen, value, cases.x)
-
-
-def _widest(cases: Cases) -> Tensor:
-    """The L2 size (n,) that nothing in the box exceeds."""
-    return size(torch.maximum((cases.high - cases.x).abs(), (cases.x - cases.low).abs()), "l2")

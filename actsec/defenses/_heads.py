@@ -25,16 +25,24 @@ def pivot_of(target: Target) -> float:
     return 0.0 if target.threshold is None else math.log(target.threshold / (1 - target.threshold))
 
 
-def logits_of(target: Target, x: Tensor, seed: int) -> Tensor:
-    """Logits (draws, n, classes), float64 on the CPU, as the target gives them: a threshold is not in them.
-
-    Raises ModelError where one is not finite.
-    """
+def finite_decisions(target: Target, x: Tensor, seed: int) -> Tensor:
+    """Decision logits (draws, n, classes), float64 on the CPU. Raises ModelError where one is not finite."""
     logits = decisions_of(target, x, seed).double().cpu()
     if not bool(torch.isfinite(logits).all()):
         raise ModelError("the logits of the calibration split are not finite", "Check the model's weights.")
-    pivot = pivot_of(target)
+    return logits
+
+
+def logits_of(target: Target, x: Tensor, seed: int) -> Tensor:
+    """``finite_decisions`` as the target gives them: a threshold is not in them."""
+    logits, pivot = finite_decisions(target, x, seed), pivot_of(target)
     return logits + logits.new_tensor([0.0, pivot]) if pivot else logits
+
+
+def nll_of(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean negative log-likelihood in nats of y (n,) under the mean probability of logits (draws, n, classes)."""
+    own = logits.log_softmax(-1)[:, torch.arange(len(y)), y]
+    return -(own.logsumexp(0) - math.log(len(logits))).mean()
 
 
 def labels_of(target: Target, logits: Tensor) -> Tensor:

@@ -133,12 +133,13 @@ def learn_robustly(
 ) -> dict[str, Any]:
     """``learn`` on the training split, ``validate`` of it held out to choose the epoch by; the numbers of both.
 
-    Without a share held out the last epoch is kept. Raises DataError without a training split.
+    Loss and accuracy are those of the epoch kept. Without a share held out the last epoch is kept. Raises DataError
+    without a training split.
     """
     split = split_of(material, "train", label)
     if not validate:
         numbers = learn(target, split, recipe, material, label, perturb=perturb, objective=objective, memory=memory)
-        return numbers | {"kept_epoch": numbers["epochs"], "examples_held_out": 0}
+        return numbers | {"examples_held_out": 0}
     split, held = divide(split, validate, material.seed, label)
     holdout = Holdout(target, held, material, threat, memory)
     numbers = learn(
@@ -150,8 +151,8 @@ def learn_robustly(
         perturb=perturb,
         objective=objective,
         after_epoch=lambda epoch: best_by(holdout, validation, epoch, patience),
+        settle=holdout.bring_back,
         memory=memory,
     )
-    course = holdout.course(ROBUST)
-    found = {"examples_held_out": len(held.y), "validation": str(validation), ROBUST: course}
-    return numbers | found | {"kept_epoch": holdout.bring_back()}
+    found = {"examples_held_out": len(held.y), "validation": str(validation), ROBUST: holdout.course(ROBUST)}
+    return numbers | found

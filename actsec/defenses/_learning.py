@@ -14,17 +14,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from actsec import training
+from actsec.draws import Draws
 from actsec.errors import BadOption, DataError, ModelError
 from actsec.oracle import Oracle, frozen
+from actsec.spec import show
 from actsec.training import Memory, Recipe
-from actsec.types import Material, Split, Target, read_head
+from actsec.types import JUDGE_DRAWS, Material, Split, Target, read_head
 
 TOLD = ("optimizer", "schedule", "learning_rate", "weight_decay", "batch_size")
 WHERE_USED = ("label_smoothing", "confidence_penalty", "logit_penalty", "dropout", "clip_norm", "gradient_noise")
 """What of a recipe stands among the numbers of a training: always, and where it is in use."""
-
-DRAWS = 20
-"""Forwards of each row that a stochastic target is asked for, as many as the judge uses."""
 
 Perturb = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """x, y, ids and the epoch from 0 to the examples to learn from."""
@@ -68,25 +67,77 @@ class Asked(nn.Module):
 
 
 def decisions_of(target: Target, x: Tensor, seed: int) -> Tensor:
-    """Decision logits (draws, n, classes), float32, in eval mode: DRAWS draws of a stochastic target, otherwise one.
+    """Decision logits (draws, n, classes), float32, in eval mode: one draw of a target that draws nothing.
 
-    The model and the global random state are left as they were. Cost: draws * n forwards.
+    Of a stochastic target as many as hold the judge's JUDGE_DRAWS noisy copies of a row, where an answer may average
+    over several already. The model and the global random state are left as they were. Cost: draws * target.draws * n
+    forwards.
     """
+    repeats = -(-JUDGE_DRAWS // target.draws) if target.stochastic else 1
     with frozen(target.model):
-        oracle = Oracle(target, repeats=DRAWS if target.stochastic else 1, seed=seed, name="defense")
-        return oracle.decisions(x.to(target.device))
+        return Oracle(target, repeats=repeats, seed=seed, name="defense").decisions(x.to(target.device))
 
 
 def recipe_of(defense: Any, seed: int) -> Recipe:
-    """The recipe spelled by a defense's options of the same names; what it has no option for is as in Recipe."""
+    """The recipe spelled by a defense's options of the same names; what it has no option for is as in Recipe.
+
+    ``finetune`` are epochs, for which ``fine_tuned`` vouches. Raises BadOption.
+    """
+    own = {f.name for f in fields(defense)}
     # A recipe's patience is with the loss on validation data, a defense's with robust accuracy.
-    shared = ({f.name for f in fields(Recipe)} & {f.name for f in fields(defense)}) - {"patience"}
-    return Recipe(**{name: getattr(defense, name) for name in shared}, seed=seed)
+    given = {f.name: getattr(defense, f.name) for f in fields(Recipe) if f.name in own and f.name != "patience"}
+    if "finetune" in own:
+        given["epochs"] = defense.finetune
+    try:
+        return Recipe(**given, seed=seed)
+    except BadOption as problem:
+        name = type(defense).__module__.rpartition(".")[2]
+        raise BadOption(f"{name}: {problem.problem}", problem.mend) from problem
+
+
+def fine_tuned(defense: Any, *others: str) -> bool:
+    """Whether a defense trains after it is wrapped: its recipe is looked at then.
+
+    Raises BadOption for epochs below 0, and where there are none for an option that only training uses, one of Recipe's
+    or of ``others``, that is not at its default.
+    """
+    name = type(defense).__module__.rpartition(".")[2]
+    require(defense.finetune >= 0, f"{name}(finetune=...)", defense.finetune, "0 or a number of epochs")
+    if defense.finetune:
+        recipe_of(defense, 0)
+        return True
+    idle = {f.name for f in fields(Recipe)} | set(others)
+    for option in fields(defense):
+        if option.name in idle and (value := getattr(defense, option.name)) != option.default:
+            said = f"{name}(finetune=0) trains nothing, and so takes no {option.name} ({show(value)} was given)"
+            raise BadOption(said, f"Give finetune=5 or so, or leave {option.name} out.")
+    return False
+
+
+def partly(perturb: Perturb, share: float, draws: Draws, memory: Memory) -> Perturb:
+    """``perturb`` on that share of the rows, drawn anew every epoch; the others stay as they are.
+
+    How many were perturbed is counted under ``attacked`` in the memory.
+    """
+    memory.numbers.setdefault("attacked", 0)
+
+    def made(x: Tensor, y: Tensor, ids: Tensor, epoch: int) -> Tensor:
+        chosen = draws.uniform(ids, epoch, (1,))[:, 0] < share
+        memory.numbers["attacked"] += int(chosen.sum())
+        if not bool(chosen.any()):
+            return x
+        found = perturb(x[chosen], y[chosen], ids[chosen], epoch)
+        return x.masked_scatter(chosen.view(-1, *(1,) * (x.dim() - 1)).expand_as(x), found.to(x.dtype))
+
+    return made
 
 
 @dataclass(slots=True)
 class Count:
-    """Examples that went forwards and backwards through a model, an attack's included: two of a memory's numbers."""
+    """Examples that went forwards and backwards through a model, an attack's included: two of a memory's numbers.
+
+    An answer that averages over noisy copies counts as so many examples.
+    """
 
     memory: Memory = field(default_factory=Memory)
 
@@ -101,19 +152,22 @@ class Count:
         return int(self.memory.numbers.get("backwards", 0))
 
     @contextlib.contextmanager
-    def of(self, model: nn.Module, output: str | None) -> Iterator[Count]:
+    def of(self, target: Target) -> Iterator[Count]:
         """Count while the block runs. The hook is gone afterwards."""
 
-        def backward(gradient: Tensor) -> None:
-            self.memory.numbers["backwards"] = self.backwards + len(gradient)
+        def forward(model: nn.Module, _: Any, result: Any) -> None:
+            logits = read_head(result, target.output)
+            # In train mode a smoothed model is the model on one copy.
+            examples = len(logits) * (1 if model.training else target.draws)
+            self.memory.numbers["forwards"] = self.forwards + examples
 
-        def forward(_: nn.Module, __: Any, result: Any) -> None:
-            logits = read_head(result, output)
-            self.memory.numbers["forwards"] = self.forwards + len(logits)
+            def backward(_: Tensor) -> None:
+                self.memory.numbers["backwards"] = self.backwards + examples
+
             if logits.requires_grad:
                 logits.register_hook(backward)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-        handle = model.register_forward_hook(forward)
+        handle = target.model.register_forward_hook(forward)
         try:
             yield self
         finally:
@@ -130,14 +184,16 @@ def learn(
     perturb: Perturb | None = None,
     objective: training.Objective | None = None,
     after_epoch: Callable[[int], str | None] | None = None,
+    settle: Callable[[], int] | None = None,
     memory: Memory | None = None,
 ) -> dict[str, Any]:
     """Train every floating-point parameter of the target's model in place; returns the numbers of the training.
 
     perturb makes the examples to learn from, objective says by what; after_epoch, given the epoch from 1, ends the
-    training with its text. What they remember is in memory, so that the training goes on where the material's
-    checkpoint stands. Which parameters require gradients is put back. forwards and backwards count examples through
-    the model, those of perturb and after_epoch included.
+    training with its text; settle puts the weights to keep into the model and says of which epoch they are, 0 being
+    the given ones. Loss and accuracy are those of that epoch, None of epoch 0. What they remember is in memory, so
+    that the training goes on where the material's checkpoint stands. Which parameters require gradients is put back.
+    forwards and backwards count examples through the model, those of perturb and after_epoch included.
     """
     memory = memory if memory is not None else Memory()
     asked = Asked(target)
@@ -152,7 +208,7 @@ def learn(
     try:
         for parameter, _ in trainable:
             parameter.requires_grad_(True)
-        with count.of(target.model, target.output):
+        with count.of(target):
             history = training.fit(
                 asked,
                 split.x,
@@ -169,6 +225,7 @@ def learn(
     finally:
         for parameter, required in trainable:
             parameter.requires_grad_(required)
+    kept = settle() if settle is not None else history.epochs_run
     normalised = any(isinstance(module, _BatchNorm) for module in target.model.modules())
     return {
         "epochs": history.epochs_run,
@@ -176,8 +233,9 @@ def learn(
         "examples_seen": history.epochs_run * len(split.y),
         "forwards": count.forwards,
         "backwards": count.backwards,
-        "final_loss": history.loss[-1],
-        "final_accuracy": history.accuracy[-1],
+        "kept_epoch": kept,
+        "final_loss": history.loss[kept - 1] if kept else None,
+        "final_accuracy": history.accuracy[kept - 1] if kept else None,
         **{name: getattr(recipe, name) for name in TOLD},
         **{name: value for name in WHERE_USED if (value := getattr(recipe, name))},
         "batch_norm": "batch statistics while learning, running ones while attacking" if normalised else "none",

@@ -26,7 +26,7 @@ from typing import Annotated, ClassVar, Literal
 from torch import Tensor
 
 from actsec.defenses._holdout import VALIDATION, checked_validation, learn_robustly
-from actsec.defenses._learning import copied, recipe_of, require, restarted, seed_of
+from actsec.defenses._learning import copied, partly, recipe_of, require, restarted, seed_of
 from actsec.draws import Draws
 from actsec.spec import Spec
 from actsec.training import Memory
@@ -74,20 +74,11 @@ class AdversarialTraining:
         """Train in place. Raises DataError without a training split, ModelError where start=scratch is impossible."""
         if self.start == "scratch":
             restarted(target.model, seed_of(material.seed, "scratch"))
-        threat, memory = Threat(self.norm, self.eps), Memory({"attacked": 0})
-        draws = Draws(material.seed, "adversarial_training")
+        threat, memory = Threat(self.norm, self.eps), Memory()
 
         def perturb(x: Tensor, y: Tensor, ids: Tensor, epoch: int) -> Tensor:
             seed = seed_of(material.seed, "inner", epoch)
-            if self.mix == 1:
-                memory.numbers["attacked"] += len(y)
-                return material.perturb(target, x, y, ids, self.inner, threat, seed)
-            chosen = draws.uniform(ids, epoch, (1,))[:, 0] < self.mix
-            memory.numbers["attacked"] += int(chosen.sum())
-            if not bool(chosen.any()):
-                return x
-            found = material.perturb(target, x[chosen], y[chosen], ids[chosen], self.inner, threat, seed)
-            return x.masked_scatter(chosen.view(-1, *(1,) * (x.dim() - 1)).expand_as(x), found.to(x.dtype))
+            return material.perturb(target, x, y, ids, self.inner, threat, seed)
 
         numbers = learn_robustly(
             target,
@@ -95,7 +86,7 @@ class AdversarialTraining:
             material,
             "adversarial_training",
             threat,
-            perturb=perturb,
+            perturb=partly(perturb, self.mix, Draws(material.seed, "adversarial_training"), memory),
             memory=memory,
             validate=self.validate,
             # PGD has no l0: there the examples are judged by the attack that makes them.

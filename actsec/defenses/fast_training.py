@@ -8,7 +8,8 @@ guard asks both after every epoch on examples held out of the training split. Wh
 the given ones) come back. How well the gradients at x and at a random point of the ball agree (their mean cosine, the
 measure of the second paper) is told epoch by epoch; it falls towards 0 in a collapse.
 
-Cost an epoch: 2 forwards and 2 backwards a row; guard_steps + 3 of both a row held out, and a few forwards.
+Cost an epoch: 2 forwards and 2 backwards a row; guard_steps + 3 of both a row held out, and a few forwards. The guard
+looks once more before the first.
 
 Known failures: a guard of too few steps or held-out rows sees the collapse late; a collapse short of ``drop`` is kept
 (both accuracies are among the numbers).
@@ -22,7 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from torch import Tensor
 
 from actsec.defenses._holdout import Holdout, divide
-from actsec.defenses._learning import copied, learn, recipe_of, require, restarted, seed_of, split_of
+from actsec.defenses._learning import Count, copied, learn, recipe_of, require, restarted, seed_of, split_of
 from actsec.spec import Spec
 from actsec.training import Memory
 from actsec.training.recipe import Schedule
@@ -79,7 +80,8 @@ class FastTraining:
         iterated = Spec("pgd", (("steps", self.guard_steps),))
         holdout = Holdout(target, held, material, threat, memory)
         guard = _Guard(holdout, single, iterated, self.drop)
-        guard(0)
+        with Count(memory).of(target):
+            guard(0)
 
         def perturb(x: Tensor, y: Tensor, ids: Tensor, epoch: int) -> Tensor:
             seed = seed_of(material.seed, "inner", epoch)
@@ -88,12 +90,20 @@ class FastTraining:
 
         recipe = recipe_of(self, material.seed)
         numbers = learn(
-            target, split, recipe, material, "fast_training", perturb=perturb, after_epoch=guard, memory=memory
+            target,
+            split,
+            recipe,
+            material,
+            "fast_training",
+            perturb=perturb,
+            after_epoch=guard,
+            settle=guard.settle,
+            memory=memory,
         )
         told: dict[str, Any] = {"threat": str(threat), "inner": str(single), "start": self.start}
-        told |= {"examples_held_out": len(held.y), "kept_epoch": guard.settle()}
+        told |= {"examples_held_out": len(held.y)}
         told |= {name: holdout.course(name) for name in (SINGLE, PGD, ALIGNMENT)}
-        gap = told[SINGLE][told["kept_epoch"]] - told[PGD][told["kept_epoch"]]
+        gap = told[SINGLE][numbers["kept_epoch"]] - told[PGD][numbers["kept_epoch"]]
         note = f"Held-out accuracy is {gap:.3f} higher under the single step than under PGD: it may fool single steps."
         return Fitted(numbers | told, (note,) if gap > self.drop else ())
 

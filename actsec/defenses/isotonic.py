@@ -15,7 +15,8 @@ wrong or all right is given at least 1 / (n + 2) or at most 1 less that. The end
 whose softmax is q normalised. One logit z a row is treated as [0, z]; with a threshold the threshold stays, and
 decisions near it can change with either kind of curve.
 
-Cost: one forward of the calibration split; 20 when the target is stochastic, whose mean probability is fitted.
+Cost: one forward of the calibration split; of a stochastic target, whose mean probability is fitted, 20 draws or as
+many answers of a smoothed one as hold 20 noisy copies.
 
 Known failures: small splits give few steps (their number is reported); normalising bends what each curve had fitted;
 the curve has kinks, at which central differences and gradients part a little; confidence under attack is not mended.
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actsec.activations.following import Stands
-from actsec.defenses._heads import Labels, columns, labels_of, logits_of
+from actsec.defenses._heads import Labels, columns, labels_of, logits_of, nll_of
 from actsec.defenses._learning import split_of
 from actsec.errors import ModelError
 from actsec.types import Fitted, Material, Target
@@ -100,7 +101,7 @@ class Isotonic:
         if not isinstance(model, Calibrated):
             raise ModelError("isotonic is fitted to a model it has not wrapped", "Call wrap(target) first.")
         split = split_of(material, "calibration", "isotonic")
-        before, draws = logits_of(target.having(model=model.model, output=model.output), split.x, material.seed), 1
+        before = logits_of(target.having(model=model.model, output=model.output), split.x, material.seed)
         draws, y = len(before), split.y.cpu()
         mean = before.log_softmax(-1).logsumexp(0) - math.log(draws)
         odds, hits = log_odds(mean).numpy(), torch.nn.functional.one_hot(y, mean.shape[1]).double().numpy()
@@ -116,11 +117,11 @@ class Isotonic:
         numbers = {
             "curves": self.curves,
             "steps": steps,
-            "nll_before": _nll(mean, y),
-            "nll_after": _nll(after, y),
+            "nll_before": float(nll_of(mean[None], y)),
+            "nll_after": float(nll_of(after[None], y)),
             **changed.numbers,
             "examples": len(y),
-            "forwards": draws * len(y),
+            "forwards": draws * target.draws * len(y),
             "backwards": 0,
         }
         return Fitted(numbers, (changed.said,))
@@ -206,7 +207,3 @@ def _filled(points: Array) -> Tensor:
     more = np.arange(1, KNOTS - len(points) + 1)
     line = points[-1] + more * (points[-1] - points[-2])
     return torch.from_numpy(np.concatenate([points, line]))
-
-
-def _nll(z: Tensor, y: Tensor) -> float:
-    return float(torch.nn.functional.cross_entropy(z, y))

@@ -32,17 +32,18 @@ import torch
 from torch import Tensor, nn
 
 from actsec.activations.following import Stands
-from actsec.defenses._learning import learn, require, seed_of, split_of
+from actsec.defenses._learning import fine_tuned, learn, partly, recipe_of, require, seed_of, split_of
 from actsec.defenses._site_noise import alphas, jittered
 from actsec.defenses.swap import example_of
 from actsec.draws import Draws
 from actsec.errors import BadOption
 from actsec.spec import Spec
-from actsec.training import Memory, Recipe
+from actsec.training import Memory
 from actsec.types import Fitted, Material, Target, Threat
 
 SHARE = 0.5
 """Of the examples, those that learned noise trains on as the attack left them."""
+INNER = Spec("pgd", (("steps", 7),))
 
 
 class Noisy(Stands):
@@ -72,7 +73,7 @@ class NoisyInference:
     sites: Annotated[str | tuple[str, ...], "of activations, names of the calls: a glob, or a list of globs"] = "*"
     finetune: Annotated[int, "epochs of training under the noise; 0 leaves the weights"] = 0
     eps: Annotated[float | None, "L-inf radius of the adversarial half that learned noise trains on"] = None
-    inner: Annotated[Spec, "the attack that makes that half"] = Spec("pgd", (("steps", 7),))  # noqa: RUF009  # immutable
+    inner: Annotated[Spec, "the attack that makes that half"] = INNER
     learning_rate: Annotated[float, "the highest learning rate of fine-tuning"] = 1e-3
     batch_size: Annotated[int, "examples an update of fine-tuning"] = 64
     weight_decay: Annotated[float, "L2 penalty of fine-tuning, on weights and learned scales"] = 0.0
@@ -88,18 +89,21 @@ class NoisyInference:
     def __post_init__(self) -> None:
         learned = self.at == "learned"
         require(0 < self.std < float("inf"), "noisy_inference(std=...)", self.std, "a positive number such as 0.1")
-        require(self.finetune >= 0, "noisy_inference(finetune=...)", self.finetune, "0 or a number of epochs")
         if learned:
             require(self.finetune > 0, "noisy_inference(at=learned, finetune=...)", self.finetune, "at least one epoch")
             if self.eps is None:
                 raise BadOption("noisy_inference(at=learned) needs 'eps'", "Give the radius trained against.")
             Threat("linf", self.eps)
-        if self.eps is not None and not learned:
-            raise BadOption(f"noisy_inference(at={self.at}) trains against no eps", "Give at=learned, or leave it out.")
+        for option, default in (("eps", None), ("inner", INNER)):
+            if getattr(self, option) != default and not learned:
+                said = f"noisy_inference(at={self.at}) trains against no attack, and so takes no {option}"
+                raise BadOption(said, f"Give at=learned, or leave {option} out.")
         if self.at == "input" and self.sites != "*":
             raise BadOption("noisy_inference(at=input) has no sites", "Give at=activations, or leave sites out.")
-        if self.finetune:
-            self._recipe(0)
+        require(
+            bool(self.sites), "noisy_inference(sites=...)", list(self.sites), "at least one name, or a glob such as *"
+        )
+        fine_tuned(self)
 
     @property
     def needs(self) -> Literal["nothing", "calibration", "train"]:
@@ -137,30 +141,16 @@ class NoisyInference:
 
     def _learned(self, target: Target, material: Material) -> dict[str, Any]:
         """Train in place, on examples of which half are attacked where the noise is learned."""
-        split, recipe = split_of(material, "train", "noisy_inference"), self._recipe(material.seed)
+        split, recipe = split_of(material, "train", "noisy_inference"), recipe_of(self, material.seed)
         if self.at != "learned":
             return learn(target, split, recipe, material, "noisy_inference")
-        threat, memory = Threat("linf", self.eps), Memory({"attacked": 0})
-        draws = Draws(material.seed, "noisy_inference")
+        threat, memory = Threat("linf", self.eps), Memory()
 
         def perturb(x: Tensor, y: Tensor, ids: Tensor, epoch: int) -> Tensor:
-            chosen = draws.uniform(ids, epoch, (1,))[:, 0] < SHARE
-            memory.numbers["attacked"] += int(chosen.sum())
-            if not bool(chosen.any()):
-                return x
             seed = seed_of(material.seed, "inner", epoch)
-            found = material.perturb(target, x[chosen], y[chosen], ids[chosen], self.inner, threat, seed)
-            return x.masked_scatter(chosen.view(-1, *(1,) * (x.dim() - 1)).expand_as(x), found.to(x.dtype))
+            return material.perturb(target, x, y, ids, self.inner, threat, seed)
 
-        numbers = learn(target, split, recipe, material, "noisy_inference", perturb=perturb, memory=memory)
+        half = partly(perturb, SHARE, Draws(material.seed, "noisy_inference"), memory)
+        numbers = learn(target, split, recipe, material, "noisy_inference", perturb=half, memory=memory)
         attacked = memory.numbers["attacked"]
         return {**numbers, "threat": str(threat), "inner": str(self.inner), "examples_attacked": attacked}
-
-    def _recipe(self, seed: int) -> Recipe:
-        return Recipe(
-            epochs=self.finetune,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            seed=seed,
-        )

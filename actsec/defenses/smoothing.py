@@ -33,8 +33,7 @@ from torch.nn import functional as F
 
 from actsec.activations.following import Stands
 from actsec.defenses._heads import columns, pivot_of
-from actsec.defenses._learning import learn, require, split_of
-from actsec.training import Recipe
+from actsec.defenses._learning import fine_tuned, learn, recipe_of, require, split_of
 from actsec.types import Fitted, Material, Target
 
 
@@ -99,9 +98,7 @@ class Smoothing:
     def __post_init__(self) -> None:
         require(0 < self.std < float("inf"), "smoothing(std=...)", self.std, "a positive number such as 0.25")
         require(self.draws >= 1, "smoothing(draws=...)", self.draws, "a number of votes such as 16")
-        require(self.finetune >= 0, "smoothing(finetune=...)", self.finetune, "0 or a number of epochs")
-        if self.finetune:
-            self._recipe(0)
+        fine_tuned(self)
 
     @property
     def needs(self) -> Literal["nothing", "calibration", "train"]:
@@ -126,13 +123,4 @@ class Smoothing:
             note = "No weight was trained under the noise."
             return Fitted({**own, "epochs": 0, "forwards": 0, "backwards": 0}, (note,))
         split = split_of(material, "train", "smoothing")
-        return Fitted({**own, **learn(target, split, self._recipe(material.seed), material, "smoothing")})
-
-    def _recipe(self, seed: int) -> Recipe:
-        return Recipe(
-            epochs=self.finetune,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            seed=seed,
-        )
+        return Fitted({**own, **learn(target, split, recipe_of(self, material.seed), material, "smoothing")})

@@ -16,7 +16,7 @@ its accuracy on training data and on the calibration split stands beside that of
 
 Cost: one forward of the examples compared on before the swap, one after it and one at the end; recalibrated, one
 forward of the training split; fine-tuned, one forward and one backward of it an epoch, twice that for a learnable
-activation with its twin. ``forwards`` and ``backwards`` count the last two, without the twin.
+activation with its twin. ``forwards`` and ``backwards`` count the last two.
 
 Known failures: tanh, sigmoid and softplus in place of relu wreck a network that is not fine-tuned; kwta masks
 gradients and step estimates them, so only gradient-free attacks measure them; relu6 and hardtanh are bounded, which
@@ -35,11 +35,10 @@ from torch import Tensor
 from actsec import training
 from actsec.activations import Activation, activation, find, replace
 from actsec.activations.replacing import Swapped, replaceable
-from actsec.defenses._learning import Asked, decisions_of, learn, require, split_of
+from actsec.defenses._learning import Asked, decisions_of, fine_tuned, learn, recipe_of, require, split_of
 from actsec.draws import Draws
 from actsec.errors import ModelError
 from actsec.spec import Spec
-from actsec.training import Recipe
 from actsec.types import Fitted, Material, Split, Target
 
 COMPARED = 2000
@@ -68,9 +67,8 @@ class Swap:
 
     def __post_init__(self) -> None:
         replaceable(self.to)
-        require(self.finetune >= 0, "swap(finetune=...)", self.finetune, "0 or a number of epochs")
-        if self.finetune:
-            self._recipe(0)
+        require(bool(self.sites), "swap(sites=...)", list(self.sites), "at least one name, or a glob such as *")
+        fine_tuned(self, "twin")
 
     @property
     def kind(self) -> Literal["robustness", "calibration", "stability"]:
@@ -114,7 +112,9 @@ class Swap:
         if made.learnable:
             numbers["learned"] = {name: _values(stand) for name, stand in _own(target)}
         if twin is not None and split is not None:
-            self._train(twin, split, dataclasses.replace(material, checkpoint=None), f"swap, {made.fixed.spec}")
+            alone = dataclasses.replace(material, checkpoint=None)
+            learnt, _ = self._train(twin, split, alone, f"swap, {made.fixed.spec}")
+            numbers |= {name: numbers[name] + learnt[name] for name in ("forwards", "backwards")}
             numbers["fixed"] = {"to": str(made.fixed.spec), **_gap(twin, material)}
             notes.append(_gap_words(made, numbers))
         return Fitted(numbers, tuple(notes))
@@ -136,21 +136,11 @@ class Swap:
             if not layers:
                 notes.append("The model has no batch-norm layer, so there was nothing to recalibrate.")
         if self.finetune:
-            learnt = learn(target, split, self._recipe(material.seed), material, label)
+            learnt = learn(target, split, recipe_of(self, material.seed), material, label)
             numbers |= {**learnt, "forwards": forwards + learnt["forwards"]}
             if activation(self.to).learnable:
                 numbers["activation_decay"] = self.activation_decay
         return numbers, notes
-
-    def _recipe(self, seed: int) -> Recipe:
-        return Recipe(
-            epochs=self.finetune,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            activation_decay=self.activation_decay,
-            seed=seed,
-        )
 
 
 def example_of(target: Target) -> Tensor:

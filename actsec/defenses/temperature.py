@@ -6,8 +6,8 @@ keeps the order of the logits, so no label changes, clean or adversarial: this m
 a decision threshold t the logits are scaled about the threshold, z -> (z - s) / T + s with s = log(t / (1 - t)), since
 plain division would move the decision. Two logits within a few float32 roundings of each other may become a tie.
 
-Cost: one forward of the calibration split; 20 when the target is stochastic, whose mean probability over draws is
-fitted (the likelihood may then have more than one minimum).
+Cost: one forward of the calibration split; of a stochastic target, whose mean probability is fitted (the likelihood may
+then have more than one minimum), 20 draws or as many answers of a smoothed one as hold 20 noisy copies.
 
 Known failures: a calibration split without a mistake does not determine T, which stays 1 then (reported); confidence
 under attack is not calibrated by a T fitted on clean examples; where the model is calibrated already, T fits noise.
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from actsec.activations.following import Stands
-from actsec.defenses._learning import decisions_of, split_of
+from actsec.defenses._heads import finite_decisions, nll_of, pivot_of
+from actsec.defenses._learning import split_of
 from actsec.errors import ModelError
 from actsec.types import Fitted, Material, Target, read_head
 
@@ -81,8 +82,7 @@ class Temperature:
 
     def wrap(self, target: Target) -> Target:
         """The target with a temperature of 1 after its logits."""
-        pivot = 0.0 if target.threshold is None else math.log(target.threshold / (1 - target.threshold))
-        model = Tempered(deepcopy(target.model), target.output, pivot).to(target.device)
+        model = Tempered(deepcopy(target.model), target.output, pivot_of(target)).to(target.device)
         model.training = model.stands.training = target.model.training
         return target.having(model=model, output=None)
 
@@ -93,9 +93,7 @@ class Temperature:
         split = split_of(material, "calibration", "temperature")
         model = target.model
         model.temperature.fill_(1.0)
-        logits, y = decisions_of(target, split.x, material.seed).double().cpu(), split.y.cpu()
-        if not bool(torch.isfinite(logits).all()):
-            raise ModelError("the logits of the calibration split are not finite", "Check the model's weights.")
+        logits, y = finite_decisions(target, split.x, material.seed), split.y.cpu()
         found = best_temperature(logits, y, model.pivot)
         # Without a mistake the likelihood rises all the way down, to a softmax that is 0 or 1 in float32: a mask.
         faultless = found == LOWEST and bool((logits.argmax(-1) == y).all())
@@ -110,7 +108,7 @@ class Temperature:
             "nll_before": nll(logits, y, 1.0, model.pivot),
             "nll_after": nll(logits, y, kept, model.pivot),
             "examples": len(y),
-            "forwards": logits.shape[0] * len(y),
+            "forwards": logits.shape[0] * target.draws * len(y),
             "backwards": 0,
         }
         notes = []
@@ -131,8 +129,7 @@ def nll(logits: Tensor, y: Tensor, temperature: float, pivot: float = 0.0) -> fl
     scaled = logits / temperature
     if pivot:
         scaled = scaled + logits.new_tensor([0.0, pivot])
-    own = scaled.log_softmax(-1)[:, torch.arange(len(y)), y]
-    return float(-(own.logsumexp(0) - math.log(len(logits))).mean())
+    return float(nll_of(scaled, y))
 
 
 def best_temperature(logits: Tensor, y: Tensor, pivot: float = 0.0) -> float:

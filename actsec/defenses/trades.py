@@ -2,10 +2,12 @@
 
 min over weights of E[ CE(f(x), y) + beta * max over |d| <= eps of KL(p(x) || p(x + d)) ] (Zhang, Yu, Jiao, Xing, El
 Ghaoui & Jordan 2019, equation 5; beta is their 1 / lambda). ``inner`` climbs that divergence, whatever its own loss is,
-and sees no label. It starts from a random point of the ball, as our attacks do, where the authors start from noise of
-standard deviation 0.001: at x itself the divergence has no gradient. Larger beta buys robustness with clean accuracy;
-the authors use 1 to 6. The attack runs in eval mode; clean and perturbed examples go through the model in train mode
-one after the other, so that batch norm sees each kind alone, as in the authors' code.
+and sees no label. At x itself the divergence has no gradient: the authors start from noise of standard deviation 0.001.
+Where our attacks start is their own affair (``fgsm`` at x), so ``inner`` climbs the divergence from what the model says
+of a random point within 3 % of the radius, which has a gradient at x for each of them; the training itself is against
+p(x). Larger beta buys robustness with clean accuracy; the authors use 1 to 6. The attack runs in eval mode; clean and
+perturbed examples go through the model in train mode one after the other, so that batch norm sees each kind alone, as
+in the authors' code.
 
 ``validate`` and ``patience`` choose the epoch as in adversarial_training, by accuracy under PGD on rows held out.
 
@@ -26,12 +28,18 @@ from torch import Tensor
 
 from actsec.defenses._holdout import VALIDATION, checked_validation, learn_robustly
 from actsec.defenses._learning import copied, recipe_of, require, restarted, seed_of
+from actsec.draws import Draws
+from actsec.geometry import place, random_start
 from actsec.losses import Divergence
 from actsec.oracle import Oracle, frozen
+from actsec.referee import cases_of
 from actsec.spec import Spec
 from actsec.training import Memory
 from actsec.training.recipe import Schedule
 from actsec.types import Fitted, Material, Norm, Target, Threat
+
+BESIDE = 0.03
+"""How far from x, in shares of the radius, the divergence is measured from while it is climbed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,14 @@ class Trades:
         """Train in place. Raises DataError without a training split, ModelError where start=scratch is impossible."""
         if self.start == "scratch":
             restarted(target.model, seed_of(material.seed, "scratch"))
-        threat = Threat(self.norm, self.eps)
+        threat, draws = Threat(self.norm, self.eps), Draws(material.seed, "trades")
 
         def perturb(x: Tensor, y: Tensor, ids: Tensor, epoch: int) -> Tensor:
             order = ids.argsort()
+            cases = cases_of(target, x[order], y[order], self.norm, self.eps, ids[order])
+            beside = place(cases, BESIDE * random_start(cases, draws, epoch))
             with frozen(target.model):
-                said = Oracle(target).observe(x[order]).logits.log_softmax(1)
+                said = Oracle(target).observe(beside).logits.log_softmax(1)
             seed, loss = seed_of(material.seed, "inner", epoch), Divergence(ids[order], said)
             found: Tensor = material.perturb(target, x, y, ids, self.inner, threat, seed, loss)
             return found.to(x.dtype)

@@ -13,6 +13,7 @@ Known failures: with Adam a large eta swamps the gradient, since Adam rescales w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Annotated, ClassVar, Literal
 
 from actsec.defenses._learning import copied, learn, recipe_of, require, split_of
@@ -38,7 +39,8 @@ class TrainingNoise:
     adaptive: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        require(self.eta > 0, "training_noise(eta=...)", self.eta, "a variance above 0 such as 0.01")
+        require(0 < self.eta < inf, "training_noise(eta=...)", self.eta, "a variance above 0 such as 0.01")
+        require(0 <= self.gamma < inf, "training_noise(gamma=...)", self.gamma, "0 or a power above it such as 0.55")
         self._recipe(0)
 
     def wrap(self, target: Target) -> Target:

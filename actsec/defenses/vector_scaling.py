@@ -3,16 +3,16 @@
 z -> w * z + b (Guo, Pleiss, Sun & Weinberger 2017, section 4.2: matrix scaling with a diagonal matrix), by L-BFGS in
 float64: the least sum over held-out examples of the negative log-likelihood, plus half the square of each log w and b.
 That is a standard normal prior on each, the weaker the more examples there are. Without it a split that w and b can
-separate drives them to where the softmax is 0 or 1 in float32: on 270 digits the likelihood alone left 78 % of the
-cross-entropy's gradients exactly 0, a mask that nobody had meant to put on. Weights are positive, so that evidence for
-a class never counts against it; the biases sum to 0 at the optimum.
+separate drives them to where the softmax is 0 or 1 in float32 and the cross-entropy's gradients are exactly 0: a mask
+that nobody had meant to put on. Weights are positive, so that evidence for a class never counts against it; the biases
+sum to 0 at the optimum.
 
 Unlike a temperature this can change labels, clean and attacked. Fitting counts how many labels of the calibration split
 it changed, how many of these became right and how many wrong, and says so. A threshold stays where it is. One logit z a
 row is treated as [0, z].
 
-Cost: one forward of the calibration split; 20 when the target is stochastic, whose mean probability over draws is
-fitted (the likelihood may then have more than one minimum).
+Cost: one forward of the calibration split; of a stochastic target, whose mean probability is fitted (the likelihood may
+then have more than one minimum), 20 draws or as many answers of a smoothed one as hold 20 noisy copies.
 
 Known failures: twice as many parameters as classes fit a small split better than new data; confidence under attack is
 not calibrated by a fit to clean examples.
@@ -20,7 +20,6 @@ not calibrated by a fit to clean examples.
 
 from __future__ import annotations
 
-import math
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actsec.activations.following import Stands
-from actsec.defenses._heads import Labels, columns, labels_of, logits_of
+from actsec.defenses._heads import Labels, columns, labels_of, logits_of, nll_of
 from actsec.defenses._learning import split_of
 from actsec.errors import ModelError
 from actsec.types import Fitted, Material, Target
@@ -89,24 +88,18 @@ class VectorScaling:
         numbers = {
             "weight": [float(value) for value in model.weight],
             "bias": [float(value) for value in model.bias],
-            "nll_before": float(nll(logits, y)),
-            "nll_after": float(nll(kept, y)),
+            "nll_before": float(nll_of(logits, y)),
+            "nll_after": float(nll_of(kept, y)),
             **changed.numbers,
             "examples": len(y),
-            "forwards": logits.shape[0] * len(y),
+            "forwards": logits.shape[0] * target.draws * len(y),
             "backwards": 0,
         }
         return Fitted(numbers, (changed.said,))
 
 
-def nll(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean negative log-likelihood in nats of y (n,) under the mean probability of logits (draws, n, classes)."""
-    own = logits.log_softmax(-1)[:, torch.arange(len(y)), y]
-    return -(own.logsumexp(0) - math.log(len(logits))).mean()
-
-
 def best_vectors(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The w and b (classes,), float64, with the least ``nll`` of w * logits + b and the prior."""
+    """The w and b (classes,), float64, with the least ``nll_of`` of w * logits + b and the prior."""
     from scipy.optimize import minimize
 
     classes = logits.shape[-1]
@@ -114,7 +107,7 @@ def best_vectors(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     def objective(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         at = torch.from_numpy(point).requires_grad_(True)
         with torch.enable_grad():
-            value = nll(logits * at[:classes].exp() + at[classes:], y) + (at * at).sum() / (2 * len(y))
+            value = nll_of(logits * at[:classes].exp() + at[classes:], y) + (at * at).sum() / (2 * len(y))
         (slope,) = torch.autograd.grad(value, at)
         return float(value.detach()), slope.numpy()
 
