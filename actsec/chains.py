@@ -11,27 +11,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from actsec import registry, scene
 from actsec.runner import Progress, Tell
-from actsec.types import Defense, Fitted, Material, Target
+from actsec.types import Checkpoint, Defense, Fitted, Material, Target
 
 LITTLE = 0.5
 """Seconds between two looks at the clock while a model is trained."""
 
 
 def fit_chain(
-    target: Target, chain: Sequence[Defense], material: Material, tell: Tell = lambda _: None
+    target: Target,
+    chain: Sequence[Defense],
+    material: Material,
+    tell: Tell = lambda _: None,
+    checkpoint: Callable[[int], Checkpoint | None] = lambda _: None,
 ) -> tuple[Target, tuple[Fitted, ...], tuple[float, ...]]:
-    """The target behind a chain of defenses, each wrapped and fitted in turn; what each fit found, and its seconds."""
+    """The target behind a chain of defenses, each wrapped and fitted in turn; what each fit found, and its seconds.
+
+    checkpoint says by the defense's number, from 0, where its training is kept: of a chain that was interrupted, those
+    that had ended are taken up at their end. What cannot train or be wrapped is refused before anything is fitted.
+    """
+    for defense in chain:
+        registry.check_inner(defense)
     fits, seconds = [], []
     for number, defense in enumerate(chain, 1):
-        target = defense.wrap(target)
+        target = scene.behind(target, defense)
         began = time.monotonic()
         name = type(defense).__module__.rpartition(".")[2]
         label = f"{name} ({number} of {len(chain)})" if len(chain) > 1 else name
         rows = 0 if material.train is None else len(material.train.y)
         epochs = getattr(defense, "epochs", getattr(defense, "finetune", 0))
         with _watched(target.model, _Clock(label, rows, epochs, tell)) as told:
-            fits.append(defense.fit(target, dataclasses.replace(material, tell=told)))
+            own = dataclasses.replace(material, tell=told, checkpoint=checkpoint(number - 1))
+            fits.append(defense.fit(target, own))
         seconds.append(round(time.monotonic() - began, 1))
     return target, tuple(fits), tuple(seconds)
 

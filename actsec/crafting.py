@@ -20,21 +20,48 @@ def last_candidates(
 ) -> Tensor:
     """Where the attack ends on every row (n, *shape), unjudged: what adversarial training learns from.
 
-    No verdict, no ledger, no early stop: every row, right or wrong, is followed to its last question. With a loss the
-    attack climbs it in place of its own.
+    No verdict, no ledger, no early stop: every row, right or wrong, is followed to its last question. A last point that
+    is only judged is not asked. Of an attack that ends without gradients, on scores alone, it is the candidate with the
+    highest score of those it asked so. With a loss the attack climbs it in place of its own, as gradient or as score.
     """
     cases = geometry.tightened(cases)
     with frozen(target.model):
         oracle = Oracle(target, batch)
         state = attack.start(cases, draws)
+        best, highest = cases.x, torch.full_like(cases.eps, -torch.inf)
         while True:
             ask = attack.ask(state, cases)
-            if ask.loss is None or (ask.wants is not None and not bool(ask.wants.any())):
+            if ask.wants is not None and not bool(ask.wants.any()):
                 return ask.x[:, -1]
-            ask = ask if loss is None else replace(ask, loss=loss)
-            state = attack.tell(state, _told(oracle, ask, cases), cases, draws)
+            if ask.loss is None:
+                reply = _scored(oracle, ask, cases, loss)
+                best, highest = _better(best, highest, ask, reply)
+            else:
+                ask = ask if loss is None else replace(ask, loss=loss)
+                reply = _told(oracle, ask, cases)
+            state = attack.tell(state, reply, cases, draws)
             if bool(state.done.all()):  # type: ignore[attr-defined]  # every state has it, see types.State
-                return ask.x[:, -1]
+                return best if ask.loss is None else ask.x[:, -1]
+
+
+def _scored(oracle: Oracle, ask: Ask, cases: Cases, loss: Loss | None) -> Reply:
+    """The referee's answer about candidates without a gradient, the score being the loss where one is to be climbed."""
+    reply = answer(oracle, losses.Hardest(), ask, cases, ())
+    if loss is None:
+        return reply
+    n, k = ask.x.shape[:2]
+    refused = None if reply.rejection is None else reply.rejection.flatten()
+    value = loss(Observed(reply.logits.flatten(0, 1), (), refused), cases.repeated(k))
+    return replace(reply, score=value.reshape(n, k))
+
+
+def _better(best: Tensor, highest: Tensor, ask: Ask, reply: Reply) -> tuple[Tensor, Tensor]:
+    """The best candidate (n, *shape) so far and its score (n,), after the scores of more of them."""
+    score = torch.where(reply.inside, reply.score, -torch.inf).to(highest.dtype).nan_to_num(nan=-torch.inf)
+    top, at = score.max(1)
+    found = ask.x[torch.arange(len(at), device=at.device), at]
+    better = top > highest
+    return torch.where(geometry.spread(better, best), found, best), torch.where(better, top, highest)
 
 
 def _told(oracle: Oracle, ask: Ask, cases: Cases) -> Reply:

@@ -14,13 +14,12 @@ craft    the same on a surrogate, followed past its first success: leaves an exa
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +43,17 @@ from actsec import (
 )
 from actsec.activations import find
 from actsec.budgets import REPEATS
+from actsec.chains import fit_chain, threads
 from actsec.crafting import last_candidates
 from actsec.draws import Draws
-from actsec.errors import ActsecError, BadOption, ModelError
+from actsec.errors import ActsecError, ModelError
 from actsec.oracle import Oracle, frozen
 from actsec.referee import cases_of
 from actsec.scene import Scene
 from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.target import fingerprint
-from actsec.types import Job, Loss, Material, Outcome, Proposer, Target, Threat
+from actsec.types import Job, Loss, Material, Outcome, Target, Threat
 
 PROBE_ROWS = 200
 HEALTH_ROWS = 1000
@@ -67,7 +67,7 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
     store, began = Store(root), time.perf_counter()
     try:
         loaded = loaded or scene.of_run(root)
-        with _threads(loaded.plan.threads):
+        with threads(loaded.plan.threads):
             outcome = _KINDS[job.kind](job, loaded, store)
     except ActsecError as problem:
         outcome = Outcome(job.id, {}, error=str(problem))
@@ -100,7 +100,7 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
 def _timed(job: Job, loaded: Scene, store: Store, outcome: Outcome) -> dict[str, Any]:
     """Times of a model that was just made. What cannot be timed is not measured, and no reason to lose the model."""
     try:
-        with _threads(loaded.plan.threads):
+        with threads(loaded.plan.threads):
             return {"variant": job.variant, **_TIMED[job.kind](job, loaded, store, outcome)}
     except Exception as problem:  # noqa: BLE001  # a stranger's model raises what it likes
         return {"variant": job.variant, "untimed": f"{type(problem).__name__}: {problem}"}
@@ -120,17 +120,6 @@ def _latency(job: Job, loaded: Scene, store: Store, outcome: Outcome) -> dict[st
     other = scene.restored(loaded, loaded.variant(job.variant), outcome)
     x = torch.from_numpy(loaded.test.x[: timing.ROWS]).to(base.device)
     return {"latency_ratio": timing.latency_ratio(base, other, x)}
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """The plan's thread count, which moves the last bit of a sum; the caller's own afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _base(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -169,16 +158,16 @@ def _defend(job: Job, loaded: Scene, store: Store) -> Outcome:
         perturb,
         _silent,
     )
-    numbers: dict[str, Any] = {"fit": {}, "notes": []}
-    for number, spec in enumerate(parse_chain(str(job.recipe["chain"]))):
-        defense = registry.build("defenses", spec)
-        target = defense.wrap(target)
-        # Of a chain that was interrupted, the trainings that had ended are taken up at their end.
-        fitted = defense.fit(target, dataclasses.replace(material, checkpoint=store.training(job.id, number)))
-        numbers["fit"][str(registry.brief("defenses", spec))] = dict(fitted.numbers)
-        numbers["notes"] += list(fitted.notes)
-    numbers["stochastic"] = target.stochastic
-    numbers["threshold"] = target.threshold
+    specs = parse_chain(str(job.recipe["chain"]))
+    chain = [registry.build("defenses", spec) for spec in specs]
+    target, fits, _ = fit_chain(target, chain, material, checkpoint=lambda number: store.training(job.id, number))
+    named = zip(specs, fits, strict=True)
+    numbers: dict[str, Any] = {
+        "fit": {str(registry.brief("defenses", spec)): dict(fitted.numbers) for spec, fitted in named},
+        "notes": [note for fitted in fits for note in fitted.notes],
+        "stochastic": target.stochastic,
+        "threshold": target.threshold,
+    }
     return Outcome(job.id, numbers, {"weights": scene.pack(target.having(name=variant.name))})
 
 
@@ -206,12 +195,7 @@ def perturb(
 
     With a loss it climbs that one, whatever its own is.
     """
-    made = registry.build("attacks", attack)
-    if isinstance(made, Proposer) or not hasattr(made, "ask"):
-        raise BadOption(
-            f"{attack} needs the finished model, or is several attacks: it cannot train one",
-            "Train with pgd(steps=10).",
-        )
+    made = registry.trainer(attack)
     cases = cases_of(target, x, y, threat.norm, threat.eps, id)
     return last_candidates(made, target, cases, Draws(seed, str(attack)), loss=loss)
 

@@ -1,6 +1,7 @@
 """Swaps, noise and adversarial training: what each changes, by how much, and what stops it."""
 
 import copy
+import dataclasses
 import functools
 import os
 import signal
@@ -14,24 +15,30 @@ from runs import ENVIRONMENT
 from test_defenses import answers, digits, everything, material, network, plain_pgd, trained
 from torch import nn
 
-from actsec import crafting, plan, registry, runner, tasks, training
+from actsec import crafting, geometry, plan, registry, runner, tasks, training
 from actsec import store as store_module
+from actsec.chains import fit_chain
 from actsec.defenses import (
     AdversarialTraining,
     ConfidencePenalty,
     FastTraining,
     FoolingTraining,
+    Isotonic,
     LabelSmoothing,
     NoisyInference,
+    Smoothing,
     StableTraining,
     Swap,
+    Temperature,
     Trades,
     TrainingNoise,
+    VectorScaling,
 )
 from actsec.defenses._holdout import divide
 from actsec.defenses._learning import Asked, Count, decisions_of, restarted, seed_of
 from actsec.defenses.fooling_training import blur, nonsense
 from actsec.defenses.swap import example_of
+from actsec.defenses.trades import BESIDE
 from actsec.draws import Draws
 from actsec.errors import BadOption, ModelError, ThreatError, UnknownName
 from actsec.losses import Hardest, LargestConfidence
@@ -39,7 +46,7 @@ from actsec.referee import answer
 from actsec.spec import Spec, parse
 from actsec.store import Store
 from actsec.training import Recipe, loop
-from actsec.types import Cases, Normalization, Observed, Split, Target, Threat
+from actsec.types import JUDGE_DRAWS, Cases, Normalization, Observed, Split, Target, Threat
 
 
 @functools.cache
@@ -359,7 +366,7 @@ def test_a_radius_that_is_none_is_refused(text):
 def test_forwards_and_backwards_are_counted_in_examples():
     model = network().eval()
     count = Count()
-    with count.of(model, None):
+    with count.of(Target(model, (1, 8, 8), tuple("0123456789"))):
         x = torch.rand(5, 1, 8, 8, requires_grad=True)
         model(x).sum().backward()
         with torch.no_grad():
@@ -384,8 +391,8 @@ def test_fast_training_raises_accuracy_under_pgd():
     assert fitted.numbers["examples_held_out"] == 90
     assert len(fitted.numbers["holdout_pgd"]) == 7
     assert len(fitted.numbers["holdout_gradient_alignment"]) == 7
-    # 11 of the guard's attacks and 2 of the alignment, padded to 96 rows; the look at epoch 0 precedes the training
-    assert fitted.numbers["backwards"] == 6 * (810 * 2 + 90 * 11 + 96 * 2)
+    # 11 of the guard's attacks and 2 of the alignment, padded to 96 rows; it looks before the first epoch as well
+    assert fitted.numbers["backwards"] == 6 * 810 * 2 + 7 * (90 * 11 + 96 * 2)
 
 
 def scripted(fails_from, single_too=False):
@@ -525,6 +532,14 @@ def test_the_best_epoch_on_the_rows_held_out_is_kept(defense):
     assert min(course[1], 0.9) > max(course[0], course[2], course[3])
     assert fitted.numbers["kept_epoch"] == 2
     assert fitted.numbers["examples_held_out"] == 90
+    # What is told of the training is of that epoch: so is a training that ends there at the same rate.
+    constant = [dataclasses.replace(made, schedule="constant", epochs=epochs) for epochs in (4, 2)]
+    losses = []
+    for one in constant:
+        perturb, _ = breaking(epochs={1, 3, 4})
+        numbers = one.fit(one.wrap(mlp()), material(train=digits()[0], perturb=perturb)).numbers
+        losses.append((numbers["kept_epoch"], numbers["final_loss"], numbers["final_accuracy"]))
+    assert losses[0] == losses[1]
     assert all(torch.equal(value, states[1][key]) for key, value in wrapped.model.state_dict().items())
     assert any(not torch.equal(value, states[3][key]) for key, value in wrapped.model.state_dict().items())
 
@@ -558,9 +573,13 @@ def test_trades_climbs_the_divergence_from_what_the_clean_rows_said():
         cases = Cases(id, x, y, torch.full_like(y, -1), torch.ones(len(y)), "linf")
         (gradient,) = torch.autograd.grad(loss(Observed(target.logits(moved)), cases).sum(), moved)
         with torch.no_grad():
-            p, q = target.logits(x).softmax(1), target.logits(moved).softmax(1)
+            said, clean = loss.log_p[torch.searchsorted(loss.ids, id)], target.logits(x).log_softmax(1)
+            p, q = said.exp(), target.logits(moved).softmax(1)
             value = (p * (p / q).log()).sum(1)
             expected = (q - p) @ target.model[1].weight
+            # p is what is said 3 % of the radius away at most, where log p differs by no more than this.
+            most = 2 * BESIDE * 0.1 * target.model[1].weight.abs().sum(1).max()
+        assert 0 < (said - clean).abs().max() < most
         torch.testing.assert_close(gradient.flatten(1), expected, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(loss(Observed(target.logits(moved)), cases), value, rtol=1e-4, atol=1e-6)
         seen.append(len(y))
@@ -569,6 +588,25 @@ def test_trades_climbs_the_divergence_from_what_the_clean_rows_said():
     defense = Trades(eps=0.1, epochs=1, validate=0)
     defense.fit(defense.wrap(target), material(train=train, perturb=perturb))
     assert sum(seen) == 900
+
+
+def test_trades_inner_attack_climbs_also_from_the_input_itself():
+    """There the divergence has no slope but rounding: the corner that fgsm picks is better than a random one."""
+    train, found = digits()[0], {}
+
+    def perturb(target, x, y, id, attack, threat, seed, loss):
+        made = tasks.perturb(target, x, y, id, attack, threat, seed, loss)
+        blind = (x + 0.1 * Draws(1, "blind").sign(id, 0, (1, 8, 8))).clamp(0, 1)
+        for name, at in (("made", made), ("blind", blind)):
+            with torch.no_grad():
+                p, q = (target.logits(each).log_softmax(1) for each in (x, at))
+            found.setdefault(name, []).append((p.exp() * (p - q)).sum(1))
+        return x
+
+    defense = Trades(eps=0.1, epochs=1, validate=0, inner=parse("fgsm"))
+    defense.fit(defense.wrap(mlp()), material(train=train, perturb=perturb))
+    made, blind = (torch.cat(found[name]) for name in ("made", "blind"))
+    assert made.mean() > 5 * blind.mean()
 
 
 def test_trades_minimises_cross_entropy_and_beta_times_the_divergence():
@@ -797,3 +835,132 @@ def test_a_course_of_attacks_cannot_train():
     train = digits()[0]
     with pytest.raises(BadOption, match="several attacks"):
         tasks.perturb(mlp(), train.x, train.y, train.id, parse("cascade"), Threat("linf", 0.1), 0)
+
+
+@pytest.mark.parametrize("attack", ["square(queries=30)", "noise(draws=30)", "averaged_differences(steps=5)"])
+def test_examples_of_an_attack_without_gradients_are_the_best_it_asked_about(attack):
+    """The true class loses by the most there; with a loss it is that loss which is highest."""
+    train = digits()[0]
+    x, y, ids = train.x[:40], train.y[:40], train.id[:40]
+    threat = Threat("l2" if attack.startswith("averaged") else "linf", 0.8 if attack.startswith("averaged") else 0.1)
+    target = mlp()
+    found = tasks.perturb(target, x, y, ids, parse(attack), threat, 3)
+    sure = tasks.perturb(target, x, y, ids, parse(attack), threat, 3, LargestConfidence())
+
+    def lost(at):
+        with torch.no_grad():
+            z = target.logits(at)
+        own = z.gather(1, y[:, None])[:, 0]
+        return z.scatter(1, y[:, None], -torch.inf).amax(1) - own
+
+    def certain(at):
+        with torch.no_grad():
+            return target.logits(at).log_softmax(1).amax(1)
+
+    assert (lost(found) >= lost(x)).double().mean() > 0.9
+    assert lost(found).mean() > lost(x).mean() + 0.1
+    assert certain(sure).mean() > certain(found).mean()
+    assert geometry.distance(found, x, threat.norm).max() <= threat.eps * (1 + 1e-6)
+
+
+# ---- what it costs
+
+
+def passes(model):
+    """Rows through the innermost model and back, counted by hooks of the test's own."""
+    seen = [0, 0]
+
+    def forward(_, given, z):
+        seen[0] += len(z)
+        if z.requires_grad:
+            z.register_hook(lambda gradient: seen.__setitem__(1, seen[1] + len(gradient)))
+
+    model.register_forward_hook(forward)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        FastTraining(eps=0.1, epochs=2, guard_steps=2),
+        FoolingTraining(epochs=1),
+        FoolingTraining(mode="acet", inner=parse("pgd(steps=2)"), epochs=1),
+        AdversarialTraining(eps=0.1, epochs=1, inner=parse("pgd(steps=2)")),
+    ],
+)
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_every_pass_is_counted_and_each_copy_of_a_smoothed_answer(defense, smoothed):
+    train = digits()[0]
+    few = Split(train.x[:150], train.y[:150], train.id[:150])
+    target = Smoothing(std=0.1, draws=3).wrap(mlp()) if smoothed else mlp()
+    wrapped = defense.wrap(target)
+    seen = passes(wrapped.model.model if smoothed else wrapped.model)
+    numbers = defense.fit(wrapped, material(train=few, perturb=tasks.perturb)).numbers
+    assert [numbers["forwards"], numbers["backwards"]] == seen
+
+
+def test_the_fixed_twin_of_a_learned_activation_is_counted():
+    alone, both = (Swap(Spec("prelu"), finetune=1, twin=twin) for twin in (False, True))
+    counts = []
+    for swap in (alone, both):
+        numbers = swap.fit(swap.wrap(mlp()), material(train=digits()[0])).numbers
+        counts.append((numbers["forwards"], numbers["backwards"]))
+    assert counts == [(900, 900), (1800, 1800)]
+
+
+@pytest.mark.parametrize(("draws", "answered"), [(4, 5), (16, 2), (40, 1)])
+def test_a_smoothed_target_is_asked_for_as_many_copies_as_the_judge_draws(draws, answered):
+    target, calibration = Smoothing(std=0.1, draws=draws).wrap(mlp()), digits()[1]
+    assert decisions_of(target, calibration.x[:3], 0).shape == (answered, 3, 10)
+    assert answered * draws >= JUDGE_DRAWS > (answered - 1) * draws
+    for defense in (Temperature(), VectorScaling(), Isotonic()):
+        fitted = defense.fit(defense.wrap(target), material(calibration=calibration))
+        assert fitted.numbers["forwards"] == answered * draws * len(calibration.y)
+
+
+# ---- chains
+
+
+class Unfitted:
+    """A defense that must never come to be fitted."""
+
+    needs = "nothing"
+
+    def wrap(self, target):
+        return target
+
+    def fit(self, target, material):
+        raise AssertionError("fitted before the whole chain was looked at")
+
+
+@pytest.mark.parametrize("inner", ["cascade", "art/DeepFool", "nobody"])
+@pytest.mark.parametrize("text", ["adversarial_training(eps=0.1, inner={})", "trades(eps=0.1, inner={})"])
+def test_an_inner_attack_that_cannot_train_is_refused_before_anything_is_fitted(text, inner):
+    with pytest.raises((BadOption, UnknownName), match=inner):
+        registry.build("defenses", text.format(inner))
+    made = (AdversarialTraining if text.startswith("adv") else Trades)(eps=0.1, inner=parse(inner))
+    with pytest.raises((BadOption, UnknownName), match=inner):
+        fit_chain(mlp(), (Unfitted(), made), material(train=digits()[0]))
+
+
+def test_a_model_that_is_its_own_detector_takes_no_defense():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = mlp().model
+
+        def forward(self, x):
+            return self.model(x)
+
+        def rejects(self, x):
+            return x.flatten(1).mean(1) - 0.9
+
+    model = Own()
+    target = mlp().having(model=model, rejects=model.rejects)
+    with pytest.raises(ModelError, match="method of its model") as caught:
+        fit_chain(target, (Temperature(),), material(calibration=digits()[1]))
+    assert "--defenses none" in caught.value.mend
+    free = target.having(rejects=lambda x: x.flatten(1).mean(1) - 0.9)
+    defended, fits, seconds = fit_chain(free, (Temperature(),), material(calibration=digits()[1]))
+    assert defended.rejects is free.rejects
+    assert len(fits) == len(seconds) == 1
