@@ -126,6 +126,9 @@ def raw_head(target: Target, x: Tensor) -> Tensor:
         output = target.model(target.normalization(x) if target.normalization else x)
     except ActsecError:
         raise
+    except ImportError as error:
+        mend = f"Install {error.name!r}, or import it at the top of the model's file." if error.name else ""
+        raise ModelError(f"the model's forward fails: {type(error).__name__}: {error}", mend) from error
     except Exception as error:  # a layer raises whatever it likes on an input it cannot take
         said = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(

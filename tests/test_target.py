@@ -616,3 +616,17 @@ def test_the_global_random_states_are_left_alone(nets):
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     load(f"{nets}:make", input_shape=(6,))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+
+
+def test_a_package_that_only_the_forward_asks_for_is_named():
+    """The message of the shape would send the user after the wrong thing."""
+
+    class Late(nn.Module):
+        def forward(self, x):
+            import surely_not_there
+
+            return surely_not_there.head(x)
+
+    with pytest.raises(ModelError, match="forward fails: ModuleNotFoundError") as caught:
+        settle(load(Late()), torch.rand(5, 1, 2, 3))
+    assert "Install 'surely_not_there'" in caught.value.mend
