@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 
 import pytest
@@ -51,6 +52,25 @@ def test_no_label_covers_another_nor_a_mark(places, pile, data):
         assert box[2] - box[0] == pytest.approx(len(text) * pareto.LETTER)
         assert box[0] >= inside[0] - 1e-6
         assert box[2] <= inside[2] + 1e-6
+
+
+@pytest.mark.parametrize("at", [(467, 366), (300, 200), (640, 300)])
+def test_no_line_to_a_name_crosses_another_name(at):
+    """Seven fixes that change next to nothing, and their model: the pile every audit of weak defenses draws."""
+    x, y = at
+    places = [(x, y), (x, y), (x - 12, y + 1), (x, y + 2), (x + 14, y + 8), (x - 100, y + 16), (x - 6, y), (x + 3, y)]
+    texts = [f"{n}  {'a name of a fix'[: 9 + n % 3 * 3]}" for n in range(len(places))]
+    radii = [5.5, 5.7, 7.6, 7.5, 5.5, 5.8, 5.5, 5.5]
+    bars = [((x - 110, y - 1, x + 90, y + 1), (x - 1, y - 30, x + 1, y + 28)) for x, y in places]
+    boxes = pareto.placed(texts, places, radii, bars, (64.0, 82.0, 698.0, 412.0))
+    assert not any(overlap(a, b) for a, b in itertools.combinations(boxes, 2))
+    for i, box in enumerate(boxes):
+        (px, py), near = places[i], (min(max(places[i][0], box[0]), box[2]), min(max(places[i][1], box[1]), box[3]))
+        if math.dist((px, py), near) <= radii[i] + pareto.BESIDE:
+            continue  # beside its mark, without a line
+        line = [(px + t * (near[0] - px), py + t * (near[1] - py)) for t in (step / 50 for step in range(51))]
+        others = boxes[:i] + boxes[i + 1 :]
+        assert not any(b[0] < u < b[2] and b[1] < v < b[3] for u, v in line for b in others), texts[i]
 
 
 @given(points)

@@ -23,8 +23,11 @@ LEVELS = (0.02, 0.05, 0.1, 0.2)
 """Upper ends of the colours of the ECE; the last is for what lies above. The style sheet gives ``.e0`` to ``.e4``."""
 NAME, LETTER, LINE = 26, 6.7, 15.0
 """Letters of a name drawn, and the size of one."""
+BESIDE = 8.0
+"""Pixels between a mark and its name above which a line leads from one to the other."""
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
+Line = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ def pareto(points: Sequence[Point], threat: str) -> Figure:
     """The figure, with a legend of its colours and sizes."""
     top = 84.0
     lowest, highest = min(p.clean.low for p in points), max(p.robust.high for p in points)
-    start, most = max(0.0, math.floor(lowest * 20 - 0.5) / 20), min(1.0, math.ceil(highest * 10 + 0.5) / 10)
+    start, most = max(0.0, math.floor(lowest * 50 - 0.5) / 50), min(1.0, math.ceil(highest * 10 + 0.5) / 10)
     x = svg.axis(start, 1, LEFT, WIDTH - RIGHT)
     y = svg.axis(0, most, top + HEIGHT, top, 5)
     parts = [*_legend(points), *svg.grid(x, y, "clean accuracy", f"robust accuracy at {threat}", percent_x=True)]
@@ -104,22 +107,29 @@ def placed(
     bars: Sequence[tuple[Box, Box]],
     inside: Box,
 ) -> list[Box]:
-    """A box for each text, near its place: clear of every mark and other box where there is room at all.
+    """A box for each text, near its place: clear of every mark, other box and leader where there is room at all.
 
     It may cross a bar where that keeps it near.
     """
     marks = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(places, radii, strict=True)]
     crossed = [bar for both in bars for bar in both]
-    taken: list[Box] = []
-    for text, place, reach in zip(texts, places, radii, strict=True):
+    found: dict[int, Box] = {}
+    led: dict[int, Line | None] = {}
 
-        def cost(found: tuple[float, Box]) -> tuple[float, float]:
-            gap, box = found
-            covered = sum(_overlap(box, other) for other in (*marks, *taken)) + 4 * _outside(box, inside)
-            return covered, gap + 12 * sum(_overlap(box, bar) > 0 for bar in crossed)
+    def cost(i: int, gap: float, box: Box) -> tuple[float, float]:
+        others = [other for j, other in found.items() if j != i]
+        covered = sum(_overlap(box, other) for other in (*marks, *others)) + 4 * _outside(box, inside)
+        own = _leader(places[i], radii[i], box)
+        tangled = sum(_crosses(own, other) for other in others)
+        tangled += sum(_crosses(line, box) for j, line in led.items() if j != i)
+        return covered, gap + 25 * sum(_overlap(box, bar) > 0 for bar in crossed) + 200 * tangled
 
-        taken.append(min(_around(place, reach, len(text) * LETTER), key=cost)[1])
-    return taken
+    # The first text takes the best place and may shut in the last: each chooses anew once all have one.
+    for i in [*range(len(texts))] * 2:
+        around = _around(places[i], radii[i], len(texts[i]) * LETTER)
+        found[i] = min(around, key=lambda one: cost(i, *one))[1]
+        led[i] = _leader(places[i], radii[i], found[i])
+    return list(found.values())
 
 
 def _around(place: tuple[float, float], reach: float, width: float) -> Iterator[tuple[float, Box]]:
@@ -131,6 +141,27 @@ def _around(place: tuple[float, float], reach: float, width: float) -> Iterator[
         middle_x, middle_y = x + across * (reach + gap + width / 2), y + down * (reach + gap + LINE / 2)
         box = (middle_x - width / 2, middle_y - LINE / 2, middle_x + width / 2, middle_y + LINE / 2)
         yield gap + (0 if across > 0.5 else 3), box
+
+
+def _leader(place: tuple[float, float], reach: float, box: Box) -> Line | None:
+    """The line from a mark to a box that is not beside it."""
+    near = min(max(place[0], box[0]), box[2]), min(max(place[1], box[1]), box[3])
+    return (place, near) if math.dist(near, place) > reach + BESIDE else None
+
+
+def _crosses(line: Line | None, box: Box) -> bool:
+    """Whether a line runs through a box (Liang and Barsky 1984)."""
+    if line is None:
+        return False
+    enters, leaves = 0.0, 1.0
+    for start, end, low, high in zip(*line, box[:2], box[2:], strict=True):
+        if start == end:
+            if not low < start < high:
+                return False
+            continue
+        first, last = sorted(((low - start) / (end - start), (high - start) / (end - start)))
+        enters, leaves = max(enters, first), min(leaves, last)
+    return enters < leaves
 
 
 def _overlap(a: Box, b: Box) -> float:
@@ -181,11 +212,10 @@ def _mark(point: Point, at: float, height: float) -> list[Markup]:
 
 
 def _label(text: str, place: tuple[float, float], reach: float, box: Box) -> list[Markup]:
-    x, y = place
-    near = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
     parts = []
-    if math.dist(near, place) > reach + 12:
-        parts.append(svg.tag("line", x1=x, y1=y, x2=near[0], y2=near[1], class_="leader"))
+    if (line := _leader(place, reach, box)) is not None:
+        (x1, y1), (x2, y2) = line
+        parts.append(svg.tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_="leader"))
     return [*parts, svg.tag("text", text, x=box[0], y=box[3] - 3.5, class_="value haloed")]
 
 
