@@ -422,11 +422,13 @@ def test_the_section_says_what_temperature_and_bounded_activations_do():
     assert "one logit outgrows the others along none of 32 rays" in text
     assert "**relu | temperature:** **tends to certainty**" in text
     assert "Far away 100.0 % sure, undefended 100.0 %: unchanged in kind." in text
-    assert "A black image changed by at most 0.25 is taken for 4 of 10 classes at 99 %." in text
-    assert "is taken for no class at 99 %; the most was 83.0 %" in text
+    assert "taken for at 99 % or more, changed by at most 0.25 for 4 of 10, by at most 1 for 10 of 10." in text
+    assert "changed by at most 0.25 for 0 of 10, by at most 1 for 0 of 10; the most was 83.0 %." in text
     assert "3 not finite" in text
     bounded = sample.nonsense(20, sample.CLASSES, 0)
     swapped = dataclasses.replace(result.variants[5], nonsense=bounded)
+    alone = body(dataclasses.replace(result, variants=(dataclasses.replace(first(result), nonsense=bounded),)))
+    assert "changed by up to 1 is taken for no class at 99 %; the most was 83.0 %." in alone
     text = body(dataclasses.replace(result, variants=(*result.variants[:5], swapped)))
     assert "Far away 58.7 % sure, undefended 100.0 %: a change in kind." in text
     blind = tuple(dataclasses.replace(v, nonsense=None) for v in result.variants)

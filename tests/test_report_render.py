@@ -17,10 +17,13 @@ import sample_result as sample
 from rich.console import Console
 
 from actsec import registry
-from actsec.reports import load, words
+from actsec.reports import fixes, load, words
+from actsec.reports.blocks import plain
 from actsec.reports.figures import images, svg
 from actsec.reports.formats import terminal
 from actsec.reports.order import SECTIONS
+from actsec.reports.sections.examples import varied
+from actsec.result import Advice, Comparison
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -40,7 +43,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
         self.tags, self.open, self.text = [], [], []
-        self.feed(text)
+        self.feed(text.replace("<wbr>", ""))  # a place to break a line, no text
         assert not self.open, self.open
 
     def handle_starttag(self, tag, attrs):
@@ -460,9 +463,10 @@ def test_ticks_are_round_inside_and_enough(low, high):
 def row(name, form="html"):
     """The cells of one fix, as text."""
     found = re.findall(
-        r"<tr.*?</tr>" if form == "html" else r"^\|.*\|$", page("normal", form), re.DOTALL | re.MULTILINE
+        r"<tr.*?</tr>" if form == "html" else r"^\|[^\n]*\|$", page("normal", form), re.DOTALL | re.MULTILINE
     )
-    return next(re.sub(r"<[^>]+>|\s+", " ", line) for line in found if name in line and "118" in line)
+    lines = (re.sub(r"<[^>]+>|\s+", " ", line.replace("<wbr>", "")) for line in found)
+    return " ".join(line for line in lines if re.match(rf"\W*\d  ?{re.escape(name)}", line))
 
 
 def test_a_fix_is_a_row_of_what_it_changes_and_costs():
@@ -482,6 +486,61 @@ def test_a_fix_is_a_row_of_what_it_changes_and_costs():
         assert "not measured" in cells  # nonsense
     assert "3 fixes compared" in page("normal")
     assert "corrected for 3 (Holm)" in page("normal")
+
+
+def test_an_end_of_a_short_interval_keeps_its_sign_and_the_change_inside():
+    def short(difference, low, high, metric="clean_accuracy"):
+        found = Comparison("v", "b", metric, 0.5, 0.5 + difference, difference, low, high, 200, None, "worse")
+        advice = Advice("v", "recommended", "", "", effects=(found,))
+        return fixes.narrow(advice, metric)[1].text.replace("\N{MINUS SIGN}", "-")
+
+    assert short(0.015, 0.0037, 0.0297) == "[+0.4, +3]"
+    assert short(-0.015, -0.033, 0.0015) == "[-3, +0.1]"
+    assert short(-0.001, -0.0012, -0.0004) == "[-0.1, -0.0]"
+    assert short(-0.317, -0.319, -0.315) == "[-32, -31]"
+    assert short(0.0, 0.0, 0.0) == "[0, 0]"
+    assert short(0.293, 0.2, 0.4) == "[+20, +40]"
+    assert short(-0.003, -0.0146, 0.0089, "ece") == "[-1.5, +0.9]"
+
+
+def test_a_threat_without_an_eps_shows_its_median_size_beside_the_checks():
+    before = sample.normal()
+    threat = next(t for v in before.variants for t in v.threats if t.eps is None)
+    (summary, *_) = (b for b in registry.find("sections", "sanity")(sample.report(before)) if hasattr(b, "rows"))
+    (shown, *_) = (row[2] for row in summary.rows if row[1] == threat.threat)
+    size = min(a.median_size for a in threat.attacks if a.median_size is not None)
+    assert plain(shown) == f"median {words.number(size)}"
+
+
+def test_trainings_that_differ_in_what_should_be_equal_are_told_beside_their_comparison():
+    result = sample.normal()
+    chains = [a.variant for a in fixes.tried(result)][:2]
+    assert len(chains) == 2
+    assert "trainings are not alike" not in page("normal")
+
+    def fitted(*epochs):
+        told = dict(zip(chains, epochs, strict=True))
+        numbers = {name: {"fit": {"a": {"learning_rate": 0.1, "epochs": n}}} for name, n in told.items()}
+        variants = tuple(dataclasses.replace(v, fit=numbers.get(v.id, v.fit)) for v in result.variants)
+        return dataclasses.replace(result, variants=variants)
+
+    for form in ("html", "md", "terminal"):
+        differing = " ".join(render(fitted(10, 15), form).split())
+        assert "trainings are not alike" in differing, form
+        assert "epochs 10 and 15." in differing, form
+        assert "trainings are not alike" not in render(fitted(10, 10), form)
+
+
+def test_examples_shown_first_are_of_as_many_classes_and_attacks_as_there_are():
+    (one, *_) = sample.normal().examples
+    kept = tuple(
+        dataclasses.replace(one, index=i, true=true, attack=attack)
+        for i, (true, attack) in enumerate(itertools.product("8214", ("fgsm", "pgd", "minimal_l2")))
+    )
+    shown = varied(kept)
+    assert sorted(e.index for e in shown) == list(range(len(kept)))
+    assert {e.true for e in shown[:4]} == set("8214")
+    assert {e.attack for e in shown[:3]} == {"fgsm", "pgd", "minimal_l2"}
 
 
 def test_the_terminal_has_the_same_row_and_strikes_what_is_void():

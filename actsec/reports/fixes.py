@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from actsec.reports import words
+from actsec.reports import lookup, words
 from actsec.reports.blocks import Chip, Content, Tone, joined, muted, strong, struck
 from actsec.reports.load import Report
 from actsec.result import Advice, Comparison, Result
+from actsec.training.recipe import unlike
 
 LABELS: dict[str, Tone] = {
     "recommended": "good",
@@ -72,7 +73,8 @@ def short(metric: str) -> str:
 
 def amount(metric: str, value: float) -> str:
     """A value of a metric."""
-    return words.number(value) if metric.partition("@")[0] in _NUMBERS else words.percent(value)
+    kind = metric.partition("@")[0]
+    return f"{value:.3f}" if kind == "ece" else words.number(value) if kind in _NUMBERS else words.percent(value)
 
 
 def change(comparison: Comparison) -> str:
@@ -82,12 +84,12 @@ def change(comparison: Comparison) -> str:
     return words.points(comparison.difference)
 
 
-def bounds(comparison: Comparison, digits: int = 1) -> str:
+def bounds(comparison: Comparison) -> str:
     """The interval of the difference, in its units."""
     if comparison.metric.partition("@")[0] in _NUMBERS:
         text = f"[{comparison.low:+.3f}, {comparison.high:+.3f}]"
     else:
-        text = f"[{100 * comparison.low:+.{digits}f}, {100 * comparison.high:+.{digits}f}]"
+        text = f"[{100 * comparison.low:+.1f}, {100 * comparison.high:+.1f}]"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -108,7 +110,7 @@ def cell(advice: Advice, metric: str) -> Content:
         return NOT_MEASURED
     void = found.verdict == "not comparable"
     shown = struck(change(found)) if void else strong(change(found)) if found.verdict != _NOTHING else change(found)
-    sides = f"{amount(metric, found.before)} to {amount(metric, found.after)}, n = {found.n}"
+    sides = f"{amount(metric, found.before).removesuffix(' %')} to {amount(metric, found.after)}, n = {found.n}"
     chip = (Chip("void", "bad"),) if void else (verdict(found),) if found.verdict in _VERDICT else ()
     return joined((shown, *chip, muted(bounds(found)), muted(sides)))
 
@@ -124,12 +126,25 @@ def narrow(advice: Advice, metric: str) -> tuple[Content, Content]:
     if metric.startswith("smallest_change"):
         value, inside = change(found), bounds(found)
     else:
-        digits = 1 if metric == "ece" else 0
         value = words.signed(found.difference)
-        inside = f"[{100 * found.low:+.{digits}f}, {100 * found.high:+.{digits}f}]".replace("-", "\N{MINUS SIGN}")
+        inside = f"[{_end(found.low, found, metric)}, {_end(found.high, found, metric)}]"
     void = found.verdict == "not comparable"
     shown = struck(value) if void else strong(value) if found.verdict != _NOTHING else value
     return shown, muted(inside)
+
+
+def _end(value: float, found: Comparison, metric: str) -> str:
+    """An end of an interval in whole points, never so that the change lies outside; 0 is 0, else its sign shows."""
+    if value == 0:
+        return "0"
+    nearest, shown = round(100 * value), round(100 * found.difference, 1)
+    whole = nearest
+    if value <= found.difference:
+        whole -= whole > shown
+    else:
+        whole += whole < shown
+    text = f"{100 * value:+.1f}" if metric == "ece" or 0 in (nearest, whole) else f"{whole:+d}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def latency(report: Report, advice: Advice) -> str:
@@ -165,10 +180,27 @@ def rule(advice: tuple[Advice, ...]) -> str:
     count = len(advice)
     corrected = f", with p corrected for {count} (Holm)" if count > 1 else ""
     return (
-        f"{words.plural(count, 'fix', 'fixes')} compared with the audited model, chosen on half of the images; their "
-        f"accuracies are reported on the other half{corrected}, since of many that do nothing one looks good by luck. "
-        "Changes are in points, with 95 % paired intervals."
+        f"{words.plural(count, 'fix', 'fixes')} compared with the audited model: ranked on one half of the images, "
+        f"confirmed on the other{corrected}, whose accuracies are shown. A gain must show on both halves: of "
+        "many that do nothing one looks good by luck. Changes are in points, with 95 % paired intervals."
     )
+
+
+def unequal(result: Result, advice: tuple[Advice, ...]) -> str:
+    """What should be equal and is not between the best-ranked fix's training and the others'; "" where all is."""
+    trained = [(lookup.chain(result, a.variant), numbers) for a in advice if (numbers := _trained(result, a))]
+    if not trained:
+        return ""
+    (first, its), *others = trained
+    told = "; ".join(f"{name}: {apart}" for name, numbers in others if (apart := unlike(its, numbers)))
+    why = "these should be equal before a difference in robustness is laid to the defense (Pang et al. 2020)"
+    return f"{why}. {first} beside {told}." if told else ""
+
+
+def _trained(result: Result, advice: Advice) -> Mapping[str, Any]:
+    """The numbers of a fix's training, its last if it has several; empty where no weight was trained."""
+    fits = (list(v.fit.get("fit", {}).values()) for v in result.variants if v.id == advice.variant)
+    return next((numbers for fit in fits for numbers in reversed(fit) if "learning_rate" in numbers), {})
 
 
 COSTS: tuple[tuple[str, Callable[[Report, Advice], Content]], ...] = (

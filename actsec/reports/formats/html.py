@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -71,7 +72,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_asset),
     )
-    environment.filters.update(spans=spans, data_uri=_data_uri, long=_long)
+    environment.filters.update(spans=spans, data_uri=_data_uri, long=_long, breakable=_breakable)
     environment.tests["block"] = _is_block
     return environment.get_template("page.html.j2")
 
@@ -88,6 +89,13 @@ def _is_block(thing: object, name: str) -> bool:
 def _long(cell: Content) -> bool:
     """Whether a table cell holds running text and needs room."""
     return not isinstance(cell, tuple) and len(plain(cell)) > LONG_CELL
+
+
+def _breakable(written: Markup) -> Markup:
+    """Escaped text that may also break where a chain of defenses has a joint."""
+    parts = re.split(r"(<[^>]*>)", written)
+    texts = (part if part.startswith("<") else re.sub(r"([_(=])(?=\w)", r"\1<wbr>", part) for part in parts)
+    return Markup("".join(texts))  # noqa: S704  # escaped by jinja, and only <wbr> added
 
 
 def _data_uri(png: bytes) -> str:

@@ -187,6 +187,8 @@ def _advice(report: Report) -> Iterator[Line]:
     if tried:
         yield Padding(text(fixes.rule(tried)), (0, 0, 0, 2))
         yield from _effects(report, tried)
+        if apart := fixes.unequal(result, tried):
+            yield Padding(text(f"These trainings are not alike: {apart}"), (0, 0, 0, 2))
     for advice in tried:
         if advice.label != "no detectable effect" or not advice.effects:
             yield Padding(text(_advised(advice)), (0, 0, 0, 2))
@@ -200,10 +202,11 @@ def _advice(report: Report) -> Iterator[Line]:
 
 
 def _effects(report: Report, tried: tuple[Advice, ...]) -> Iterator[Line]:
-    """Two lines a cell: the change, and its interval. The threats after the first have a table of their own."""
+    """Two lines a cell: the change, and its interval. What does not fit beside the first threat has its own table."""
     measured = [m for m in fixes.metrics(tried) if any(fixes.effect(a, m) for a in tried)]
     first = next((m for m in measured if m.startswith("robust_accuracy")), None)
-    others = [m for m in measured if m != first and m.partition("@")[0] in ("robust_accuracy", "smallest_change")]
+    later = ("robust_accuracy", "smallest_change", "dead_units")
+    others = [m for m in measured if m != first and m.partition("@")[0] in later]
     for metrics, costs in (([m for m in measured if m not in others], True), (others, False)):
         if not metrics:
             continue

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from actsec.reports import fixes, lookup, words
-from actsec.reports.blocks import Block, Chip, Content, Figures, Fold, Heading, Items, Paragraph, Table, joined, muted
+from actsec.reports.blocks import (
+    Block,
+    Chip,
+    Content,
+    Figures,
+    Fold,
+    Heading,
+    Items,
+    Note,
+    Paragraph,
+    Table,
+    joined,
+    muted,
+    strong,
+)
 from actsec.reports.figures.pareto import Point, pareto
 from actsec.reports.load import Report
 from actsec.result import Advice, Result, ThreatResult, Variant
@@ -31,8 +45,10 @@ def section(report: Report) -> Iterator[Block]:
     compared = ([first] if first and not first.chain else []) + defended
     threat = next((t.threat for v in compared if (t := lookup.main_threat(v))), None)
     yield from _tradeoff(report, compared, threat)
+    if apart := fixes.unequal(result, tried):
+        yield Note("These trainings are not alike:", apart, "warn")
     yield from _effects(report)
-    yield _as_they_stand(compared, threat)
+    yield from _as_they_stand(compared, threat)
     yield from _comparisons(result)
 
 
@@ -76,33 +92,43 @@ def _held(threat: ThreatResult) -> bool:
 
 
 def _effects(report: Report) -> Iterator[Block]:
-    """A row a fix, a column a number it may change, then what it costs."""
+    """A row a fix: its accuracies, what else it changes, and what it costs; one table each, since none is that wide."""
     tried = fixes.tried(report.result)
     if not any(advice.effects for advice in tried):
         return
+    named = [f"{number}  {lookup.chain(report.result, a.variant)}" for number, a in enumerate(tried, 1)]
     metrics = fixes.metrics(tried)
-    rows = tuple(
-        (
-            joined(
-                (
-                    f"{number}  {lookup.title(report.result, advice.variant)}",
-                    Chip(advice.label, fixes.tone(advice.label)),
-                )
-            ),
-            *(fixes.cell(advice, metric) for metric in metrics),
-            *(cost(report, advice) for _, cost in fixes.COSTS),
-        )
-        for number, advice in enumerate(tried, 1)
-    )
+    accuracies = tuple(m for m in metrics if m.partition("@")[0] in _ACCURACIES)
+    rest = tuple(m for m in metrics if m not in accuracies)
+    labelled = [joined((name, Chip(a.label, fixes.tone(a.label)))) for name, a in zip(named, tried, strict=True)]
     yield Table(
-        "What each fix changes, with 95 % paired intervals: accuracies on the images that the choice did not see, the "
-        "rest on all; latency and seconds on the machine of this run",
-        ("fix", *map(fixes.title, metrics), *(name for name, _ in fixes.COSTS)),
-        rows,
+        "What each fix changes, with 95 % paired intervals: accuracies on the images that confirm, sizes on all",
+        ("fix", *map(fixes.title, accuracies)),
+        _rows(labelled, tried, accuracies),
+    )
+    if rest:
+        yield Table(
+            "What else each fix changes, on all images, with 95 % paired intervals",
+            ("fix", *map(fixes.title, rest)),
+            _rows(named, tried, rest),
+        )
+    yield Table(
+        "What each fix costs: latency and seconds on the machine of this run",
+        ("fix", *(name for name, _ in fixes.COSTS)),
+        tuple((name, *(cost(report, a) for _, cost in fixes.COSTS)) for name, a in zip(named, tried, strict=True)),
     )
 
 
-def _as_they_stand(variants: list[Variant], threat: str | None) -> Block:
+_ACCURACIES = ("robust_accuracy", "smallest_change", "clean_accuracy")
+
+
+def _rows(
+    names: Sequence[Content], tried: tuple[Advice, ...], metrics: tuple[str, ...]
+) -> tuple[tuple[Content, ...], ...]:
+    return tuple((name, *(fixes.cell(a, m) for m in metrics)) for name, a in zip(names, tried, strict=True))
+
+
+def _as_they_stand(variants: list[Variant], threat: str | None) -> Iterator[Block]:
     """Each variant's own numbers, on all images, and what it claims."""
     rows: list[tuple[Content, ...]] = []
     for number, variant in enumerate(variants):
@@ -114,14 +140,16 @@ def _as_they_stand(variants: list[Variant], threat: str | None) -> Block:
                 words.untouched_cell(variant),
                 words.worst_cell(found) if found else "not done",
                 words.ece_cell(lookup.condition(variant, clean=True)),
-                variant.claims or "\N{EN DASH}",
             )
         )
-    return Table(
+    yield Table(
         f"The variants as they stand, on all images, under {threat or 'no threat'}",
-        ("variant", "for", "untouched", "worst case", "ECE, untouched", "what it can and cannot do"),
+        ("variant", "for", "untouched", "worst case", "ECE, untouched"),
         tuple(rows),
     )
+    claims = tuple(joined((strong(f"{number}  {v.title}:"), v.claims)) for number, v in enumerate(variants) if v.claims)
+    if claims:
+        yield Fold("What each can and cannot do", (Items(claims),), open=True)
 
 
 def _kind(variant: Variant) -> str:

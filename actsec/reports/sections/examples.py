@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,10 @@ MOST_BYTES = 2_500_000
 """Picture bytes in one report: base64 makes a third more of them, and the file stays below 5 MB."""
 
 
+SHOWN = 8
+"""Examples in one report."""
+
+
 def section(report: Report) -> Iterator[Block]:
     """Pictures where the inputs are pictures, a table where they are not."""
     result, stored = report.result, report.examples
@@ -56,7 +61,7 @@ def section(report: Report) -> Iterator[Block]:
 def _grid(result: Result, stored: Mapping[str, NDArray[np.float32]]) -> Iterator[Block]:
     strips: list[Strip] = []
     spent = 0
-    for example in result.examples:
+    for example in varied(result.examples)[:SHOWN]:
         strip = _strip(result, example, stored)
         spent += sum(len(p.png) for p in strip.pictures)
         if spent > MOST_BYTES:
@@ -64,11 +69,32 @@ def _grid(result: Result, stored: Mapping[str, NDArray[np.float32]]) -> Iterator
         strips.append(strip)
     if len(strips) < len(result.examples):
         yield Paragraph(
-            f"{len(strips)} of {len(result.examples)} shown, to keep this file small; the rest: examples.npz."
+            f"{len(strips)} of {len(result.examples)} shown, of as many classes and attacks as there are; "
+            "the rest: examples.npz."
         )
     if strips:
         caption = "Original, attacked, and attacked minus original around grey, amplified as written."
         yield Images(caption, tuple(strips))
+
+
+def varied(examples: tuple[Example, ...]) -> list[Example]:
+    """All of them, each the one whose original, class and attack were shown least before it, else the first kept."""
+    left, order, seen = list(examples), list[Example](), Counter[tuple[str, ...]]()
+
+    def kinds(e: Example) -> list[tuple[str, ...]]:
+        # Examples carry no id of their original: its class and the model's confidence in it tell it.
+        return [
+            ("original", e.true, repr(e.before_confidence)),
+            ("class", e.true),
+            ("attack", e.attack.partition("(")[0]),
+        ]
+
+    while left:
+        chosen = min(left, key=lambda e: sum(seen[kind] for kind in kinds(e)))
+        left.remove(chosen)
+        order.append(chosen)
+        seen.update(kinds(chosen))
+    return order
 
 
 def _strip(result: Result, example: Example, stored: Mapping[str, NDArray[np.float32]]) -> Strip:

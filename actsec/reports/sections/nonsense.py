@@ -51,7 +51,8 @@ def section(report: Report) -> Iterator[Block]:
         "2019): it tends to certainty. Bounded activations end that, there; a temperature, a positive factor on the "
         f"logits, moves where certainty begins, not whether. Far away is a noise image times {most} here."
     )
-    yield Items(tuple(_sentence(result, pair) for pair in found))
+    first_eps = _first_reached([n.fooling for _, n in found if n.fooling is not None])
+    yield Items(tuple(_sentence(result, pair, first_eps) for pair in found))
     if missing := [v.title for v in result.variants if v.nonsense is None]:
         yield Paragraph(f"Not done for {', '.join(missing)}.")
     first = next((pair for pair in found if pair[0] is lookup.first(result)), found[0])
@@ -63,12 +64,12 @@ def section(report: Report) -> Iterator[Block]:
     yield from _fooling(found, first)
 
 
-def _sentence(result: Result, pair: Measured) -> Content:
+def _sentence(result: Result, pair: Measured, first_eps: float | None) -> Content:
     variant, found = pair
     own = (v.nonsense for v in result.variants if not v.chain and v.base == variant.base)
     base = next(own, None) if variant.chain else None
     told: list[Content] = [strong(f"{variant.title}:"), _chip(found.far), _inside(found, base), _away(found.far, base)]
-    return joined([*told, _blank(found.fooling)] if found.fooling else told)
+    return joined([*told, _blank(found.fooling, first_eps)] if found.fooling else told)
 
 
 def _inside(found: Nonsense, base: Nonsense | None) -> str:
@@ -100,17 +101,23 @@ def _away(far: FarField, base: Nonsense | None) -> str:
     return f"{here}, undefended {words.percent(base.far.confidence[-1])}: {same}."
 
 
-def _blank(fooling: Fooling) -> str:
-    """The first radius at which a black image is taken for some class, and the largest."""
-    sure = words.percent(fooling.sure, 0)
-    for eps, share in zip(fooling.eps, fooling.black, strict=True):
-        if share.k:
-            return f"A black image changed by at most {eps:g} is taken for {words.of(share)} classes at {sure}."
-    best = max(c.black_confidence for c in fooling.classes)
-    return (
-        f"A black image changed by up to {fooling.eps[-1]:g} is taken for no class at {sure}; the most was "
-        f"{words.percent(best)}."
+def _first_reached(made: list[Fooling]) -> float | None:
+    """The smallest eps at which a black image is taken for a class by any variant; None where none ever was."""
+    return min((eps for f in made for eps, share in zip(f.eps, f.black, strict=True) if share.k), default=None)
+
+
+def _blank(fooling: Fooling, first_eps: float | None) -> str:
+    """The classes that a black image is taken for, at the same eps for every variant and at the largest."""
+    sure, last = words.percent(fooling.sure, 0), fooling.eps[-1]
+    best = f"the most was {words.percent(max(c.black_confidence for c in fooling.classes))}."
+    if first_eps is None:
+        return f"A black image changed by up to {last:g} is taken for no class at {sure}; {best}"
+    reached = dict(zip(fooling.eps, fooling.black, strict=True))
+    told = ", ".join(
+        f"by at most {eps:g} for {words.of(reached[eps])}" for eps in dict.fromkeys((first_eps, last)) if eps in reached
     )
+    end = "." if fooling.black[-1].k else f"; {best}"
+    return f"Classes that a black image is taken for at {sure} or more, changed {told}{end}"
 
 
 def _pictures(report: Report, variant: Variant, found: Nonsense) -> Iterator[Block]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Chip, Content, Fold, Heading, Paragraph, Span, Table, joined, strong
+from actsec.reports.blocks import Block, Chip, Content, Fold, Heading, Paragraph, Span, Table, joined, strong, struck
 from actsec.reports.load import Report
 from actsec.result import Check, ThreatResult, Variant
 
@@ -28,7 +28,7 @@ def section(report: Report) -> Iterator[Block]:
         (
             words.name_of(variant),
             threat.threat,
-            words.worst_cell(threat),
+            _stands(threat),
             words.state(threat),
             _counts(threat.checks),
         )
@@ -36,7 +36,7 @@ def section(report: Report) -> Iterator[Block]:
     ]
     yield Table(
         "Masking verdict for every variant and threat",
-        ("variant", "threat", "worst case", "state", "checks"),
+        ("variant", "threat", "worst case, or median smallest change", "state", "checks"),
         tuple(rows),
     )
     first = lookup.first(result)
@@ -47,6 +47,15 @@ def section(report: Report) -> Iterator[Block]:
         yield _panel(variant, threat)
     if others:
         yield Fold(f"The other {words.plural(len(others), 'panel')}, none with a red check", others)
+
+
+def _stands(threat: ThreatResult) -> Content:
+    """The worst case; without an eps every model is fooled in the end, and the median smallest change stands for it."""
+    sizes = [a.median_size for a in threat.attacks if a.median_size is not None]
+    if threat.eps is not None or not sizes:
+        return words.worst_cell(threat)
+    size, why = f"median {words.number(min(sizes))}", words.doubt(threat)
+    return joined((struck(size), Chip("not believable", "bad"), why)) if why else strong(size)
 
 
 def _title(variant: Variant, threat: ThreatResult) -> str:
