@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from actsec.defenses._holdout import VALIDATION, checked_validation, learn_robustly
@@ -32,11 +33,10 @@ from actsec.draws import Draws
 from actsec.geometry import place, random_start
 from actsec.losses import Divergence
 from actsec.oracle import Oracle, frozen
-from actsec.referee import cases_of
 from actsec.spec import Spec
 from actsec.training import Memory
 from actsec.training.recipe import Schedule
-from actsec.types import Fitted, Material, Norm, Target, Threat
+from actsec.types import Cases, Fitted, Material, Norm, Target, Threat
 
 BESIDE = 0.03
 """How far from x, in shares of the radius, the divergence is measured from while it is climbed."""
@@ -86,7 +86,8 @@ class Trades:
 
         def perturb(x: Tensor, y: Tensor, ids: Tensor, epoch: int) -> Tensor:
             order = ids.argsort()
-            cases = cases_of(target, x[order], y[order], self.norm, self.eps, ids[order])
+            labels, reach = y[order], torch.full((len(y),), self.eps, dtype=torch.float64, device=x.device)
+            cases = Cases(ids[order], x[order], labels, torch.full_like(labels, -1), reach, self.norm, *target.bounds)
             beside = place(cases, BESIDE * random_start(cases, draws, epoch))
             with frozen(target.model):
                 said = Oracle(target).observe(beside).logits.log_softmax(1)
