@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -269,17 +270,19 @@ def _site_kills(numbers: Sequence[dict[str, Any]]) -> tuple[SiteKill, ...]:
 
 
 def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str, Array]]:
-    """A few attacked images of the audited model: the first found by each kind of attack."""
+    """A few attacked images of the audited model: two found by each kind of attack, those least shown before."""
     rows: list[Example] = []
     images: list[tuple[Array, Array]] = []
     if g.clean is None:
         return (), {}
     before = calibration.softmax(g.clean.arrays["test_logits"])
+    times: Counter[int] = Counter()
     shown = [t for t in g.tried if t.usable and t.trial.role in ("iterative", "single_step", "minimal", "attack")]
     for tried in shown:
         found = np.flatnonzero((tried.arrays["status"] == FOUND) & (g.clean_wrong[: len(tried.arrays["status"])] < 0.5))
         after = calibration.softmax(tried.arrays["logits"])
-        for i in found[:2]:
+        for i in sorted(found.tolist(), key=lambda row: (times[row], row))[:2]:
+            times[i] += 1
             label, now = (int(calibration.decided(p[i : i + 1], g.threshold)[0]) for p in (before, after))
             rows.append(
                 Example(
