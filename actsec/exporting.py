@@ -10,6 +10,7 @@ not. Whatever runs in torch can be exported; ``plain`` is for what torch's own m
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import operator
@@ -24,7 +25,7 @@ from actsec import hardened
 from actsec.activations.following import Stands, is_activation
 from actsec.activations.replacing import Swapped
 from actsec.errors import ModelError
-from actsec.loading.recipes import AGREE, inputs
+from actsec.loading.recipes import AGREE, apart, by, inputs
 from actsec.oracle import frozen
 from actsec.types import Target, read_head
 
@@ -52,7 +53,8 @@ def export(target: Target) -> ExportedProgram:
     """
     hardened.whole_of(target)
     example = inputs(target, 2)
-    with frozen(target.model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
+    quiet = contextlib.redirect_stderr(io.StringIO())  # where torch prints the whole graph before it fails
+    with frozen(target.model), torch.no_grad(), warnings.catch_warnings(action="ignore"), quiet:
         try:
             program = torch.export.export(
                 Logits(target).eval(), (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
@@ -167,9 +169,9 @@ def _agree(target: Target, module: nn.Module, x: Tensor, what: str) -> None:
     ours, theirs = target.logits(x), read_head(module(x))
     if 2 * theirs.numel() == ours.numel():  # one logit, which the target reads as two
         ours = ours[:, 1]
-    off = float((theirs.reshape(ours.shape) - ours).abs().max()) if theirs.numel() == ours.numel() else float("inf")
-    if not off <= AGREE * float(ours.abs().max()):
+    off = apart(ours, theirs)
+    if not off <= AGREE:
         raise ModelError(
-            f"{what} answers otherwise than {target.name}: logits differ by up to {off:.3g}",
+            f"{what} answers otherwise than {target.name}: {by(off)}",
             "Save a folder instead, --save hardened/.",
         )

@@ -27,26 +27,29 @@ from actsec import registry, toml
 from actsec.describing import fingerprint
 from actsec.errors import ModelError, StoreError
 from actsec.loading import building
-from actsec.loading.recipes import (
-    RECIPE,
-    SCHEMA,
-    WEIGHTS,
-    Hardened,
-    Rescaling,
-    is_folder,
-    load,
-    outputs,
-    read,
-    versions,
-)
-from actsec.loading.trust import BUILT_IN, Code, sha256
+from actsec.loading.building import RECIPE, WEIGHTS
+from actsec.loading.recipes import SCHEMA, Hardened, Rescaling, is_folder, load, outputs, read, versions
+from actsec.loading.trust import BUILT_IN, Code, loads_alone, sha256
 from actsec.spec import Spec, parse_chain
 from actsec.types import Fitted, Target, chain_text
 
-__all__ = ["Hardened", "check_file", "check_place", "is_folder", "load", "read", "save", "save_weights", "whole"]
+__all__ = [
+    "Hardened",
+    "check_file",
+    "check_place",
+    "is_folder",
+    "load",
+    "read",
+    "save",
+    "save_weights",
+    "staged",
+    "whole",
+    "whole_of",
+]
 
 README = "README.md"
 _WRITABLE = "Give a place that can be written."
+_TRUSTED = "It was made with `--trust-model`: files that execute code when they are opened were allowed."
 
 
 def check_place(folder: str | Path) -> None:
@@ -76,8 +79,8 @@ def whole_of(target: Target) -> None:
 def check_file(file: str | Path) -> None:
     """Raise StoreError unless a file can be written there."""
     place = Path(file).expanduser()
-    if place.is_dir():
-        raise StoreError(f"{place} is a folder", "Give the name of a file.")
+    if place.is_dir() or str(file).endswith(("/", os.sep)):
+        raise StoreError(f"{file} is a folder", "Give the name of a file.")
     with _written(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".part-", dir=place.parent)
@@ -100,15 +103,18 @@ def save(
     data: Mapping[str, str] | None = None,
     measured: Mapping[str, Any] | None = None,
     audit: str = "",
+    base_weights: str = "",
+    trusted: bool = False,
 ) -> Hardened:
     """Write a fitted target as a folder, whole or not at all, and load it back before it gets its name.
 
     base is the target before the defenses, model the text that builds it (as for ``actsec.load``), chain the defenses
     that were put on it; fits are what fitting each of them returned, seconds how long it took. onto is the recipe of a
     hardened model that they were put on: its chain goes before, and base is what it began with. command and audit are
-    the commands that made the folder and that audit it. Raises StoreError where the folder cannot be made, ModelError
-    where what was written does not load as the same model: a factory that builds another network each time cannot be
-    saved.
+    the commands that made the folder and that audit it, base_weights the sha256 of the weights it was made from,
+    trusted whether files that execute code when opened were allowed (--trust-model). Raises StoreError where the folder
+    cannot be made, ModelError where what was written does not load as the same model: a factory that builds another
+    network each time cannot be saved.
     """
     from safetensors.torch import save as as_bytes
 
@@ -137,14 +143,16 @@ def save(
         output=base.output,
         normalization=Rescaling.of(base.normalization),
         code=None if path is None else Code(os.path.relpath(path, place.resolve()), sha256(path)),
+        base_weights=base_weights,
+        trusted=trusted,
         command=command,
         data=dict(data or {}),
         measured=dict(measured or {}),
         fit=(*(onto.fit if onto else ()), *(_told(*each) for each in zip_longest(specs, fits, seconds))),
     )
-    files = {WEIGHTS: content, RECIPE: recipe_text(recipe).encode(), README: readme(recipe, place, audit).encode()}
-    with _staged(place) as staging:
-        for name, written in files.items():
+    texts = {RECIPE: recipe_text(recipe), README: readme(recipe, place, audit, model)}
+    with staged(place) as staging:
+        for name, written in {WEIGHTS: content, **{name: text.encode() for name, text in texts.items()}}.items():
             _put(staging / name, written)
         if fingerprint(load(staging, model=model)) != recipe.fingerprint:
             raise ModelError(
@@ -154,12 +162,16 @@ def save(
     return recipe
 
 
-def save_weights(file: str | Path, target: Target, *, chain: str = "") -> None:
-    """The weights alone, for the architecture they had before; whole or not at all. Raises StoreError."""
+def save_weights(file: str | Path, target: Target, *, chain: str = "", trusted: bool = False) -> None:
+    """The weights alone, for the architecture they had before; whole or not at all. Raises StoreError.
+
+    The file's metadata holds the chain, the fingerprint, and whether --trust-model was given.
+    """
     from safetensors.torch import save as as_bytes
 
     place = Path(file).expanduser()
     note = {"actsec": "hardened", "chain": chain, "fingerprint": fingerprint(target)}
+    note |= {"trusted": str(trusted).lower()}
     with whole(place) as partial:
         _put(partial, as_bytes(_state(target), metadata=note))
 
@@ -170,13 +182,14 @@ def recipe_text(recipe: Hardened) -> str:
     return head + toml.document({k: v for k, v in dataclasses.asdict(recipe).items() if v not in ({}, (), "")})
 
 
-def readme(recipe: Hardened, place: Path, audit: str) -> str:
-    """README.md of the folder: loading, claims, cost, and that nothing was audited."""
+def readme(recipe: Hardened, place: Path, audit: str, model: str) -> str:
+    """README.md of the folder: loading, claims, cost, and that nothing was audited. model is what built it."""
     name = place.name
     built_in = building.split(recipe.model)[0] in BUILT_IN
     code = "" if built_in else f"Loading executes `{recipe.model}`, the code that builds the architecture"
     if recipe.code is not None:
         code += f" (`{recipe.code.file}` from here, sha256 `{recipe.code.sha256[:12]}...`, refused when it changed)"
+    given = f'"{place}"' if loads_alone(model) else f'"{model}", weights="{place}"'
     lines = [
         f"# {name}",
         "",
@@ -184,10 +197,11 @@ def readme(recipe: Hardened, place: Path, audit: str) -> str:
         "",
         "```python",
         "import actsec",
-        f'target = actsec.load("{place}")    # target.logits(x): x {_inputs(recipe)}',
+        f"target = actsec.load({given})    # target.logits(x): x {_inputs(recipe)}",
         "```",
         "",
         *([f"{code}.", ""] if code else []),
+        *([_TRUSTED, ""] if recipe.trusted else []),
         "## What it claims",
         "",
         *(f"- `{each['defense']}`: {each['claims']}" for each in recipe.fit),
@@ -205,11 +219,19 @@ def readme(recipe: Hardened, place: Path, audit: str) -> str:
         audit or f"actsec audit --model {place} --data test.npz",
         "```",
         "",
-        f"`recipe.toml` holds the command that made it and the hashes of what it was made from; `{WEIGHTS}` every",
-        "parameter and buffer, the base's and what the defenses learned.",
+        f"`{RECIPE}` holds {_kept(recipe)}; `{WEIGHTS}` every parameter and buffer, the base's and what the defenses",
+        "learned.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _kept(recipe: Hardened) -> str:
+    """What the recipe tells of where the model came from."""
+    made = "the command that made it and " if recipe.command else ""
+    of = ["the code"] * (recipe.code is not None) + ["the weights it began with"] * bool(recipe.base_weights)
+    hashes = ", ".join([*of, *(f"the {name} data" for name in recipe.data), "its own weights"])
+    return f"{made}the hashes of {hashes}"
 
 
 def _inputs(recipe: Hardened) -> str:
@@ -251,9 +273,10 @@ def _state(target: Target) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _staged(place: Path) -> Iterator[Path]:
+def staged(place: Path) -> Iterator[Path]:
     """A folder beside ``place`` that takes its name when the block ends well, and is gone otherwise."""
     with _written(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".hardened-", dir=place.parent))
         try:
             yield staging

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from actsec import data as sets
-from actsec import hardened, models, registry, runner, scene, tasks, training
+from actsec import exporting, hardened, models, registry, runner, scene, tasks, training
 from actsec.budgets import REPEATS
 from actsec.chains import fit_chain, threads
 from actsec.data import Dataset
 from actsec.errors import BadOption, PlanError
 from actsec.loading import building, recipes
-from actsec.loading.trust import vouched
+from actsec.loading.trust import loads_alone, sha256, vouched
+from actsec.loading.weights import locate
+from actsec.loading.zoo import cached_weights
 from actsec.oracle import Oracle, frozen
 from actsec.plan import Plan, variants
 from actsec.result import Calibration, Share
@@ -32,6 +34,7 @@ from actsec.spec import Spec, parse_chain
 from actsec.types import Fitted, Material, Target, chain_text
 from actsec.verdict import calibration, statistics
 
+_TRUSTED = "--trust-model: files that execute code when opened are allowed; what is saved says so"
 _OWN = ("normalize", "threshold", "output")
 
 
@@ -46,8 +49,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A chain ready to be fitted. onto is the recipe of a hardened base; bare and text are what builds the model.
+    """A chain ready to be fitted.
 
+    onto is the recipe of a hardened base; bare and text are what builds the model, weights the sha256 of the file it
+    begins with, where there is one; trusted says that files that execute code were allowed, here or for the base.
     tested says whether the test data is the user's own choice: what a chain learned from measures nothing.
     """
 
@@ -56,6 +61,8 @@ class Ready:
     bare: Target
     text: str
     onto: recipes.Hardened | None
+    weights: str
+    trusted: bool
     chain: tuple[Spec, ...]
     notes: tuple[str, ...]
     tested: bool
@@ -91,18 +98,40 @@ def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: s
             f"{len(loaded.test.table.labels)} label columns: a hardened model decides one",
             "Give the one column, and a model that returns the logit of that label.",
         )
+    plan = loaded.plan
+    untrained = scene.base_target(loaded, variants(plan)[0]) if plan.reference else None
+    if untrained is not None:
+        _check_form(untrained, filled, save, export)
     base, notes = base_of(loaded, tell)
-    if export is not None or not (save or "").endswith(".safetensors"):
-        hardened.whole_of(base)
+    if untrained is None:
+        _check_form(base, filled, save, export)
     bare, text, onto = _origin(loaded, base)
-    scene.wrapped(base, filled)  # a defense that cannot be put on this model is a mistake of the request
-    if save is not None and save.endswith(".safetensors") and (spec := _changes(base, filled)) is not None:
+    # Without test data of its own the scene sets some aside that nothing uses.
+    notes = (*(loaded.notes if tested else ()), *notes, *((_TRUSTED,) if plan.trust_model else ()))
+    trusted = plan.trust_model or (onto is not None and onto.trusted)
+    return Ready(loaded, base, bare, text, onto, _base_weights(plan, onto), trusted, filled, notes, tested)
+
+
+def _check_form(base: Target, chain: Sequence[Spec], save: str | None, export: str | None) -> None:
+    """Raise what putting the chain on the model, saving its weights alone or exporting it would raise in the end."""
+    alone = save is not None and save.endswith(".safetensors")
+    made = scene.wrapped(base, tuple(chain))
+    if export is not None or not alone:
+        hardened.whole_of(base)
+    if alone and (spec := _changes(base, chain)) is not None:
         raise BadOption(
-            f"--save {save}: {spec.name} changes the architecture, so that weights alone would not load into {text}",
+            f"--save {save}: {spec.name} changes the architecture: weights alone would not load into {base.name}",
             "Give a folder, --save hardened/, which holds the recipe beside the weights.",
         )
-    # Without test data of its own the scene sets some aside that nothing uses.
-    return Ready(loaded, base, bare, text, onto, filled, (*(loaded.notes if tested else ()), *notes), tested)
+    if export is not None:
+        exporting.export(made)
+
+
+def _base_weights(plan: Plan, onto: recipes.Hardened | None) -> str:
+    """The sha256 of the weights that the model begins with; nothing of a network that is trained here."""
+    if onto is not None:
+        return onto.weights
+    return "" if plan.weights is None else sha256(locate(cached_weights(plan.model, plan.weights))[0])
 
 
 def make(ready: Ready, tell: Tell) -> Made:
@@ -124,11 +153,11 @@ def make(ready: Ready, tell: Tell) -> Made:
     return Made(ready, target, fits, seconds, before, after)
 
 
-def write(made: Made, save: str | None, export: str | None, command: str) -> None:
-    """Write what was asked for. Raises StoreError, ModelError."""
+def write(made: Made, save: str | None, export: str | None, command: str) -> Iterator[str]:
+    """Write what was asked for, and say each thing once it stands. Raises StoreError, ModelError."""
     ready, plan = made.ready, made.ready.scene.plan
     if save is not None and save.endswith(".safetensors"):
-        hardened.save_weights(save, made.target, chain=chain_text(ready.chain))
+        hardened.save_weights(save, made.target, chain=chain_text(ready.chain), trusted=ready.trusted)
     elif save is not None:
         hardened.save(
             save,
@@ -144,11 +173,18 @@ def write(made: Made, save: str | None, export: str | None, command: str) -> Non
             data=_hashes(ready),
             measured=measures(made),
             audit=audit_command(ready, save),
+            base_weights=ready.weights,
+            trusted=ready.trusted,
         )
+    if save is not None:
+        yield f"saved {save}"
     if export is not None:
-        from actsec import exporting
-
         exporting.write(export, made.target)
+        yield f"exported {export}"
+    if save is None:
+        yield "Not audited: save a folder, --save hardened/, to audit it"
+    else:
+        yield f"Not audited. To find out what it is worth: {audit_command(ready, save)}"
 
 
 def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
@@ -187,8 +223,8 @@ def measures(made: Made) -> dict[str, Any]:
     }
 
 
-def told(made: Made, save: str | None, export: str | None) -> Iterator[str]:
-    """What was done, in lines for the terminal."""
+def told(made: Made) -> Iterator[str]:
+    """What was fitted and measured, in lines for the terminal."""
     for spec, fit, seconds in zip(made.ready.chain, made.fits, made.seconds, strict=True):
         numbers = fit.numbers
         passes = f"{numbers.get('forwards', 0):,} forwards, {numbers.get('backwards', 0):,} backwards"
@@ -207,20 +243,13 @@ def told(made: Made, save: str | None, export: str | None) -> Iterator[str]:
             f"ECE {before.calibration.ece:.3f} before, {after.calibration.ece:.3f} after "
             f"({after.calibration.bins} bins; up to {after.calibration.null_p95:.3f} by chance)"
         )
-    if save is not None:
-        yield f"saved {save}"
-    if export is not None:
-        yield f"exported {export}"
-    if save is None:
-        yield "Not audited: save a folder, --save hardened/, to audit it"
-    else:
-        yield f"Not audited. To find out what it is worth: {audit_command(made.ready, save)}"
 
 
 def audit_command(ready: Ready, place: str) -> str:
     """The command that audits what was saved, a folder or weights alone, on the data that was named."""
     plan, alone = ready.scene.plan, place.endswith(".safetensors")
-    words = ["actsec", "audit", "--model", *([plan.model, "--weights", place] if alone else [place])]
+    named = [plan.model if alone else ready.text, "--weights", place]
+    words = ["actsec", "audit", "--model", *(named if alone or not loads_alone(ready.text) else [place])]
     words += ["--data", plan.data if ready.tested else "test.npz"]
     for name in ("train", "calibration", "bounds", "resize", "label_column", "label", *(_OWN if alone else ())):
         if (value := getattr(plan, name)) is not None:

@@ -169,8 +169,8 @@ def _inside(plan: Plan) -> tuple[Spec, ...]:
     """The chain that the recipe of a hardened model names; what is wrong with a recipe is told when it is loaded."""
     for place in (plan.model, plan.weights):
         recipe = Path(place or "").expanduser() / "recipe.toml"
-        if place and recipe.is_file():
-            with suppress(OSError, ValueError, KeyError, UsageError):
+        with suppress(OSError, ValueError, KeyError, UsageError):
+            if place and recipe.is_file():
                 return parse_chain(str(tomllib.loads(recipe.read_text(encoding="utf-8"))["chain"]))
     return ()
 

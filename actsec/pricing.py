@@ -29,7 +29,7 @@ def spelled(name: str, eps: float) -> Spec | None:
     options, trains = {field.name for field in dataclasses.fields(defense)}, getattr(defense, "trains_against", None)
     if trains is not None and not trains(spec):
         options -= {"eps"}
-    needed: dict[str, Value] = {"eps": eps, "std": eps, "sigma": eps, "to": parse("leaky_relu"), "finetune": 3}
+    needed: dict[str, Value] = {"eps": eps, "std": eps, "to": parse("leaky_relu"), "finetune": 3}
     made = spec.having(**{option: needed[option] for option in needed if option in options})
     try:
         registry.build("defenses", made)

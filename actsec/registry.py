@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from actsec import spec as notation
-from actsec.errors import ActsecError, unknown
+from actsec.errors import ActsecError, BadOption, unknown
 from actsec.spec import Spec
 
 Kind = Literal["attacks", "defenses", "diagnostics", "sections", "formats"]
@@ -61,7 +61,28 @@ def build(kind: Kind, spec: Spec | str) -> Any:
     wanted = notation.parse(spec) if isinstance(spec, str) else spec
     if kind == "attacks" and wanted.name.startswith(ART):
         return _art().build(wanted)
-    return notation.build(find(kind, wanted.name), wanted, kind[:-1])
+    made = notation.build(find(kind, wanted.name), wanted, kind[:-1])
+    if kind == "defenses":
+        check_inner(made)
+    return made
+
+
+def check_inner(defense: Any) -> None:
+    """Raise what ``trainer`` raises of the attack that a defense's option ``inner`` names: before it is fitted."""
+    if isinstance(inner := getattr(defense, "inner", None), Spec):
+        trainer(inner)
+
+
+def trainer(attack: Spec) -> Any:
+    """The attack of a spec, for a defense to train against. Raises BadOption for one that cannot make examples."""
+    made = build("attacks", attack)
+    # A Proposer or a Recipe, told by its method: reports import this file, and types.py reaches torch.
+    if hasattr(made, "propose") or not hasattr(made, "ask"):
+        raise BadOption(
+            f"{attack} needs the finished model, or is several attacks: it cannot train one",
+            "Train with pgd(steps=10).",
+        )
+    return made
 
 
 def canonical(kind: Kind, spec: Spec | str) -> Spec:

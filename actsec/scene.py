@@ -26,7 +26,7 @@ from actsec.plan import Facts, Plan, VariantPlan, box, variants
 from actsec.spec import Spec
 from actsec.store import Store
 from actsec.tables import one_label, raw_units
-from actsec.types import Job, Outcome, Split, Target
+from actsec.types import Defense, Job, Outcome, Split, Target
 
 CALIBRATION_SHARE = 0.2
 CALIBRATION_MOST = 1000
@@ -262,8 +262,19 @@ def base_target(scene: Scene, variant: VariantPlan) -> Target:
 def wrapped(target: Target, chain: tuple[Spec, ...]) -> Target:
     """The target behind a chain of defenses, structure only."""
     for spec in chain:
-        target = registry.build("defenses", spec).wrap(target)
+        target = behind(target, registry.build("defenses", spec))
     return target
+
+
+def behind(target: Target, defense: Defense) -> Target:
+    """The target behind one defense, structure only. Raises ModelError for a model that is its own detector."""
+    # A defense puts a copy of the model in its place, and the method would go on asking the original.
+    if isinstance(getattr(target.rejects, "__self__", None), torch.nn.Module):
+        raise ModelError(
+            f"{target.name} abstains by a method of its model: a defense would change the model and leave the detector",
+            "Audit it without defenses (--defenses none), or give Target(rejects=...) a function that stands alone.",
+        )
+    return defense.wrap(target)
 
 
 def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:

@@ -8,7 +8,6 @@ settle(target, x, classes)         shape and classes taken from the data
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,7 +189,8 @@ def _names(classes: Classes | None, threshold: float | None) -> tuple[str, ...]:
 
 
 def _check_bounds(bounds: tuple[float, float]) -> None:
-    if len(bounds) != 2 or not all(map(math.isfinite, bounds)) or not bounds[0] < bounds[1]:
+    # The inputs are float32, whose largest is 3.4e38, and are added up.
+    if len(bounds) != 2 or not all(abs(bound) <= 1e37 for bound in bounds) or not bounds[0] < bounds[1]:
         raise BadOption(f"bounds={bounds} is not a range", "Give two finite numbers, the smaller first.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from actsec.activations import find
 from actsec.chains import fit_chain
 from actsec.describing import fingerprint
 from actsec.errors import BadOption, ModelError, StoreError, Unsafe
+from actsec.loading import recipes
 from actsec.loading.recipes import RECIPE, WEIGHTS, inputs
 from actsec.oracle import frozen
 from actsec.spec import Spec, parse_chain
@@ -315,6 +317,118 @@ def test_no_recipe_has_code_executed_that_nobody_vouched_for(user):
     assert mark.exists()
 
 
+def test_a_recipe_calls_only_what_its_file_defines(user):
+    """What a file imports was not written to be called by a recipe, and a recipe chooses the arguments."""
+    nets, mark = user / "nets.py", user / "executed"
+    nets.write_text(
+        f"from subprocess import getoutput, Popen\nimport functools\nCALL = functools.partial(getoutput)\n{NETS}"
+    )
+    saved(user, target_of(user), "temperature")
+    folder = user / "hardened"
+    original = (folder / RECIPE).read_text()
+    for call in (
+        f"getoutput(cmd='mkdir {mark}')",
+        f"Popen(args='mkdir {mark}')",
+        f"CALL(cmd='mkdir {mark}')",
+        "F",
+        "TURN",
+    ):
+        (folder / RECIPE).write_text(original)
+        rewritten(folder, lambda text, call=call: text.replace('"nets.py:make"', f'"nets.py:{call}"'))
+        with pytest.raises(Unsafe, match="which is no function or class that") as refused:
+            actsec.load(str(folder))
+        assert "name it: --model" in refused.value.mend
+    assert not mark.exists()
+    (folder / RECIPE).write_text(original.replace('"nets.py:make"', '"nets.py:mkae"'))
+    with pytest.raises(ModelError, match="has no function 'mkae'"):
+        actsec.load(str(folder))
+
+
+def test_code_that_a_recipe_may_not_call_is_named_beside_the_folder(user):
+    (user / "own.py").write_text("from nets import make\n")
+    text = f"{user / 'own.py'}:make"
+    base = actsec.load(text, input_shape=(1, 4, 4))
+    target, fits = made(base, "temperature")
+    hardened.save(user / "h", target, base=base, model=text, chain="temperature", fits=fits)
+    with pytest.raises(Unsafe):
+        actsec.load(str(user / "h"))
+    assert same(actsec.load(text, weights=str(user / "h")), target)
+    assert f'actsec.load("{text}", weights="{user / "h"}")' in (user / "h" / "README.md").read_text()
+
+
+def test_nan_is_no_agreement(user):
+    saved(user, target_of(user), "temperature")
+    nets, folder = user / "nets.py", user / "hardened"
+    for factor in ("float('nan')", "float('inf')"):
+        nets.write_text(NETS.replace("FACTOR = 1.0", f"FACTOR = {factor}"))
+        for stochastic in ("false", "true"):
+            rewritten(folder, lambda text, said=stochastic: re.sub("stochastic = .*", f"stochastic = {said} ", text))
+            with pytest.raises(ModelError, match=r"not finite|answers the same each time"):
+                actsec.load(f"{nets}:make", weights=str(folder))
+
+
+@pytest.mark.parametrize("b", [[math.nan, 1.0], [1.0, math.inf], [1.0], [1.0, 2.0, 3.0], []])
+def test_outputs_apart(b):
+    a = torch.tensor([1.0, 2.0])
+    assert recipes.apart(a, torch.tensor(b)) == math.inf
+    assert recipes.apart(torch.tensor(b), a) == math.inf
+    assert recipes.apart(a, torch.tensor([1.0, 2.5])) == 0.25
+
+
+def test_what_draws_by_itself_is_recorded_and_nothing_else_may_say_so(user):
+    folder, nets = user / "hardened", user / "nets.py"
+    saved(user, target_of(user), "temperature")
+    rewritten(folder, lambda text: text.replace("stochastic = false", "stochastic = true"))
+    with pytest.raises(ModelError, match=r"says stochastic = true, and the model .* answers the same each time"):
+        actsec.load(str(folder))
+    nets.write_text(NETS.replace("return z * FACTOR", "return F.dropout(z)"))
+    drawing = target_of(user).having(stochastic=True)
+    target, fits = made(drawing, "temperature")
+    hardened.save(user / "draws", target, base=drawing, model=f"{nets}:make", chain="temperature", fits=fits)
+    assert actsec.load(str(user / "draws")).stochastic
+    saved(user, target_of(user), "noisy_inference(std=0.1)", name="noisy")
+    rewritten(user / "noisy", lambda text: text.replace("stochastic = true", "stochastic = false"))
+    with pytest.raises(ModelError, match=r"says stochastic = false, and the model .* draws at random"):
+        actsec.load(str(user / "noisy"))
+
+
+HOSTILE = {
+    "input_shape": ["[]", "[0]", "[-1, 4, 4]", "[1, 999999999999]", "[1, 10000000000000000000000]", '["a"]', "[1.5]"],
+    "seed": ["-1", "99999999999999999999999", "nan", "1.5"],
+    "bounds": ["[nan, 1.0]", "[-inf, inf]", "[0.0, 1e308]", "[0.0, 1e39]", "[1.0, 0.0]"],
+    "classes": ["[]", '["a"]', '["a", "a", "b"]'],
+    "model": [r'"nets.py:make\u0000"', r'"\u0000:make"', '":"', '""', '"nets.py:make(outputs=-1)"'],
+    "chain": ['""', '"|"', r'"\u0000"', '"temperature | temperature"', '"noisy_inference(std=1e400)"'],
+    "outputs": ["[[nan, nan, nan], [nan, nan, nan]]", "[[1e400, 0, 0], [0, 0, 0]]", "[[0.0]]", "[[]]"],
+    "mean": ["[]", "[nan]", "[1e400]", "[0.5, 0.5]"],
+    "std": ["[]", "[0.0]", "[-1.0]", "[nan]", "[1e-46]"],
+    "file": [r'"\u0000"', '"/dev/zero"', f'"../{"a" * 300}"', '"../loop"'],
+    "schema": ["[" * 3000 + "]" * 3000, "1\nthreshold = nan", "1\nthreshold = 0.5", '1\noutput = "x"'],
+}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_hostile_values_are_told_in_words(key, user):
+    (user / "loop").symlink_to(user / "loop")
+    saved(user, target_of(user, normalize="0.5/0.25"), "temperature")
+    path = user / "hardened" / RECIPE
+    original = path.read_text()
+    for value in HOSTILE[key]:
+        changed = re.sub(f"(?m)^{key} = .*$", lambda _, value=value: f"{key} = {value}", original, count=1)
+        assert changed != original
+        path.write_text(changed)
+        with pytest.raises(actsec.ActsecError) as refused:
+            actsec.load(str(user / "hardened"))
+        assert refused.value.exit_code == 2, value
+        assert refused.value.mend
+
+
+def test_a_long_text_is_no_folder():
+    with pytest.raises(actsec.ActsecError) as refused:
+        actsec.load(f"reference:cnn(channels=[{'4, ' * 200}4], activation=rleu)", input_shape=(1, 8, 8), classes=3)
+    assert refused.value.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -425,11 +539,10 @@ def test_a_model_that_abstains_is_refused_rather_than_saved_without_its_detector
     )
     base = target_of(user, "Shy")
     assert base.rejects is not None
-    target, _ = made(base, "temperature")
     for act in (
-        lambda: hardened.save(user / "h", target, base=base, model=f"{user / 'nets.py'}:Shy", chain="temperature"),
-        lambda: exporting.export(target),
-        lambda: exporting.plain(target),
+        lambda: hardened.save(user / "h", base, base=base, model=f"{user / 'nets.py'}:Shy", chain="temperature"),
+        lambda: exporting.export(base),
+        lambda: exporting.plain(base),
     ):
         with pytest.raises(ModelError, match="abstains by its method rejects"):
             act()

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actsec.errors import BadOption, ModelError
+from actsec.loading.building import WEIGHTS
 from actsec.loading.normalizing import normalization, show_normalization
-from actsec.loading.recipes import WEIGHTS, Hardened
+from actsec.loading.recipes import Hardened
 from actsec.types import Target
 
 

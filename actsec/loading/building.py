@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -30,6 +31,8 @@ from actsec import spec as notation
 from actsec.errors import ActsecError, BadOption, ModelError, unknown
 from actsec.spec import Spec
 
+RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
+"""The files of a hardened model's folder."""
 FORMS = (
     "Write nets.py:make, package.module:make, torchvision:resnet18, reference:cnn(activation=gelu), or the folder of a "
     "hardened model."
@@ -66,12 +69,41 @@ def split(text: str) -> tuple[str, str]:
     source, _, call = rest.partition(":")
     source = drive + source
     if not source or not call.strip():
-        if text.endswith(".py"):
-            raise ModelError(f"{text!r} names a file and no function in it", f"Write {text}:FUNCTION.")
-        if Path(text).expanduser().is_dir():
-            raise ModelError(f"{text!r} is a folder without a recipe.toml", "Give one that `actsec defend` wrote.")
-        raise ModelError(f"cannot read the model {text!r}", FORMS)
+        raise _unreadable(text)
     return source, call
+
+
+def _unreadable(text: str) -> ModelError:
+    """What stands there instead of a model."""
+    place = Path(text).expanduser()
+    if text.endswith(".py"):
+        return ModelError(f"{text!r} names a file and no function in it", f"Write {text}:FUNCTION.")
+    if place.name in (RECIPE, WEIGHTS) and (place.parent / RECIPE).is_file():
+        return ModelError(f"{text!r} is one file of a hardened model", f"Give its folder: --model {place.parent}/")
+    if place.is_file():
+        return ModelError(
+            f"{text!r} is a file that builds no model",
+            "Weights go beside the code: --model nets.py:make --weights FILE.",
+        )
+    if place.is_dir():
+        return ModelError(f"{text!r} is a folder without a {RECIPE}", "Give one that `actsec defend` wrote.")
+    around = place.parent.glob(f"*/{RECIPE}") if place.parent.is_dir() else ()
+    near = difflib.get_close_matches(place.name, [file.parent.name for file in around], n=1)
+    mend = f"Did you mean {place.parent / near[0]}/?" if near else FORMS
+    problem = f"there is no folder {text!r}" if "/" in text or near else f"cannot read the model {text!r}"
+    return ModelError(problem, mend)
+
+
+def defines(text: str) -> bool:
+    """Whether ``nets.py:make`` names a function or class that the file defines rather than imports, or a model object.
+
+    The file is executed to know. A name that it lacks counts as its own: ``build`` says what it has.
+    """
+    source, call = split(text)
+    with _undisturbed(0):
+        module, _ = _from_file(Path(source).expanduser())
+    made = getattr(module, notation.parse(call).name, None)
+    return made is None or isinstance(made, nn.Module) or getattr(made, "__module__", None) == module.__name__
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ def normalization(text: str | Normalization | None) -> Normalization | None:
         made = NAMED.get(text.strip().lower()) or _read(text)
     if isinstance(made, Normalization):
         numbers = (*made.mean, *made.std)
-        usable = bool(made.mean) and all(map(math.isfinite, numbers)) and min(made.std) > 0
-        if not usable or len(made.mean) != len(made.std):
+        paired = len(made.mean) == len(made.std) > 0
+        if not paired or not all(map(math.isfinite, numbers)) or min(made.std) <= 0:
             raise BadOption(f"normalisation {show_normalization(made)} is not usable", f"Every std is above 0. {_HOW}")
     elif made is not None:
         raise BadOption(f"normalize={text!r}", _HOW)

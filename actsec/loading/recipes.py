@@ -9,9 +9,10 @@ executed stands in actsec.loading.trust.
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,21 +27,22 @@ from actsec.describing import fingerprint
 from actsec.draws import Draws
 from actsec.errors import ModelError
 from actsec.loading import building
+from actsec.loading.building import RECIPE, WEIGHTS
 from actsec.loading.fitting import check_finite
-from actsec.loading.trust import BUILT_IN, Code, vouched
+from actsec.loading.trust import BUILT_IN, HARDEN, Code, vouched
 from actsec.loading.weights import read_weights
 from actsec.oracle import frozen
 from actsec.spec import Spec, parse_chain
 from actsec.tables import Lattice, RawUnits
 from actsec.types import Normalization, Target
 
-RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
 SCHEMA = 1
 CHECKED_ROWS, CHECKED_CLASSES = 2, 10
 AGREE = 1e-3
 """Outputs are the same when they differ by at most this share of the largest: other machines add in another order."""
 _MOST = 1 << 22  # bytes of a recipe
-_HARDEN = "Restore what changed, or harden the model again: the recipe holds the command."
+_LARGEST = 1 << 26  # numbers of one input
+_DRAWS = 8  # forwards until a model counts as one that does not draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class Hardened:
     has every option written out. stochastic and fingerprint (describing.fingerprint) are the finished target's, weights
     the sha256 of the file. outputs are the logits of fixed inputs, for the first classes; none of a model that draws at
     random. fit holds what fitting each defense found and cost, measured what was measured beside it, data the
-    fingerprints of the splits.
+    fingerprints of the splits, base_weights the sha256 of the weights it began with. trusted says that --trust-model
+    was given when it was made.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -92,6 +95,8 @@ class Hardened:
     output: str | None = None
     normalization: Rescaling | None = None
     code: Code | None = None
+    base_weights: str = ""
+    trusted: bool = False
     command: str = ""
     data: dict[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
@@ -105,7 +110,9 @@ class Hardened:
 
 def is_folder(place: object) -> bool:
     """Whether what was given as a model or as weights is the folder of a hardened model."""
-    return isinstance(place, (str, Path)) and (Path(place).expanduser() / RECIPE).is_file()
+    with contextlib.suppress(OSError):  # a long text is no file name
+        return isinstance(place, (str, Path)) and (Path(place).expanduser() / RECIPE).is_file()
+    return False
 
 
 def read(folder: str | Path) -> Hardened:
@@ -117,8 +124,8 @@ def read(folder: str | Path) -> Hardened:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise ModelError(f"cannot read {path}: {problem.strerror}", "Give the folder `actsec defend` wrote.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise ModelError(f"{path} is not TOML: {problem}", _HARDEN) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise ModelError(f"{path} is not TOML: {problem}", HARDEN) from None
     if content.get("schema") != SCHEMA:
         raise ModelError(
             f"{path} has schema {content.get('schema')!r}; this actsec reads schema {SCHEMA}",
@@ -131,8 +138,23 @@ def read(folder: str | Path) -> Hardened:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         at = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{path} does not read at {at!r}: {first['msg']}", _HARDEN) from None
+        raise ModelError(f"{path} does not read at {at!r}: {first['msg']}", HARDEN) from None
+    if flaw := next(_flaws(found), None):
+        raise ModelError(f"{path} holds {flaw}", HARDEN)
     return found
+
+
+def _flaws(recipe: Hardened) -> Iterator[str]:
+    """What no saved model has, and what would fail or fill the memory when it is built again."""
+    shape, texts = recipe.input_shape, (recipe.model, recipe.chain, recipe.output, recipe.code and recipe.code.file)
+    if not shape or min(shape) < 1 or math.prod(shape) > _LARGEST:
+        yield f"input_shape = {list(shape)}, which is no shape of one input of up to {_LARGEST:,} numbers"
+    if not 0 <= recipe.seed < 1 << 63:
+        yield f"seed = {recipe.seed}, which is not in [0, 2**63)"
+    if any("\0" in text for text in texts if text):
+        yield "a name with a NUL character"
+    if not all(math.isfinite(value) for row in recipe.outputs for value in row):
+        yield "outputs that are not finite"
 
 
 @cache
@@ -163,7 +185,7 @@ def load(
         raise ModelError(
             f"{place / WEIGHTS} is not the file that was saved: its sha256 is {file.sha256[:12]}..., the recipe says "
             f"{recipe.weights[:12]}...",
-            _HARDEN,
+            HARDEN,
         )
     text = model or vouched(place, recipe.model, recipe.code, trust=trust)
     if building.split(text)[0] not in BUILT_IN:
@@ -171,17 +193,25 @@ def load(
     target = bare(recipe, text, device)
     for spec in recipe.specs:
         target = registry.build("defenses", spec).wrap(target)
-    target = target.having(stochastic=recipe.stochastic, name=place.resolve().name)
+    target = target.having(name=place.resolve().name)
     wanted = target.model.state_dict()
     names = {*wanted, *file.tensors}
     if off := [name for name in names if _form(wanted.get(name)) != _form(file.tensors.get(name))]:
         raise ModelError(
             f"{text} builds another model than the one in {place}: {len(off)} tensors differ in name, shape or type, "
             f"such as {min(off)}",
-            _HARDEN,
+            HARDEN,
         )
     target.model.load_state_dict({name: tensor.to(target.device) for name, tensor in file.tensors.items()})
     check_finite(target.model)
+    drawing = target.stochastic or (recipe.stochastic and _draws(target))
+    if drawing != recipe.stochastic:
+        raise ModelError(
+            f"{place} says stochastic = {str(recipe.stochastic).lower()}, and the model that {text} builds "
+            f"{'draws at random' if drawing else 'answers the same each time'}",
+            HARDEN,
+        )
+    target = target.having(stochastic=drawing)
     _compare(target, recipe, place, text, say)
     return target
 
@@ -209,17 +239,17 @@ def _compare(target: Target, recipe: Hardened, place: Path, text: str, say: Call
     then, now = recipe.versions, versions()
     others = [f"{name} {now[name]} (saved with {then[name]})" for name in now if then.get(name, now[name]) != now[name]]
     same, off = fingerprint(target) == recipe.fingerprint, _off(target, recipe)
-    if off > AGREE:
+    if not off <= AGREE:
         raise ModelError(
-            f"the model that {text} builds answers otherwise than the one saved in {place}: outputs differ by up to "
-            f"{off:.1%} of the largest" + (f" under {', '.join(others)}" if others else ""),
-            _HARDEN,
+            f"the model that {text} builds answers otherwise than the one saved in {place}: {by(off)}"
+            + (f" under {', '.join(others)}" if others else ""),
+            HARDEN,
         )
     if not same and not others:
         raise ModelError(
             f"the model that {text} builds is not the one saved in {place}: its fingerprint differs, so its classes, "
             "their settings or their source changed",
-            _HARDEN,
+            HARDEN,
         )
     if not same:
         say(f"the fingerprint of {place} differs under {', '.join(others)}; its outputs are the same")
@@ -229,11 +259,35 @@ def _off(target: Target, recipe: Hardened) -> float:
     """How far the outputs are from the saved ones, relative to the largest of those."""
     if target.stochastic:
         return 0.0
-    pairs = [(a, b) for x, y in zip(outputs(target), recipe.outputs, strict=False) for a, b in zip(x, y, strict=False)]
-    if not pairs:
-        return float("inf")
-    largest = max(abs(b) for _, b in pairs)
-    return max(abs(a - b) for a, b in pairs) / max(largest, 1e-12)
+    now, then = outputs(target), recipe.outputs
+    if list(map(len, now)) != list(map(len, then)):
+        return math.inf
+    return apart(torch.tensor(then), torch.tensor(now))
+
+
+def apart(ours: Tensor, theirs: Tensor) -> float:
+    """How far outputs are from ours, relative to the largest of those; infinite for NaN or another number of them."""
+    if not ours.numel() or ours.numel() != theirs.numel():
+        return math.inf
+    a, b = (part.detach().double().cpu().flatten() for part in (ours, theirs))
+    off = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))
+    return off if math.isfinite(off) else math.inf
+
+
+def by(off: float) -> str:
+    """The distance of ``apart`` in words."""
+    if math.isfinite(off):
+        return f"outputs differ by up to {off:.1%} of the largest"
+    return "outputs are not finite, or not as many"
+
+
+def _draws(target: Target) -> bool:
+    """Whether a model draws at random by itself: the same inputs answered otherwise in one of a few forwards."""
+    x = inputs(target, CHECKED_ROWS)
+    with frozen(target.model), torch.no_grad():
+        first, *others = (target.logits(x) for _ in range(_DRAWS))
+    # Finite answers: NaN, which differs from itself, is no draw.
+    return any(bool(((first != other) & first.isfinite() & other.isfinite()).any()) for other in others)
 
 
 def outputs(target: Target) -> tuple[tuple[float, ...], ...]:

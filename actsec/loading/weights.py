@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from actsec.errors import ModelError, Unsafe, unknown
+from actsec.loading.building import RECIPE
 from actsec.loading.pickled import called
 
 HOW = (
@@ -70,7 +71,7 @@ def read_weights(path: str | Path, *, trust: bool = False) -> WeightFile:
     trust opens what executes code, which is noted. Raises ModelError (missing, damaged, no tensors) or Unsafe. The file
     is read once, so the hash is of what was loaded; takes about twice the file's size in memory.
     """
-    place, part = _locate(path)
+    place, part = locate(path)
     data = _bytes(place)
     kind = _kind(data, place)
     if kind not in ("safetensors", "torch"):
@@ -93,7 +94,8 @@ def read_weights(path: str | Path, *, trust: bool = False) -> WeightFile:
     return WeightFile(place.name, tensors, kind, digest, tuple(notes), executed)
 
 
-def _locate(path: str | Path) -> tuple[Path, str]:
+def locate(path: str | Path) -> tuple[Path, str]:
+    """The file of ``file.pt:ema``, and what is read of it. Raises Unsafe for an address."""
     text = str(path)
     if "://" in text:
         raise Unsafe(f"{text} is an address, and nothing is fetched", "Download the file, check it, and give its path.")
@@ -105,6 +107,8 @@ def _locate(path: str | Path) -> tuple[Path, str]:
 
 
 def _bytes(place: Path) -> bytes:
+    if place.name == RECIPE and place.is_file():
+        raise ModelError(f"{place} is one file of a hardened model", f"Give its folder: --weights {place.parent}/")
     if not place.is_file():
         if place.exists():
             raise ModelError(f"{place} is not a file", "Give the weight file itself.")
