@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import statistics as middle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -144,9 +145,5 @@ def _calls(root: nn.Module) -> Iterator[list[nn.Module]]:
 
 def _median(values: Sequence[float]) -> float | None:
     """None where there is none, or one that is not a finite number."""
-    usable = bool(values) and all(map(_finite, values))
+    usable = bool(values) and all(map(math.isfinite, values))
     return middle.median(values) if usable else None
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")  # noqa: PLR0124  # NaN differs from itself

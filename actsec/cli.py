@@ -31,13 +31,16 @@ _AUDIT_ONLY: tuple[str, ...] = (
 """Fields of the plan that mean nothing where nothing is attacked."""
 
 
-def _plan_options(without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """One click option for every field of the plan but ``without``, its help from the field's annotation."""
+def _plan_options(without: tuple[str, ...] = (), **told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """One click option for every field of the plan but ``without``, its help from the field's annotation.
+
+    told are other help texts, where a field means something of its own to a command.
+    """
     hints = typing.get_type_hints(Plan, include_extras=True)
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for field in reversed([field for field in dataclasses.fields(Plan) if field.name not in without]):
-            help_text = typing.get_args(hints[field.name])[1]
+            help_text = told.get(field.name, typing.get_args(hints[field.name])[1])
             if field.default not in (None, (), False):
                 help_text += f" [{field.default}]"
             flag = "--" + field.name.replace("_", "-")
@@ -171,6 +174,7 @@ def attack_command(attack: str, threat: str | None, save: str | None, save_whole
     from actsec import runner, scene
     from actsec.api import attack as run_attack
 
+    places = {option: _npz(file) for option, file in (("--save", save), ("--save-whole", save_whole)) if file}
     plan = _plan(None, options, None, None).having(attacks=(Trial(attack, threat or ""),), defenses=())
     loaded = runner.resolved(scene.load(plan))
     trial, test = loaded.plan.attacks[0], loaded.test
@@ -192,22 +196,33 @@ def attack_command(attack: str, threat: str | None, save: str | None, save_whole
         table=test.table,
     )
     if save:
-        _write("--save", save, x=outcome.x, y=y, success=outcome.success, original=x)
+        _write(places["--save"], x=outcome.x, y=y, success=outcome.success, original=x)
     if save_whole and outcome.whole is not None:
         held = outcome.verdicts.on_grid.cpu().numpy() == 1
-        _write("--save-whole", save_whole, x=outcome.whole, y=y, success=held)
+        _write(places["--save-whole"], x=outcome.whole, y=y, success=held)
     click.echo(outcome.sentence)
     return 0
 
 
-def _write(option: str, file: str, **arrays: Any) -> None:
+def _npz(file: str) -> Path:
+    """The .npz file that is meant. Raises StoreError, before anything is attacked, unless it can be written."""
+    from actsec import hardened
+
+    place = Path(file).expanduser()
+    path = place if place.suffix == ".npz" else place.with_name(f"{place.name}.npz")
+    for each in (file, path):
+        hardened.check_file(each)
+    return path
+
+
+def _write(path: Path, **arrays: Any) -> None:
+    """A .npz file, whole or not at all."""
     import numpy as np
 
-    path = Path(file if file.endswith(".npz") else f"{file}.npz")
-    try:
-        np.savez(path, **arrays)
-    except OSError as problem:
-        raise BadOption(f"{option} {file}: {problem.strerror}", "Give a file that can be written.") from problem
+    from actsec import hardened
+
+    with hardened.whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _target(loaded: Any) -> Any:
@@ -245,25 +260,30 @@ def defend_command(chain: str, save: str | None, export: str | None, quiet: bool
             for note in ready.notes:
                 screen.console.print(f"note: {note}", soft_wrap=True, markup=False)
             made = hardening.make(ready, tell)
-        with screen.busy("writing"):
-            hardening.write(made, save, export, shlex.join(["actsec", *sys.argv[1:]]))
     except KeyboardInterrupt:
         raise Interrupted("nothing was written", "Training cannot be taken up: the command starts anew.") from None
-    for line in hardening.told(made, save, export):
+    for line in hardening.told(made):
+        click.echo(line)
+    for line in hardening.write(made, save, export, shlex.join(["actsec", *sys.argv[1:]])):
         click.echo(line)
     return 0
 
 
 @cli.command(name="diagnose")
-@_plan_options(without=tuple(name for name in _AUDIT_ONLY if name not in ("samples", "gates")))
+@_plan_options(
+    without=("eps", *(name for name in _AUDIT_ONLY if name not in ("samples", "gates"))),
+    samples="images whose activations are watched, and at most 320 whose gradients [1000]",
+    gates="conditions such as permanently_dead<=0.1; what they may speak of stands above",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
 @click.option("--out", help="A new folder for report.json and report.html; `actsec report` renders it again.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def diagnose_command(as_json: bool, out: str | None, quiet: bool, **options: Any) -> int:
     """Look at a model's activations and confidence without attacking it: dead, saturated, vanishing, overconfident.
 
-    Gates speak of the worst site: permanently_dead<=0.1, dead, saturated, gradient_ratio>=1e-3, ece,
-    confidence_when_wrong.
+    Gates, METRIC<=LIMIT or METRIC>=LIMIT, speak of the worst site (dead, permanently_dead, saturated) or of the whole
+    model (gradient_ratio, the first layer's over the last's; ece; confidence_when_wrong). They are decided by the value
+    itself, not by an interval. Exit code: 0 whatever is found, 1 where a gate failed, 3 where nothing can be said.
     """
     _import_core()
     import json
@@ -281,29 +301,29 @@ def diagnose_command(as_json: bool, out: str | None, quiet: bool, **options: Any
         target = _target(loaded)
         found = checkup.examine(target, loaded, plan.gates)
     if out is not None:
-        _store_checkup(found, loaded, target, Path(out))
+        _store_checkup(found, loaded, target, Path(out).expanduser())
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1, sort_keys=True, allow_nan=False))
     else:
         for line in activity.lines(found):
             click.echo(line)
         if out is not None:
-            click.echo(f"Report: {Path(out) / 'report.html'}")
+            click.echo(f"Report: {Path(out).expanduser() / 'report.html'}")
     return found.exit_code
 
 
 def _store_checkup(found: Any, loaded: Any, target: Any, folder: Path) -> None:
-    """report.json and report.html of a checkup."""
+    """report.json and report.html of a checkup, whole or not at all."""
     import shlex
 
-    from actsec import scene
+    from actsec import hardened, scene
     from actsec.reports.load import Report, write
     from actsec.verdict.checked import checked
 
     result = checked(found, loaded, scene.facts(loaded, target), shlex.join(["actsec", *sys.argv[1:]]))
-    folder.mkdir(parents=True, exist_ok=True)
-    for form in ("json", "html"):
-        write(Report(result), folder / f"report.{form}", form)
+    with hardened.staged(folder) as staging:
+        for form in ("json", "html"):
+            write(Report(result), staging / f"report.{form}", form)
 
 
 @cli.command()
@@ -348,6 +368,9 @@ def _plan(plan_file: str | None, options: dict[str, Any], minimum: float | None,
     """The plan of a file with the command line's options over it."""
     base = plans.read(plan_file) if plan_file else Plan()
     given = {key: value for key, value in options.items() if value not in (None, ())}
+    folder = Path(given.get("weights", "")).expanduser() / "recipe.toml"
+    if "weights" in given and "model" not in given and base.model == Plan().model and folder.is_file():
+        raise BadOption(f"--weights {given['weights']} is the folder of a hardened model", "Give it as --model.")
     gates = given.get("gates", ())
     if minimum is not None or maximum is not None:
         if len(gates) != 1 or any(sign in gates[0] for sign in "<>="):

@@ -253,6 +253,27 @@ def test_one_attack_and_its_images(folder, tmp_path):
     assert inside("attack", "pgd", *arguments[:2], "--weights", folder / "nan.safetensors").code == 3
 
 
+@pytest.mark.parametrize("option", ["--save", "--save-whole"])
+def test_where_attacked_images_go_is_checked_before_the_attack(option, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("actsec.api.attack", lambda *_, **__: pytest.fail("it was attacked"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "taken.npz").mkdir()
+    model = ("--model", folder / "nets.py:make", "--weights", folder / "w.safetensors", "--data", folder / "test.npz")
+    for place, words in (
+        ("mine", "is a folder"),
+        ("new/", "is a folder"),
+        ("taken", "is a folder"),
+        ("mine/../taken.npz", "is a folder"),
+        ("/dev/null/x", "cannot write"),
+    ):
+        said = inside(
+            "attack", "fgsm", *model, "--eps", "0.1", option, f"{tmp_path}/{place}" if words[0] == "i" else place
+        )
+        assert said.code == 2, said.err
+        assert words in said.err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "taken.npz"]
+
+
 @pytest.mark.parametrize("kind", ["attacks", "defenses", "activations", "diagnostics", "models", "data"])
 def test_lists(kind):
     said = inside("list", kind)

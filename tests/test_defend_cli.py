@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from runs import ENVIRONMENT, inside
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -200,6 +202,110 @@ def test_a_mistake_is_told_before_anything_is_trained(name, folder, tmp_path, mo
     assert "internal error" not in said.err
     assert not said.out
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported_is_told_before_anything_is_trained(folder, tmp_path, monkeypatch):
+    (tmp_path / "odd.py").write_text(
+        f"import torch\nimport numpy as np\n{NETS}\nclass Odd(Net):\n    def forward(self, x):\n"
+        "        return super().forward(torch.from_numpy(np.sin(x.detach().numpy())))\n"
+    )
+    monkeypatch.setattr("actsec.hardening.fit_chain", lambda *_: pytest.fail("it was fitted"))
+    said = defend(
+        folder,
+        "temperature",
+        *("--export", tmp_path / "m.pt2"),
+        model=tmp_path / "odd.py:Odd",
+        calibration="calibration.npz",
+    )
+    assert said.code == 2
+    assert "torch.export cannot follow" in said.err
+    assert said.err.count("\n") < 5  # and not the whole graph
+    assert not (tmp_path / "m.pt2").exists()
+
+
+def test_a_reference_model_is_not_trained_for_what_cannot_be_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("actsec.training.fit", lambda *_, **__: pytest.fail("it was trained"))
+    said = inside(
+        "defend", "swap(to=silu)", "--model", "reference:mlp", "--save", tmp_path / "w.safetensors", "--quiet"
+    )
+    assert said.code == 2
+    assert "swap changes the architecture" in said.err
+
+
+def test_what_was_written_is_said_although_the_rest_failed(folder, tmp_path, monkeypatch):
+    from actsec.errors import StoreError
+
+    def full(*_):
+        raise StoreError("cannot write m.pt2: No space left on device", "Make room.")
+
+    monkeypatch.setattr("actsec.exporting.write", full)
+    places = ("--save", tmp_path / "h", "--export", tmp_path / "m.pt2")
+    said = defend(folder, "temperature", *places, calibration="calibration.npz")
+    assert said.code == 2
+    assert f"saved {tmp_path / 'h'}" in said.out
+    assert "exported" not in said.out
+    assert hardened.read(tmp_path / "h").chain == "temperature"
+
+
+def test_what_is_saved_says_that_files_which_execute_were_allowed(folder, tmp_path):
+    given = {"calibration": "calibration.npz"}
+    for trust, words in (((), False), (("--trust-model",), True)):
+        place = tmp_path / f"h{len(trust)}"
+        said = defend(folder, "temperature", *trust, "--save", place, **given)
+        assert said.code == 0, said.err
+        assert hardened.read(place).trusted is words
+        assert ("made with `--trust-model`" in (place / "README.md").read_text()) is words
+    digest = hashlib.sha256((folder / "w.safetensors").read_bytes()).hexdigest()
+    assert hardened.read(place).base_weights == digest
+    again = inside("defend", "temperature", "--model", place, *_texts(folder, given), "--save", tmp_path / "two")
+    assert again.code == 0, again.err
+    assert hardened.read(tmp_path / "two").trusted
+    file = tmp_path / "alone.safetensors"
+    said = defend(
+        folder, "training_noise(epochs=1)", "--trust-model", "--save", file, "--eps", "0.1", train="train.npz"
+    )
+    assert said.code == 0, said.err
+    with safe_open(file, "pt") as stored:
+        assert stored.metadata()["trusted"] == "true"
+
+
+def _texts(folder, files):
+    return [part for key, value in files.items() for part in (f"--{key}", folder / value)]
+
+
+def test_a_place_that_is_not_the_folder_is_told_where_the_folder_is(folder, tmp_path):
+    place = tmp_path / "hardened"
+    assert defend(folder, "temperature", "--save", place, calibration="calibration.npz").code == 0
+    data, code = ("--data", folder / "test.npz"), ("--model", folder / "nets.py:make")
+    for given, words in (
+        (("--weights", place), ["is the folder of a hardened model", "Give it as --model"]),
+        (("--model", place / "recipe.toml"), ["is one file of a hardened model", f"--model {place}/"]),
+        (("--model", place / "weights.safetensors"), ["is one file of a hardened model", f"--model {place}/"]),
+        (("--model", tmp_path / "hardend"), ["there is no folder", f"Did you mean {place}/?"]),
+        (("--model", f"{tmp_path}/other/"), ["there is no folder", "the folder of a hardened model"]),
+        (("--model", folder / "w.safetensors"), ["builds no model", "--weights FILE"]),
+        ((*code, "--weights", place / "recipe.toml"), ["is one file of a hardened model", f"--weights {place}"]),
+        ((*code, "--weights", tmp_path), ["is not a file"]),
+    ):
+        said = inside("audit", *given, *data, "--print-plan")
+        assert said.code == 2, said.err
+        assert all(word in said.err for word in words), said.err
+
+
+def test_a_recipe_that_calls_what_its_file_imports_is_refused_as_unsafe(folder, tmp_path):
+    (tmp_path / "nets.py").write_text(f"from subprocess import getoutput\n{NETS}")
+    place = tmp_path / "h"
+    said = defend(
+        folder, "temperature", "--save", place, model=tmp_path / "nets.py:make", calibration="calibration.npz"
+    )
+    assert said.code == 0, said.err
+    recipe, mark = place / "recipe.toml", tmp_path / "executed"
+    recipe.write_text(recipe.read_text().replace('"nets.py:make"', f"\"nets.py:getoutput(cmd='mkdir {mark}')\""))
+    for command in (["audit"], ["attack", "fgsm", "--eps", "0.1"], ["diagnose"]):
+        said = inside(*command, "--model", place, "--data", folder / "test.npz")
+        assert said.code == 4, said.err
+        assert "asks for getoutput" in said.err
+    assert not mark.exists()
 
 
 def test_what_exists_is_not_replaced(folder, tmp_path):

@@ -14,6 +14,7 @@ from torch import nn
 
 import actsec
 from actsec import checkup
+from actsec.errors import StoreError
 from actsec.result import Calibration, Clean, Share, SiteHealth
 from actsec.verdict import activity
 
@@ -114,6 +115,9 @@ def test_gates_and_exit_codes(folder):
     [
         (("--gate", "dead<0.4"), 2, ["cannot read the gate", "METRIC<=LIMIT"]),
         (("--gate", "daed<=0.4"), 2, ["Did you mean 'dead'?"]),
+        (("--gate", "robust_accuracy@linf:0.1>=0.3"), 2, ["for `actsec audit` to decide", "permanently_dead"]),
+        (("--gate", "clean_accuracy>=0.3"), 2, ["for `actsec audit` to decide", "permanently_dead"]),
+        (("--gate", "ece[relu]<=0.3"), 2, ["cannot read the gate", "METRIC<=LIMIT"]),
         (("--samples", "0"), 2, ["samples = 0"]),
         (("--samples", "many"), 2, ["--samples 'many'"]),
         (("--attacks", "pgd"), 2, ["No such option"]),
@@ -141,6 +145,34 @@ def test_the_report_is_rendered_again_from_its_folder(folder, tmp_path):
     again = diagnose(folder, "make", "--out", run)
     assert again.code == 2
     assert "exists already" in again.err
+
+
+def test_a_report_is_there_whole_or_not_at_all(folder, tmp_path, monkeypatch):
+    from actsec.reports import load
+
+    def fails_at_html(report, form):
+        if form == "html":
+            raise StoreError("no room", "Make some.")
+        return render(report, form)
+
+    render = load.render
+    monkeypatch.setattr(load, "render", fails_at_html)
+    said = diagnose(folder, "make", "--out", tmp_path / "run")
+    assert said.code == 2, said.err
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    (tmp_path / "run").mkdir()
+    assert diagnose(folder, "make", "--out", tmp_path / "run").code == 0
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["report.html", "report.json"]
+
+
+def test_help_speaks_of_what_it_measures():
+    said = inside("diagnose", "--help").out
+    for metric in activity.METRICS:
+        assert metric in said
+    for words in ("robust_accuracy", "images attacked", "--eps", "--attacks"):
+        assert words not in said
+    assert "robust_accuracy" in inside("audit", "--help").out
 
 
 def test_a_model_without_activations_has_no_verdict(folder):

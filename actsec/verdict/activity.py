@@ -12,6 +12,7 @@ from typing import Any
 
 from actsec.errors import PlanError, unknown
 from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
+from actsec.verdict import gates as audited
 
 VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5
@@ -137,6 +138,10 @@ def check_gates(gates: Sequence[str]) -> None:
     """Raise PlanError or UnknownName for a gate that cannot be read."""
     for text in gates:
         match = _GATE.fullmatch(text)
+        metric = re.split(r"[^a-z_]", text.strip(), maxsplit=1)[0]
+        if metric in audited.METRICS and metric not in METRICS:
+            known = ", ".join(METRICS)
+            raise PlanError(f"gate {text!r}: {metric} is for `actsec audit` to decide", f"Known here: {known}.")
         if match is None:
             raise PlanError(f"cannot read the gate {text!r}", "Write METRIC<=LIMIT: permanently_dead<=0.1.")
         if match["metric"] not in METRICS:
