@@ -64,20 +64,21 @@ def load(
         asked = {"normalize": normalize, "threshold": threshold, "output": output, "random_weights": random_weights}
         told = {"classes": classes, "input_shape": input_shape, "bounds": bounds}
         return _hardened(model, weights, asked, told, trust=trust, device=device, tell=tell)
+    _no_part(weights)
     say = tell or (lambda _: None)
     names, shape = _names(classes, threshold), tuple(int(side) for side in input_shape or ())
     bounds = bounds or (0.0, 1.0)
     _check_bounds(bounds)
-    place = _device(device)
+    where = _device(device)
     # weights first: a file that is refused is refused before any code of an architecture runs
     if isinstance(model, str) and isinstance(weights, str):
         weights = cached_weights(model, weights)
     file = weights if isinstance(weights, WeightFile) or weights is None else read_weights(weights, trust=trust)
     if isinstance(model, nn.Module):
-        name, module = type(model).__name__, copy.deepcopy(model) if file or place else model
+        name, module = type(model).__name__, copy.deepcopy(model) if file or where else model
     else:
         name, module = _label(model), _built(model, shape, names, seed, file is not None or random_weights, say)
-        place = place or torch.device("cpu")
+        where = where or torch.device("cpu")
     own = normalize == "torchvision"
     rescale = own_normalization(model, module, file.name if file else "") if own else normalization(normalize)
     _materialise(module, shape)
@@ -86,7 +87,7 @@ def load(
             say(note)
     check_finite(module)
     if module is not model:
-        module = _plain_float(module, say).to(place).eval()
+        module = _plain_float(module, say).to(where).eval()
     rejects = getattr(module, "rejects", None)
     if callable(rejects):
         say("the model has a method rejects: an input that it rejects counts as refused, not as decided")
@@ -186,6 +187,17 @@ def _names(classes: Classes | None, threshold: float | None) -> tuple[str, ...]:
     if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) < len(classes):
         raise BadOption(f"classes={classes!r}", "Give their number, or at least 2 different names in label order.")
     return tuple(map(str, classes))
+
+
+def _no_part(weights: object) -> None:
+    """Raise ModelError for the weights of a hardened model without its recipe: the defenses would be left out."""
+    if isinstance(weights, (str, Path)):
+        place = Path(weights).expanduser()
+        if place.name == building.WEIGHTS and recipes.is_folder(place.parent):
+            raise ModelError(
+                f"{place} is one file of a hardened model, and without its recipe its defenses are left out",
+                f"Give its folder: --weights {place.parent}/",
+            )
 
 
 def _check_bounds(bounds: tuple[float, float]) -> None:

@@ -554,6 +554,14 @@ def test_a_folder_without_a_recipe(tmp_path):
         actsec.load(str(tmp_path))
 
 
+def test_the_weights_of_a_folder_are_not_taken_without_its_recipe(user):
+    """They fit the undefended architecture, which would be audited in the defended one's name."""
+    saved(user, target_of(user), "swap(to=silu)")
+    with pytest.raises(ModelError, match="its defenses are left out") as caught:
+        actsec.load(f"{user / 'nets.py'}:make", weights=str(user / "hardened" / "weights.safetensors"))
+    assert caught.value.mend == f"Give its folder: --weights {user / 'hardened'}/"
+
+
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False)
 values = st.recursive(
