@@ -7,6 +7,7 @@ region" (saturated, numerically zero) throughout. Values are finite floats, None
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,7 +148,7 @@ class Passed:
 
 
 def transferred(twins: dict[str, Target], before: Tensor, after: Tensor, y: Tensor) -> tuple[Passed, ...]:
-    """What the forced inputs (n, *shape) of one model do on others, such as its swapped twins. 4 forwards a row each."""
+    """What the forced inputs (n, *shape) of one model do on others, such as its swapped twins. 4 forwards a row."""
     found = []
     for name, twin in twins.items():
         with frozen(twin.model):
@@ -219,7 +220,7 @@ class _Gone:
         alive = sum(count for _, count in self.killed.values())
         return sum(lost for lost, _ in self.killed.values()) / alive if alive else None
 
-    def of(self, name: str) -> dict[str, float | None]:
+    def of(self, name: str) -> dict[str, Any]:
         """The fields of SiteForced that a profile lacks."""
         before, after = self.always[name]
         lost, alive = self.killed.get(name, (0, 0))

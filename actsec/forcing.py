@@ -156,9 +156,3 @@ class Kill:
             share = after.to(best.dtype).mean(1) - 1 + 0.5 / after.shape[1]
             best = torch.where(before.all(1), best, torch.maximum(best, share))
         return best
-
-
-def forced_by(attack: object, region: Region) -> Kill:
-    """What success is for an attack under a threat against this region: its own site and aim, where it names them."""
-    aim: Aim = getattr(attack, "aim", "count")
-    return Kill(region, getattr(attack, "site", None), aim)

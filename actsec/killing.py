@@ -73,7 +73,7 @@ def first_layer(target: Target, x: Tensor, batch: int = 256) -> Affine:
                 f"the first site has {len(bias)} units on {features} features: too many for an exact certificate",
                 "Use bounds, which needs no matrix.",
             )
-        basis = torch.eye(features, dtype=torch.float64, device=x.device).split(batch)
+        basis = torch.split(torch.eye(features, dtype=torch.float64, device=x.device), batch)
         weight = torch.cat([pre(part.reshape(-1, *shape)) - bias for part in basis]).T.contiguous()
         found = Affine(name, weight, bias)
         some = x[:4].double()
@@ -87,8 +87,8 @@ def kill_radius(layer: Affine, x: Tensor, norm: Norm, box: tuple[float, float] |
     """The smallest change, in linf or l2, that brings each unit of the first site to z <= 0: (n, units) float64.
 
     0 where it is dead already. Without a box z / |w|_q, q the dual norm; in a box the smallest change that stays inside
-    (its coordinates stop at the box; by bisection to 1e-12 of the box's width), infinity where no input in the box kills
-    the unit, and for a unit without weights.
+    (its coordinates stop at the box; by bisection to float64), infinity where no input in the box kills the unit, and
+    for a unit without weights.
     """
     if norm not in ("linf", "l2"):
         raise BadOption(f"kill_radius in {norm}", "Use linf or l2.")
@@ -207,9 +207,7 @@ def _through(layer: nn.Module, low: Tensor, high: Tensor, name: str) -> Passed:
         centre, wide = layer(middle), F.linear(reach, layer.weight.abs())
     elif isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
         centre = layer(middle)
-        wide = F.conv2d(
-            reach, layer.weight.abs(), None, layer.stride, layer.padding, layer.dilation, layer.groups
-        )
+        wide = F.conv2d(reach, layer.weight.abs(), None, layer.stride, layer.padding, layer.dilation, layer.groups)
     elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_var is not None:
         centre, wide = layer(middle), (layer(high) - layer(low)).abs() / 2
     else:

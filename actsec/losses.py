@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsec.errors import ActsecError
-from actsec.forcing import Kill as Kill
-from actsec.forcing import forced_by
+from actsec.forcing import Kill
 from actsec.types import Cases, Goal, Loss, Observed, Reply, Threat
 
 _DLR_CLASSES = 3
@@ -201,7 +200,8 @@ def goal_of(threat: Threat, attack: object, threshold: float | None = None) -> G
     if threat.confidence is not None:
         return Confident(threat.confidence, threshold)
     if threat.region is not None:
-        return forced_by(attack, threat.region)
+        # An attack that aims at one site, or at a whole one, is held to that.
+        return Kill(threat.region, getattr(attack, "site", None), getattr(attack, "aim", "count"))
     return Misclassify(float(getattr(attack, "confidence", 0.0)))
 
 

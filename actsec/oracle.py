@@ -272,8 +272,7 @@ def _join(pieces: list[Observed]) -> Observed:
     if len(pieces) == 1:
         return pieces[0]
     sites = tuple(
-        replace(first, pre=torch.cat([p.sites[i].pre for p in pieces]))
-        for i, first in enumerate(pieces[0].sites)
+        replace(first, pre=torch.cat([p.sites[i].pre for p in pieces])) for i, first in enumerate(pieces[0].sites)
     )
     scores = [p.rejection for p in pieces if p.rejection is not None]
     return Observed(torch.cat([p.logits for p in pieces]), sites, torch.cat(scores) if scores else None)

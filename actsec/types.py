@@ -50,7 +50,8 @@ class Threat:
 
     eps is in input units (pixels for l0); None asks for the smallest change that works. goal is ``misclassify``,
     ``class=3`` (that very class), ``least_likely`` (the class least likely untouched), ``confident=0.99`` (any wrong
-    class, with at least that probability), or to force units: ``kill``, ``saturate``, ``zero_tail``; knowledge is what the adversary sees; queries bounds the
+    class, with at least that probability), or about units and not labels: ``kill``, ``saturate``, ``zero_tail``;
+    knowledge is what the adversary sees; queries bounds the
     forwards per example.
     """
 

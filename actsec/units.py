@@ -44,9 +44,8 @@ def critical(target: Target, cases: Cases, ranked: Ranked, batch: int = 128) -> 
         if not names:
             raise ThreatError(f"no unit of {target.name} can be forced: {ranked.region}", "Attack another model.")
         effect = _by_gradient if ranked.by == "gradient" else _by_ablation
-        parts = []
-        for piece in torch.split(torch.arange(len(cases), device=cases.x.device), min(batch, target.batch)):
-            parts.append(effect(target, cases.x[piece], cases.y[piece], names))
+        pieces = torch.split(torch.arange(len(cases), device=cases.x.device), min(batch, target.batch))
+        parts = [effect(target, cases.x[piece], cases.y[piece], names) for piece in pieces]
     order = cases.id.argsort()
     masks = []
     for name in names:
@@ -79,11 +78,11 @@ def _grouped(effect: Tensor) -> Tensor:
 
 
 class _Silencer(Follower):
-    """Sets one group of one site's output to 0."""
+    """Sets one group of one site's output to 0; none while ``group`` is -1. ``count`` is how many there are."""
 
     def __init__(self, root: nn.Module, site: str, draws: int) -> None:
         super().__init__(root)
-        self.site, self.draws, self.group, self.count = site, draws, 0, 0
+        self.site, self.draws, self.group, self.count = site, draws, -1, 0
 
     def on_site(self, name: str, call: Activating) -> Tensor:
         if name != self.site:
@@ -103,9 +102,9 @@ def _by_ablation(target: Target, x: Tensor, y: Tensor, names: list[str]) -> dict
         for name in names:
             silencer, columns = _Silencer(target.model, name, target.draws), []
             with following(silencer):
-                silencer.group = -1
                 whole = _label(target, x, y)
-                for silencer.group in range(silencer.count):
+                for group in range(silencer.count):
+                    silencer.group = group
                     columns.append(whole - _label(target, x, y))
             found[name] = torch.stack(columns, 1)
     return found
@@ -127,7 +126,9 @@ class _Choosing:
 
     def ask(self, state: Any, cases: Cases) -> Ask:
         asked = self.attack.ask(state, cases)
-        return replace(asked, loss=replace(asked.loss, chosen=self.chosen)) if isinstance(asked.loss, DeadCount) else asked
+        if isinstance(asked.loss, DeadCount):
+            return replace(asked, loss=replace(asked.loss, chosen=self.chosen))
+        return asked
 
     def tell(self, state: Any, reply: Any, cases: Cases, draws: Any) -> Any:
         return self.attack.tell(state, reply, cases, draws)

@@ -183,7 +183,9 @@ def part_digits(seeds: int, images: int, wanted: tuple[str, ...]) -> Iterator[st
             yield from (f"- {line}" for line in bracket(scene, found["count"][0]))
             yield from universal(scene, found["count"][0])
             swaps = ("leaky_relu", "gelu", "tanh")
-            twins = {to: scene.target.having(model=replace(scene.target.model, to, example=scene.x[:2])) for to in swaps}
+            twins = {
+                to: scene.target.having(model=replace(scene.target.model, to, example=scene.x[:2])) for to in swaps
+            }
             for t in consequences.transferred(twins, scene.x, found["count"][1], scene.y):
                 yield f"- on the twin with {t.name}: labels changed on {t.changed} of {t.right}; net {t.net}"
     mean = sum(kills) / len(kills)

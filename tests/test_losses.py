@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from actsec.errors import ThreatError
 from actsec.activations.regions import regions
+from actsec.errors import ThreatError
 from actsec.forcing import DeadCount
 from actsec.losses import CrossEntropy, Kill, Margin, Misclassify, margin
 from actsec.types import Cases, Observed, SiteValues
