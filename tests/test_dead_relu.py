@@ -234,7 +234,8 @@ def test_critical_units_are_what_the_attack_kills_and_labels_fall():
     }
     noise = attack_target(Noise(1, "sign"), target, cases, Kill()).x
     looks["noise"] = consequences.compare(target, x, noise, y, chosen=chosen)
-    assert looks["critical"].critical_killed > 2 * max(looks["count"].critical_killed, looks["noise"].critical_killed)
+    assert looks["critical"].critical_killed > looks["count"].critical_killed
+    assert looks["critical"].critical_killed > 2 * looks["noise"].critical_killed
     assert looks["critical"].after.margin < looks["count"].after.margin
     assert looks["count"].net > looks["critical"].net
     assert f"of {looks['count'].right} images" in looks["count"].sentence
@@ -378,12 +379,12 @@ def test_each_activation_has_at_most_one_region():
 )  # fmt: skip
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_tails_are_forced_beyond_noise_and_pgd(attack, kind, region, scale, norm):
-    (x, y), model = inputs(24), network(6, 24, 24, 3, kind=lambda: make(kind), scale=scale)
-    target = target_of(model)
-    cases = cases_of(target, x, y, norm, 0.15 if norm == "linf" else 0.3)
+    (x, y), model = inputs(24, 30), network(30, 48, 48, 3, kind=lambda: make(kind), scale=scale)
+    target = target_of(model, 30)
+    cases = cases_of(target, x, y, norm, 0.1 if norm == "linf" else 0.5)
     rises = [attack_target(a, target, cases, Kill(region)).score.mean() for a in (attack, Noise(20, "sign"), PGD(30))]
     assert rises[0] > 0.02
-    assert rises[0] > 1.3 * max(rises[1:])
+    assert rises[0] > 2 * max(rises[1:])
     found = attack_target(attack, target, cases, Kill(region))
     profile = health.kill_profile(target, x, found.x, region=region)
     np.testing.assert_allclose(profile.net, found.score.numpy(), atol=1e-6)
@@ -438,7 +439,7 @@ def test_what_is_wrong_is_named():
     [
         ("dead_relu(steps=4, aim=critical)", "relu", "dead share of critical units"),
         ("dead_relu(steps=4, aim=blackout)", "relu", "a whole site dead on 0"),
-        ("dead_relu(steps=4, site=2)", "relu", "killed minus revived"),
+        ("dead_relu(steps=4, site='2')", "relu", "killed minus revived"),
         ("saturation(steps=4)", "tanh", "saturated share of units"),
         ("zero_tail(steps=4)", "gelu", "share in a zero tail of units"),
     ],

@@ -29,7 +29,7 @@ class Saturation:
 
     steps: Annotated[int, "gradient steps"] = 50
     step_size: Annotated[float | None, "in input units; none is 2.5 * eps / steps"] = None
-    width: Annotated[float, "softness of the count, in standard deviations of each site"] = 0.3
+    width: Annotated[float, "softness of the count, in standard deviations of each site"] = 0.1
     site: Annotated[str | None, "one activation call; none is all of them"] = None
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
