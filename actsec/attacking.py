@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from actsec import (
+    consequences,
     costs,
     goals,
     health,
@@ -135,6 +136,7 @@ def _with_kills(found: Outcome, target: Target, cases: Cases, verdicts: Verdicts
         raise ModelError(profile.reason, "Look for NaN in the weights.")
     numbers = {**found.numbers, "kill": {"sites": profile.sites}}
     arrays = {**found.arrays, "net": profile.net, "killed_of_active": profile.killed_of_active}
+    arrays |= consequences.per_row(target, cases.x, verdicts.x, cases.y, region)
     return Outcome(found.job, numbers, arrays)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from actsec import health
@@ -101,7 +103,7 @@ def compare(
     ids: Tensor | None = None,
     batch: int = 128,
 ) -> Consequence:
-    """Compare clean inputs and forced ones, both (n, *shape), with labels y (n,). 4 forwards and 2 backwards a row.
+    """Compare clean inputs and forced ones, both (n, *shape), with labels y (n,). 6 forwards and 2 backwards a row.
 
     chosen, with the rows' ids (n,; by default 0 to n - 1), are the critical units (units.critical). The target is
     bit-equal afterwards. Raises ModelError where no site has the region or a value is not finite.
@@ -132,6 +134,32 @@ def compare(
         gradient_ratio=ratio,
         sites=tuple(SiteForced(**site, **gone.of(site["name"])) for site in profile.sites),
     )
+
+
+def per_row(
+    target: Target, before: Tensor, after: Tensor, y: Tensor, region: Region = "dead", batch: int = 128
+) -> dict[str, NDArray[np.float64]]:
+    """What a report keeps of every row (n,): margins and gradient norms before and after, and blackouts (0 or 1).
+
+    Keys: margin_before, margin_after, gradient_before, gradient_after, blackout. 2 forwards and 2 backwards a row.
+    """
+    found: dict[str, list[Tensor]] = {}
+    with frozen(target.model):
+        oracle = Oracle(target, batch)
+        for piece in torch.split(torch.arange(len(y), device=y.device), oracle.rows()):
+            gone = []
+            for name, x in (("before", before[piece]), ("after", after[piece])):
+                cases = cases_of(target, x, y[piece], "linf", None)
+                seen, _, gradient = oracle.differentiate(x, cases, CrossEntropy(), True)
+                logits = seen.logits.double()
+                lead = logits.gather(1, y[piece][:, None]).squeeze(1) - best_other(logits, y[piece])
+                found.setdefault(f"margin_{name}", []).append(lead)
+                found.setdefault(f"gradient_{name}", []).append(gradient.flatten(1).double().norm(dim=1))
+                inner = [inside for site in seen.sites if (inside := depth(site, region)) is not None]
+                gone.append([(inside >= 0).all(1) for inside in inner])
+            dark = [now & ~was for was, now in zip(*gone, strict=True)]
+            found.setdefault("blackout", []).append(torch.stack(dark).any(0).double())
+    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,12 @@ from actsec.plan import Plan
 from actsec.result import GateResult, Problem, Variant
 from actsec.verdict.gathering import Gathered
 
+_FORCED = {
+    "saturate": ("Saturation forcing", "saturated"),
+    "zero_tail": ("Forcing into zero tails", "numerically zero"),
+}
+"""What a goal about units is called and what becomes of them; dead-ReLU forcing unless named here."""
+
 
 def problems(
     plan: Plan, made: tuple[Variant, ...], gathered: tuple[Gathered, ...], overlaps: Sequence[Overlap]
@@ -172,11 +178,14 @@ def _more(audited: Variant, many: str, one: str) -> list[str]:
     if attacked is not None and attacked.confidence_when_wrong is not None:
         lines.append(f"When fooled it is {attacked.confidence_when_wrong:.1%} confident in its wrong answer.")
     for kill in audited.kills:
+        what, gone = _FORCED.get(kill.threat.rpartition(":")[2], ("Dead-ReLU forcing", "dead"))
         if not kill.applicable:
-            lines.append(f"Dead-ReLU forcing: not applicable: {kill.reason}.")
+            lines.append(f"{what}: not applicable: {kill.reason}.")
         elif kill.net is not None:
+            changed = kill.label_changed
+            fate = f"; the label changed on {changed.k} of {changed.n} images" if changed is not None else ""
             lines.append(
-                f"Dead-ReLU forcing raises the dead share of units by {kill.net:+.3f} net "
-                f"(noise {kill.noise_net or 0:+.3f}, PGD {kill.pgd_net or 0:+.3f})."
+                f"{what} raises the {gone} share of units by {kill.net:+.3f} net "
+                f"(noise {kill.noise_net or 0:+.3f}, PGD {kill.pgd_net or 0:+.3f}){fate}."
             )
     return lines
