@@ -28,6 +28,7 @@ from actsec import (
 from actsec.budgets import repeats
 from actsec.draws import Draws
 from actsec.errors import ModelError, ThreatError
+from actsec.forcing import Ranked
 from actsec.ledger import NORMS_KEPT, Verdicts
 from actsec.lowering import Lowered
 from actsec.oracle import frozen
@@ -74,7 +75,7 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     verdicts = proposals.paid(made, verdicts)
     numbers = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(cases), "flat": flat.rows}
     found = Outcome(job.id, numbers | _searched(lowered), _left(job, loaded, target, cases, verdicts))
-    return _with_kills(found, target, cases, verdicts, region) if region else found
+    return _with_kills(found, target, cases, verdicts, region, getattr(made, "ranked", None)) if region else found
 
 
 def craft(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -128,15 +129,17 @@ def _left(job: Job, loaded: Scene, target: Target, cases: Cases, verdicts: Verdi
     return left
 
 
-def _with_kills(found: Outcome, target: Target, cases: Cases, verdicts: Verdicts, region: Region) -> Outcome:
-    """The outcome with what died and revived at every site."""
+def _with_kills(
+    found: Outcome, target: Target, cases: Cases, verdicts: Verdicts, region: Region, ranked: Ranked | None
+) -> Outcome:
+    """The outcome with what died and revived at every site, and what that did to each row."""
     with frozen(target.model):
         profile = health.kill_profile(target, cases.x, verdicts.x, region=region)
     if profile.net is None or profile.killed_of_active is None:
         raise ModelError(profile.reason, "Look for NaN in the weights.")
     numbers = {**found.numbers, "kill": {"sites": profile.sites}}
     arrays = {**found.arrays, "net": profile.net, "killed_of_active": profile.killed_of_active}
-    arrays |= consequences.per_row(target, cases.x, verdicts.x, cases.y, region)
+    arrays |= consequences.per_row(target, cases, verdicts.x, region, ranked)
     return Outcome(found.job, numbers, arrays)
 
 

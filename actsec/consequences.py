@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actsec import health
+from actsec import health, units
 from actsec.errors import ModelError
-from actsec.forcing import Chosen, depth
+from actsec.forcing import Chosen, Ranked, depth
 from actsec.losses import CrossEntropy, best_other
 from actsec.oracle import Oracle, frozen
 from actsec.referee import cases_of
-from actsec.types import Region, Target
+from actsec.types import Cases, Region, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,28 +137,39 @@ def compare(
 
 
 def per_row(
-    target: Target, before: Tensor, after: Tensor, y: Tensor, region: Region = "dead", batch: int = 128
+    target: Target, cases: Cases, after: Tensor, region: Region = "dead", ranked: Ranked | None = None, batch: int = 128
 ) -> dict[str, NDArray[np.float64]]:
-    """What a report keeps of every row (n,): margins and gradient norms before and after, and blackouts (0 or 1).
+    """What a report keeps of every row (n,): margins and gradient norms before and after, and what went dark.
 
-    Keys: margin_before, margin_after, gradient_before, gradient_after, blackout. 2 forwards and 2 backwards a row.
+    Keys: margin_before, margin_after, gradient_before, gradient_after; blackout: 1 where a whole site went dark;
+    critical_killed: the share of the row's critical units, alive before, that were killed, 0 where none was alive. They
+    are those of ``ranked``, by gradient x activation and the first quarter of every site without one; the key is left
+    out for units that do not die. 3 forwards and 3 backwards a row, more for a ranking by ablation.
     """
+    before, y = cases.x, cases.y
+    chosen = units.critical(target, cases, ranked or Ranked("gradient", 0.25, region)) if region == "dead" else None
     found: dict[str, list[Tensor]] = {}
     with frozen(target.model):
         oracle = Oracle(target, batch)
         for piece in torch.split(torch.arange(len(y), device=y.device), oracle.rows()):
-            gone = []
+            gone, masks = [], []
             for name, x in (("before", before[piece]), ("after", after[piece])):
-                cases = cases_of(target, x, y[piece], "linf", None)
-                seen, _, gradient = oracle.differentiate(x, cases, CrossEntropy(), True)
+                own = cases_of(target, x, y[piece], "linf", None, cases.id[piece])
+                seen, _, gradient = oracle.differentiate(x, own, CrossEntropy(), True)
                 logits = seen.logits.double()
                 lead = logits.gather(1, y[piece][:, None]).squeeze(1) - best_other(logits, y[piece])
                 found.setdefault(f"margin_{name}", []).append(lead)
                 found.setdefault(f"gradient_{name}", []).append(gradient.flatten(1).double().norm(dim=1))
-                inner = [inside for site in seen.sites if (inside := depth(site, region)) is not None]
-                gone.append([(inside >= 0).all(1) for inside in inner])
-            dark = [now & ~was for was, now in zip(*gone, strict=True)]
+                kept = [(site, inside) for site in seen.sites if (inside := depth(site, region)) is not None]
+                gone.append([inside >= 0 for _, inside in kept])
+                masks = [chosen.at(site, own) for site, _ in kept] if chosen is not None else []
+            dark = [now.all(1) & ~was.all(1) for was, now in zip(*gone, strict=True)]
             found.setdefault("blackout", []).append(torch.stack(dark).any(0).double())
+            if chosen is not None:
+                alive = [mask & ~was for mask, was in zip(masks, gone[0], strict=True)]
+                lost = sum((mask & now).sum(1) for mask, now in zip(alive, gone[1], strict=True))
+                count = sum(mask.sum(1) for mask in alive)
+                found.setdefault("critical_killed", []).append(lost / torch.as_tensor(count).clamp_min(1).double())
     return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
 
 

@@ -239,8 +239,9 @@ class KillEffect:
 
     margin_before, margin_after: median of the label's decision logit less the best other; gradient_ratio: median norm
     of the cross-entropy's gradient after by before, None where it was 0; zero_gradients: share of images where it is
-    exactly 0 after; blackouts: share of images at which a whole site went dark. The noise_ fields are the same under
-    noise.
+    exactly 0 after; blackouts: share of images at which a whole site went dark; critical_killed: share killed of the
+    units with most effect on the label's logit, None where units do not die. The noise_ and pgd_ fields are the same
+    under noise and plain PGD.
     """
 
     margin_before: float
@@ -250,6 +251,9 @@ class KillEffect:
     blackouts: float
     noise_margin_after: float | None = None
     noise_gradient_ratio: float | None = None
+    critical_killed: float | None = None
+    noise_critical_killed: float | None = None
+    pgd_critical_killed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +278,7 @@ class Kill:
     noise_label_changed: Share | None
     sites: tuple[SiteKill, ...]
     effect: KillEffect | None = None
+    attack: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,9 @@ def _effects(kills: list[tuple[Variant, Kill]]) -> Iterator[Block]:
             name = _name(variant, kill, kills)
             shares = (words.percent(effect.zero_gradients), words.percent(effect.blackouts))
             margins = (words.number(effect.margin_before), words.number(effect.margin_after))
-            rows.append((name, *margins, *cells, *shares))
+            critical = (effect.critical_killed, effect.noise_critical_killed, effect.pgd_critical_killed)
+            killed = (words.percent(value) if value is not None else "not done" for value in critical)
+            rows.append((name, *margins, *cells, *shares, *killed))
     if rows:
         yield Table(
             "What it did to the model: median margin of the label over the best other, median ratio of the "
@@ -171,6 +173,9 @@ def _effects(kills: list[tuple[Variant, Kill]]) -> Iterator[Block]:
                 "gradient ratio, noise",
                 "zero gradients",
                 "blackouts",
+                "critical units killed",
+                "the same, noise",
+                "the same, plain PGD",
             ),
             tuple(rows),
         )
@@ -191,8 +196,9 @@ def _forced_sites(title: str, kill: Kill) -> Table:
 
 
 def _name(variant: Variant, kill: Kill, kills: list[tuple[Variant, Kill]]) -> str:
-    several = len({k.threat for _, k in kills}) > 1
-    return f"{variant.title}, {kill.threat}" if several else variant.title
+    several = len({(k.threat, k.attack) for _, k in kills}) > 1
+    by = f", {kill.attack}" if len({k.attack for _, k in kills if k.attack}) > 1 and kill.attack else ""
+    return f"{variant.title}, {kill.threat}{by}" if several else variant.title
 
 
 def _bars(kill: Kill) -> tuple[Bar, ...]:
