@@ -1,5 +1,6 @@
 """Forcing units: by every aim, against closed forms, linear programs, intervals and hand counts."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -465,3 +466,25 @@ def test_a_model_that_cannot_be_forced_so_is_refused():
         actsec.attack(target, x, y, "dead_relu", eps=0.1)
     with pytest.raises(ThreatError, match="tanh cannot be forced into a zero tail"):
         actsec.attack(target, x, y, "zero_tail", eps=0.1)
+
+
+def test_the_report_holds_forcing_beside_noise_and_pgd_at_each_goal(tmp_path):
+    """Two aims at one goal share their controls; another goal has its own; what cannot be forced says why."""
+    attacks = ("dead_relu(steps=6)", "dead_relu(steps=6, aim=critical)", "saturation(steps=6)")
+    said = inside("audit", "--model", "reference:mlp(width=[24])", "--activations", "relu,tanh", "--defenses", "none",
+                  "--attacks", ", ".join(attacks), "--samples", 24, "--out", tmp_path / "run")  # fmt: skip
+    assert said.code == 0, said.err
+    relu, tanh = json.loads((tmp_path / "run" / "report.json").read_text())["result"]["variants"]
+    count, critical, none = relu["kills"]
+    assert (count["attack"], critical["attack"]) == attacks[:2]
+    assert count["noise_net"] == critical["noise_net"]
+    assert count["net"] > critical["net"]
+    assert critical["effect"]["critical_killed"] > critical["effect"]["noise_critical_killed"]
+    assert none["reason"] == "relu cannot be saturated"
+    assert [kill["applicable"] for kill in tanh["kills"]] == [False, False, True]
+    saturated = tanh["kills"][2]
+    assert saturated["net"] > max(saturated["noise_net"], saturated["pgd_net"])
+    assert saturated["effect"]["critical_killed"] is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Saturation forcing raises the saturated share of units" in page
+    assert "Every site under forcing" in page
