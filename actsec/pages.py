@@ -8,7 +8,7 @@ from typing import Any
 from actsec import registry
 from actsec.errors import unknown
 
-KINDS = ("attacks", "defenses", "activations", "diagnostics", "models", "data")
+KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "models", "data")
 
 
 def listing(kind: str) -> list[tuple[str, str]]:
@@ -35,7 +35,7 @@ def listing(kind: str) -> list[tuple[str, str]]:
 
 
 def explained(name: str) -> str:
-    """The page of an activation or plug-in, by its name or a diagnostic's id. Raises UnknownName."""
+    """The page of an activation or plug-in, by its name or a diagnostic's or lint's id. Raises UnknownName."""
     from actsec.activations import activation, names
 
     known: list[str] = list(names())
@@ -56,7 +56,7 @@ def explained(name: str) -> str:
             *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
         ]
         return "\n".join(lines)
-    for kind in ("attacks", "defenses", "diagnostics"):
+    for kind in ("attacks", "defenses", "diagnostics", "lints"):
         for plug_in in registry.names(kind):
             found = registry.find(kind, plug_in)
             known.append(plug_in)
