@@ -22,6 +22,7 @@ from actsec import pages
 from actsec import plan as plans
 from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
 from actsec.plan import Plan, Trial
+from actsec.study.commands import study
 
 _MANY = {"activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _AUDIT_ONLY: tuple[str, ...] = (
@@ -354,6 +355,9 @@ def explain(name: str) -> int:
     """Explain an attack, a defense, a diagnostic (by name or id such as ACT-M03) or an activation."""
     click.echo(pages.explained(name))
     return 0
+
+
+cli.add_command(study)
 
 
 def _plan(plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None) -> Plan:

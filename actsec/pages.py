@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from actsec import registry
@@ -47,15 +46,9 @@ def explained(name: str) -> str:
     if name.startswith(registry.ART):
         return page("attacks", name)
     if name in known:
-        entry = activation(name)
-        facts = dataclasses.asdict(entry.properties)
-        lines = [
-            f"{name}: {entry.formula}",
-            f"derivative: {entry.slope}",
-            "",
-            *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
-        ]
-        return "\n".join(lines)
+        from actsec.activations.cards import card
+
+        return "\n".join(card(activation(name)))
     for kind in ("attacks", "defenses", "diagnostics", "lints"):
         for plug_in in registry.names(kind):
             found = registry.find(kind, plug_in)
