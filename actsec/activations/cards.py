@@ -164,6 +164,8 @@ def _avoid(activation: Activation, known: Properties) -> Iterator[str]:
         yield "where gradients are to be believed: the function's own slope is 0 (ACT-L03)"
     if activation.learnable:
         yield "one parameter for several calls (ACT-L08), and weight decay on it"
+    if activation.pieces > 1:
+        yield f"where weights are dear: a layer needs {activation.pieces} times as many of them"
     if math.isinf(known.lipschitz) and not known.estimated_slope:
         yield "where neighbouring inputs must get neighbouring outputs: it jumps"
     if known.bounded:

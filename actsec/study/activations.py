@@ -168,11 +168,11 @@ def _attacked(target: Target, test: Dataset, attack: str, settings: Settings, se
     found = actsec.attack(target, x, y, attack, eps=eps, seed=seed, table=test.table)
     before = _logits(target, torch.from_numpy(x)).argmax(1).numpy() == y
     sure = calibration.confidence(_logits(target, torch.from_numpy(np.asarray(found.x, np.float32))).numpy())
-    confident = {f"confidence when fooled, {attack}": np.where(found.success, sure, np.nan)}
     if eps is None:
         # what was wrong before needs no change; what was not fooled needs more than was tried
         size = np.where(before, np.where(found.success, found.size, np.inf), 0.0)
-        return {f"median smallest change, {attack}": size, **confident}
+        return {f"median smallest change, {attack}": size}
+    confident = {f"confidence when fooled, {attack}": np.where(found.success, sure, np.nan)}
     return {f"robust accuracy, {attack}": (before & ~found.success).astype(np.float64), **confident}
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from actsec.activations import activation
@@ -123,7 +123,9 @@ def boundaries(networks: Sequence[Trained], splits: Splits) -> Figure:
         with torch.no_grad():
             shares = network.model.eval()(asked).softmax(1).numpy()
         decided = shares.argmax(1).reshape(120, 120)
-        ax.pcolormesh(grid[..., 0], grid[..., 1], decided, cmap=colormaps["Pastel1"], vmin=0, vmax=8)
+        ax.pcolormesh(
+            grid[..., 0], grid[..., 1], decided, cmap=ListedColormap(_COLOURS), vmin=-0.5, vmax=7.5, alpha=0.3
+        )
         sure = shares.max(1).reshape(120, 120)
         ax.contour(grid[..., 0], grid[..., 1], sure, levels=[0.9, 0.99], colors="#777777", linewidths=0.6)
         ax.scatter(x[:, 0], x[:, 1], c=[_COLOURS[int(label) % 8] for label in y], s=6)

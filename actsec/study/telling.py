@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actsec.activations import activation
 from actsec.study.activations import Settings, Trained, record
 from actsec.study.comparing import Estimate, Pair, Statistic, compare, estimate, verdict
 from actsec.verdict.calibration import ece
@@ -40,10 +41,7 @@ def statistic(name: str) -> Statistic:
 
 def metrics(networks: Sequence[Trained]) -> tuple[Metric, ...]:
     """Every metric of networks of one depth. Activations any of whose trainings broke are left out of them all."""
-    by: dict[str, list[Trained]] = {}
-    for network in networks:
-        by.setdefault(network.activation, []).append(network)
-    whole = {kind: group for kind, group in by.items() if not any(network.broke for network in group)}
+    whole = _unbroken(networks)
     if not whole:
         return ()
     names = list(next(iter(whole.values()))[0].rows)
@@ -56,11 +54,79 @@ def metrics(networks: Sequence[Trained]) -> tuple[Metric, ...]:
     return tuple(found)
 
 
+def _unbroken(networks: Sequence[Trained]) -> dict[str, list[Trained]]:
+    """Networks of one depth by activation, without those any of whose trainings broke."""
+    by: dict[str, list[Trained]] = {}
+    for network in networks:
+        by.setdefault(network.activation, []).append(network)
+    return {kind: group for kind, group in by.items() if not any(network.broke for network in group)}
+
+
+def _of_columns(number: Statistic) -> Statistic:
+    """The mean of a statistic over the columns of rows (n, k)."""
+    return lambda rows: float(np.mean([number(column) for column in rows.T]))
+
+
+def smooth_or_not(networks: Sequence[Trained]) -> tuple[str, ...]:
+    """Whether smooth activations are easier to attack than kinked ones, in a sentence for each attack's number.
+
+    Smooth is what has a bounded second derivative, computed. The smooth ones' mean is held against the kinked ones',
+    seed by seed and on the same rows. Nothing where there is only one sort.
+    """
+    sorts: dict[str, dict[str, list[Trained]]] = {"smooth": {}, "kinked": {}}
+    for kind, group in _unbroken(networks).items():
+        smooth = math.isfinite(activation(kind).properties.curvature)
+        sorts["smooth" if smooth else "kinked"][kind] = group
+    if not all(sorts.values()):
+        return ()
+    said, one = [], next(iter(sorts["smooth"].values()))[0]
+    for name in (name for name in one.rows if name.startswith(("robust", "median"))):
+        rows = {
+            sort: [np.stack([n.rows[name] for n in seeds], 1) for seeds in zip(*groups.values(), strict=False)]
+            for sort, groups in sorts.items()
+        }
+        pairs = compare(rows, _of_columns(statistic(name)))
+        names = ", ".join(sorts["smooth"])
+        said.append(verdict(pairs, f"{name}, smooth ({names}) against kinked", "between the two sorts"))
+    return tuple(said)
+
+
+def deep_or_shallow(networks: Sequence[Trained]) -> tuple[str, ...]:
+    """Whether deeper networks of the same activation do better or worse than the shallowest, a sentence a metric."""
+    depths = sorted({network.depth for network in networks})
+    by: dict[tuple[str, int], list[Trained]] = {}
+    for network in networks:
+        by.setdefault((network.activation, network.depth), []).append(network)
+    whole = {key: group for key, group in by.items() if not any(network.broke for network in group)}
+    kinds = [kind for kind, depth in whole if depth == depths[0]]
+    wanted = [((kind, deep), (kind, depths[0])) for kind in kinds for deep in depths[1:] if (kind, deep) in whole]
+    if not wanted:
+        return ()
+    said = []
+    for name in next(iter(whole.values()))[0].rows:
+        rows = {_deep(*key): [network.rows[name] for network in group] for key, group in whole.items()}
+        pairs = compare(rows, statistic(name), [(_deep(*one), _deep(*two)) for one, two in wanted])
+        said.append(verdict(pairs, name, "between deep and shallow of any activation"))
+    return tuple(said)
+
+
+def _deep(kind: str, depth: int) -> str:
+    return f"{kind} with {depth} hidden layers"
+
+
 def _metric(name: str, rows: Mapping[str, Sequence[Array]]) -> Metric:
-    estimates = {kind: estimate(each, statistic(name)) for kind, each in rows.items()}
+    most = math.inf if name.startswith(("loss", "median", "epoch")) else 1.0
+    estimates = {kind: _within(estimate(each, statistic(name)), most) for kind, each in rows.items()}
     pairs = compare(rows, statistic(name))
     said = verdict(pairs, name) if pairs else f"{name}: one activation alone, nothing to compare."
     return Metric(name, estimates, pairs, said)
+
+
+def _within(found: Estimate, most: float) -> Estimate:
+    """No metric is negative, and shares are at most 1: an interval that ends beyond ends there."""
+    if not math.isfinite(found.low):
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, most))
 
 
 def lines(data: str, rows: tuple[int, int, int], networks: Sequence[Trained], settings: Settings) -> Iterator[str]:
@@ -83,8 +149,14 @@ def lines(data: str, rows: tuple[int, int, int], networks: Sequence[Trained], se
             yield f"| {kind} | " + " | ".join(_cell(metric.estimates.get(kind)) for metric in found) + " |"
         yield ""
         yield from (f"- {metric.said}" for metric in found)
+        yield from (f"- {said}" for said in smooth_or_not(group))
         for network in (network for network in group if network.broke):
             yield f"- {network.activation}, seed {network.seed}: not measured, {network.broke}."
+        yield ""
+    if said := deep_or_shallow(networks):
+        yield "### Deep against shallow"
+        yield ""
+        yield from (f"- {each}" for each in said)
         yield ""
 
 
