@@ -131,47 +131,58 @@ def _use(activation: Activation, known: Properties) -> Iterator[str]:
     if activation.name == "identity":
         yield "as the output of a regression, and to measure what a network without activations can do"
         return
-    if activation.name == "sigmoid":
-        yield "at the output for labels that can hold together, inside the loss rather than the model; as a gate"
-    if not known.bounded and known.max_slope >= 1 and not known.estimated_slope:
-        yield f"in hidden layers: its largest slope is {known.max_slope:.3g}, so depth alone does not shrink gradients"
-    if known.bounded and known.zero_centred and known.max_slope >= 1:
-        yield "in hidden layers with Glorot's initialisation, where its slope near 0 keeps gradients; in recurrent ones"
-    if math.isfinite(known.curvature) and not known.bounded:
-        yield "where the loss should be smooth: its curvature is bounded by " + f"{known.curvature:.3g}"
-    if activation.learnable:
-        yield "where data is plenty: it learns a parameter a call"
-    if known.estimated_slope:
-        yield "where binary activations are wanted: it trains by a straight-through estimate"
-    if not activation.elementwise:
-        yield "in experiments: units of a call compete"
-    if activation.name in ("hardsigmoid", "relu6", "hardtanh"):
-        yield "in low-precision networks: it is piecewise linear and bounded"
+    steep, smooth = known.max_slope >= 1 and not known.estimated_slope, math.isfinite(known.curvature)
+    told = (
+        (activation.name == "sigmoid", "at the output for labels that can hold together, inside the loss; as a gate"),
+        (
+            steep and not known.bounded,
+            f"in hidden layers: its largest slope is {known.max_slope:.3g}, so depth alone does not shrink gradients",
+        ),
+        (
+            steep and known.bounded and known.zero_centred,
+            "in hidden layers with Glorot's initialisation, where its slope near 0 keeps gradients; in recurrent ones",
+        ),
+        (
+            smooth and not known.bounded,
+            f"where the loss should be smooth: its curvature is at most {known.curvature:.3g}",
+        ),
+        (activation.learnable, "where data is plenty: it learns a parameter a call"),
+        (known.estimated_slope, "where binary activations are wanted: it trains by a straight-through estimate"),
+        (not activation.elementwise, "in experiments: units of a call compete"),
+        (
+            known.bounded and activation.elementwise and not smooth and not known.estimated_slope,
+            "in low-precision networks: it is piecewise linear and bounded",
+        ),
+    )
+    yield from (text for holds, text in told if holds)
 
 
 def _avoid(activation: Activation, known: Properties) -> Iterator[str]:
     if activation.name == "identity":
         yield "in hidden layers: layers with nothing between them collapse to one (ACT-L06)"
         return
-    if known.max_slope < 1:
-        passed = known.max_slope**LAYERS
-        yield f"in all of many hidden layers: {LAYERS} in a row have slopes of at most {passed:.2g} together (ACT-L01)"
-    if known.can_die:
-        yield "at the output (ACT-L02), and with high learning rates or large negative biases: units can die for good"
-    if known.saturates:
-        yield "with inputs or weights of large scale: both tails are flat"
-    if known.estimated_slope:
-        yield "where gradients are to be believed: the function's own slope is 0 (ACT-L03)"
-    if activation.learnable:
-        yield "one parameter for several calls (ACT-L08), and weight decay on it"
-    if activation.pieces > 1:
-        yield f"where weights are dear: a layer needs {activation.pieces} times as many of them"
-    if math.isinf(known.lipschitz) and not known.estimated_slope:
-        yield "where neighbouring inputs must get neighbouring outputs: it jumps"
-    if known.bounded:
-        yield "at the output of a classifier: a bounded score caps the confidence (ACT-L04)"
-    elif not known.can_die and known.max_slope >= 1 and activation.elementwise:
-        yield "at the output of a classifier, like every activation: a softmax takes raw scores"
+    passed, open_ended = known.max_slope**LAYERS, not known.bounded and not known.can_die and activation.elementwise
+    told = (
+        (
+            known.max_slope < 1,
+            f"in all of many hidden layers: {LAYERS} in a row have slopes of at most {passed:.2g} together (ACT-L01)",
+        ),
+        (
+            known.can_die,
+            "at the output (ACT-L02), and with high learning rates or large negative biases: units can die for good",
+        ),
+        (known.saturates, "with inputs or weights of large scale: both tails are flat"),
+        (known.estimated_slope, "where gradients are to be believed: the function's own slope is 0 (ACT-L03)"),
+        (activation.learnable, "one parameter for several calls (ACT-L08), and weight decay on it"),
+        (activation.pieces > 1, f"where weights are dear: a layer needs {activation.pieces} times as many of them"),
+        (
+            math.isinf(known.lipschitz) and not known.estimated_slope,
+            "where neighbouring inputs must get neighbouring outputs: it jumps",
+        ),
+        (known.bounded, "at the output of a classifier: a bounded score caps the confidence (ACT-L04)"),
+        (open_ended, "at the output of a classifier, like every activation: a softmax takes raw scores"),
+    )
+    yield from (text for holds, text in told if holds)
 
 
 def _security(activation: Activation, known: Properties) -> Iterator[str]:

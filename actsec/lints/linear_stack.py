@@ -46,4 +46,4 @@ def saves(first: Weights, second: Weights) -> bool:
         return True
     both = first.inputs * first.outputs * first.window + second.inputs * second.outputs * second.window
     side = first.window**0.5 + second.window**0.5 - 1
-    return both < first.inputs * second.outputs * side**2
+    return bool(both < first.inputs * second.outputs * side**2)

@@ -69,8 +69,8 @@ def depth(networks: Sequence[Norms]) -> Figure:
     found = cells(networks)
     inits = list(dict.fromkeys(cell.init for cell in found))
     kinds = list(dict.fromkeys(cell.activation for cell in found))
-    panels = (("mean", "mean norm"), ("std", "standard deviation"), ("least", "smallest"), ("most", "largest"))
-    panels = (*panels, ("ratio", "G, first over last layer"))
+    panels = [("mean", "mean norm"), ("std", "standard deviation"), ("least", "smallest"), ("most", "largest")]
+    panels.append(("ratio", "G, first over last layer"))
     figure, axes = sheet(len(inits), len(panels), 3.8, 3.2)
     for row, init in enumerate(inits):
         for column, (field, title) in enumerate(panels):
