@@ -223,3 +223,15 @@ def test_diagnose_lints_the_trained_model_too():
     spec = "reference:mlp(activation=identity, width=[16, 16])"
     said = inside("diagnose", "--model", spec, "--samples", 50, "--quiet")
     assert "ACT-L06 medium: 1 and 3 collapse to one linear layer" in said.out
+
+
+def test_the_gates_of_an_lstm_are_told():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.last = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 10)
+
+        def forward(self, x):
+            return self.last(self.lstm(x.squeeze(1))[0][:, -1])
+
+    assert "LSTM" in rules(Recurrent())["ACT-L09"].claim
