@@ -1,4 +1,4 @@
-"""docs/coverage.md keeps its word: every command is one that exists with these options, every test is one that exists."""
+"""docs/coverage.md keeps its word: every command exists with these options, and so does every test."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def unknown_command(words):
 
 
 @cache
-def tests_of(file):
+def names_in(file):
     tree = ast.parse((ROOT / file).read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
@@ -73,7 +73,7 @@ def unknown_test(cell):
         return "no test"
     if not (ROOT / given[1]).is_file():
         return f"no file {given[1]}"
-    return None if given[2] in tests_of(given[1]) else f"no test {given[2]}"
+    return None if given[2] in names_in(given[1]) else f"no test {given[2]}"
 
 
 def test_every_row_holds():
@@ -110,5 +110,6 @@ def test_a_row_that_does_not_hold_is_found(row):
 
 
 def test_every_activation_of_the_notes_is_in_the_catalogue():
-    listed = ["step", "sigmoid", "tanh", "relu", "leaky_relu", "prelu", "elu", "silu", "swish", "pswish", "gelu", "softplus", "identity", "maxout"]
-    assert set(listed) <= set(names())
+    listed = {"step", "sigmoid", "tanh", "relu", "leaky_relu", "prelu", "elu", "silu", "swish", "pswish", "gelu"}
+    listed |= {"softplus", "identity", "maxout"}
+    assert listed <= set(names())

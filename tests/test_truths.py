@@ -94,7 +94,8 @@ def test_no_step_unit_does_xor():
         sign = torch.where(truth == 1, -1.0, 1.0)[:, None]
         rows = sign * torch.cat([CORNERS, torch.ones(4, 1)], 1)
         limits = torch.where(truth == 1, 0.0, -1.0)  # any margin can be scaled to 1
-        return linprog([0, 0, 0], A_ub=rows.numpy(), b_ub=limits.numpy(), bounds=[(None, None)] * 3, method="highs").status
+        free = [(None, None)] * 3
+        return linprog([0, 0, 0], A_ub=rows.numpy(), b_ub=limits.numpy(), bounds=free, method="highs").status
 
     assert feasible(AND) == feasible(OR) == 0
     assert feasible(XOR) == 2
