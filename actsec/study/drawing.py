@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from actsec.activations import activation
+from actsec.activations.properties import curve
 from actsec.data import Splits
 from actsec.study.activations import Trained
 from actsec.study.depth import Norms, cells
@@ -37,12 +38,12 @@ def sheet(rows: int, columns: int, width: float = 5.0, height: float = 3.6) -> t
 
 
 def curves(names: Sequence[str], reach: float = 5.0) -> Figure:
-    """f and f' of every activation over [-reach, reach], 1000 points, computed in float64."""
+    """f and f' of every activation over [-reach, reach], 1000 points; see ``Properties`` where units compete."""
     columns = min(4, len(names))
     figure, axes = sheet(math.ceil(len(names) / columns), columns, 3.6, 2.8)
     z = torch.linspace(-reach, reach, POINTS, dtype=torch.float64)
     for ax, name in zip(axes, names, strict=False):
-        f, slope = traced(name, z)
+        f, slope = curve(activation(name), z)
         ax.plot(z, f, color=_COLOURS[0], label="f")
         ax.plot(z, slope, color=_COLOURS[1], linestyle="--", label="f'")
         ax.set_title(name)
@@ -52,16 +53,6 @@ def curves(names: Sequence[str], reach: float = 5.0) -> Figure:
     for ax in axes[len(names) :]:
         ax.set_axis_off()
     return figure
-
-
-def traced(name: str, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """f and f' of one unit at z (n,); of a unit among others that stand at 0 where units compete."""
-    made = activation(name)
-    if made.elementwise:
-        return made(z), made.derivative(z)
-    others = max(made.pieces - 1, 1)
-    rows = torch.nn.functional.pad(z[:, None], (0, others))
-    return made(rows)[:, 0], made.derivative(rows)[:, 0]
 
 
 def depth(networks: Sequence[Norms]) -> Figure:
