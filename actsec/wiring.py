@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -40,17 +41,17 @@ def wiring(target: Target, x: Tensor, *, fresh: bool, classes: int | None = None
     """
     some = x[:ROWS]
     asked = some if target.normalization is None else target.normalization(some)
+    devices = [some.device] if some.device.type == "cuda" else []
     with frozen(target.model):
         found = find(target.model, asked)
         seen = _Wiring(target.model)
-        with following(seen), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with following(seen), torch.no_grad(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
-            # a tuple or dict that the model returns names its logits as the target reads them
             answer = read_head(target.model(asked), target.output)
     end = seen.origin(answer)
     known = {site.name: site for site in found}
     active = {site.name for site in found.active}
-    # Without the module hooks' view of both passes a call may differ: only what both saw is placed.
+    # A model may call differently from pass to pass: only what both saw is placed.
     sites = tuple(
         Placed(name, known[name].activation, name in active and not _is(end, at), slope, learned, origin)
         for at, (name, slope, learned, origin) in enumerate(seen.sites)
@@ -91,8 +92,8 @@ class _Wiring(Follower):
         self.flats: list[str] = []
         self.parameters = {id(p): name for name, p in root.named_parameters()}
         self.asked: tuple[Any, ...] = ()
-        # the tensors are held, or another could take a freed one's id
-        self.marks: dict[int, tuple[Tensor, Origin]] = {}
+        # not held: a pass would keep every tensor; a freed one's id is told from its successor's by the reference
+        self.marks: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,14 +103,14 @@ class _Wiring(Follower):
 
     def origin(self, tensor: Tensor) -> Origin | None:
         """Where a tensor comes from; None when that is not known."""
-        held = self.marks.get(id(tensor))
-        return None if held is None else held[1]
+        known = self.marks.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else None
 
     def mark(self, tensor: Any, origin: Origin | None) -> None:
         if isinstance(tensor, Tensor):
             self.marks.pop(id(tensor), None)
             if origin is not None:
-                self.marks[id(tensor)] = (tensor, origin)
+                self.marks[id(tensor)] = (weakref.ref(tensor), origin)
 
     def on_site(self, name: str, call: Activating) -> Tensor:
         before, weight = self.origin(call.z), self.asked[1] if len(self.asked) > 1 else None
@@ -143,7 +144,7 @@ class _Wiring(Follower):
         at = -1 if kind == "linear" else 1
         inputs, outputs = x.shape[at], result.shape[at]
         window = math.prod(weight.shape[2:])
-        groups = 1 if kind == "linear" or "transpose" in kind else inputs // weight.shape[1]
+        groups = 1 if kind == "linear" or "transpose" in kind else max(inputs // weight.shape[1], 1)
         fan_in = inputs // groups * window
         gain = math.sqrt(fan_in * float(weight.detach().double().square().mean()))
         return Weights(self.path or kind, inputs, outputs, window, groups, gain, before)
@@ -166,7 +167,7 @@ def _through(name: str, before: Origin | None, tensors: int) -> Origin | None:
 
 def _slope(name: str, call: Activating) -> float | None:
     """The root mean square of f' on the pre-activations of a call."""
-    z = call.z.detach().double()
+    z = call.z.detach().cpu().double()
     if not z.numel() or call.kind in ("prelu", "pswish", "maxout"):
         return None
     made = Site(name, 0, call.kind, call.options, functional=False, shape=(), constant=False, role="activation")
