@@ -51,17 +51,19 @@ def wiring(target: Target, x: Tensor, *, fresh: bool, classes: int | None = None
     end = seen.origin(answer)
     known = {site.name: site for site in found}
     active = {site.name for site in found.active}
-    # A model may call differently from pass to pass: only what both saw is placed.
+    if [name for name, *_ in seen.sites] != [site.name for site in found]:
+        # it calls differently from pass to pass: nothing is said of what reads what
+        seen.sites, end = [], None
+        seen.layers = [dataclasses.replace(layer, origin=None) for layer in seen.layers]
     sites = tuple(
         Placed(name, known[name].activation, name in active and not _is(end, at), slope, learned, origin)
         for at, (name, slope, learned, origin) in enumerate(seen.sites)
-        if name in known
     )
     return Architecture(
         layers=tuple(seen.layers),
         sites=sites,
         flats=tuple(seen.flats),
-        output=end if len(sites) == len(seen.sites) else None,
+        output=end,
         output_name=_last(end, seen),
         outputs=answer.shape[1] if answer.dim() > 1 else 1,
         classes=len(target.classes) if classes is None else classes,

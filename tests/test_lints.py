@@ -235,3 +235,21 @@ def test_the_gates_of_an_lstm_are_told():
             return self.last(self.lstm(x.squeeze(1))[0][:, -1])
 
     assert "LSTM" in rules(Recurrent())["ACT-L09"].claim
+
+
+def test_a_model_that_changes_its_calls_is_not_judged():
+    class Fickle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.turn = nn.Linear(64, 16), nn.Linear(16, 10), 0
+
+        def forward(self, x):
+            self.turn += 1
+            z = self.first(x.flatten(1))
+            return self.last(torch.sigmoid(z) if self.turn % 2 else torch.relu(torch.relu(z)))
+
+    found = looked(Fickle())
+    assert found.sites == ()
+    assert found.output is None
+    assert [layer.origin for layer in found.layers] == [None, None]
+    assert lint(found) == ()
