@@ -16,7 +16,7 @@ from functools import cache
 
 from actsec.activations.calls import Options
 from actsec.activations.catalogue import activation
-from actsec.activations.properties import _curve, _grid, _leading
+from actsec.activations.properties import _grid, _leading, curve
 from actsec.spec import Spec
 from actsec.types import Ends
 
@@ -39,6 +39,6 @@ def regions(kind: str, options: Options) -> tuple[Ends, ...]:
     if alike.saturates and alike.bounded:
         return (("saturated", alike.saturated_below, alike.saturated_above),)
     z = _grid()
-    f, slope = _curve(known, z)
+    f, slope = curve(known, z)
     edge = _leading(z, (f.abs() <= NEGLIGIBLE) & (slope.abs() <= NEGLIGIBLE))
     return () if edge is None else (("zero_tail", edge, None),)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actsec.errors import PlanError, unknown
 from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
+
+if TYPE_CHECKING:
+    from actsec.architecture import Architecture
 
 VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5
@@ -77,6 +80,11 @@ def findings(
     if unresolved:
         claim = f"{len(unresolved)} calls look like activations in disguise: {unresolved[0]}"
         found.append(_problem("ACT-A02", "low", claim, "They are neither watched nor swapped."))
+    return worst_first(found)
+
+
+def worst_first(found: Sequence[Problem]) -> tuple[Problem, ...]:
+    """By severity, then by rule."""
     order = ("high", "medium", "low")
     return tuple(sorted(found, key=lambda problem: (order.index(problem.severity), problem.rule)))
 
@@ -196,6 +204,19 @@ def lines(found: Checkup) -> Iterator[str]:
     if not found.findings:
         yield "nothing stands out"
     yield from (f"gate {gate.gate}: {gate.outcome} ({gate.why})" for gate in found.gates)
+
+
+def linted(network: Architecture, found: Sequence[Problem]) -> Iterator[str]:
+    """What the lints say of an architecture, for a terminal."""
+    kinds = [site.activation.name for site in network.hidden]
+    told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
+    yield f"{len(network.layers)} layers, hidden activations: {told}"
+    yield f"{network.outputs} outputs, {network.classes} labels"
+    if not network.fresh:
+        yield "the weights are given: nothing is said of the initialisation (ACT-L07)"
+    yield from (f"{each.rule} {each.severity}: {each.claim}. {each.advice}" for each in found)
+    if not found:
+        yield "nothing stands out"
 
 
 def _share(value: float | None, width: int) -> str:
