@@ -3,7 +3,7 @@
 Importing this package imports no torch: what needs it is loaded when first asked for.
 
     names, activation, make        the catalogue (formula, options, computed properties)
-    find, watch, replace           the activation calls of a model
+    sites, find, watch, replace    the activation calls of a target or a model
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from actsec.activations.finding import Unresolved
     from actsec.activations.properties import Properties
     from actsec.activations.replacing import Swapped, replace
-    from actsec.activations.sites import Site, Sites, find
+    from actsec.activations.listing import Site, Sites, find, sites
     from actsec.activations.watching import Call, Recorder, watch
 
 _LAZY = {
     "Properties": "properties",
     "Swapped": "replacing",
     "replace": "replacing",
-    "Site": "sites",
+    "Site": "listing",
     "Sites": "sites",
     "Unresolved": "finding",
-    "find": "sites",
+    "find": "listing",
+    "sites": "listing",
     "Call": "watching",
     "Recorder": "watching",
     "watch": "watching",
@@ -48,6 +49,7 @@ __all__ = [
     "make",
     "names",
     "replace",
+    "sites",
     "watch",
 ]
 

@@ -18,6 +18,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from actsec.activations import calls
+from actsec.activations.byhand import Forms, Step, read
+from actsec.activations.calls import Activating, Entry
 from actsec.activations.functions import OWN
 from actsec.errors import ModelError
 
@@ -30,6 +32,10 @@ class Stands(nn.Module):
 
     model: nn.Module
     stands: nn.ModuleDict
+
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Modules that hold the model as ``module``: the names are the model's own."""
 
 
 def key_of(site: str) -> str:
@@ -47,17 +53,20 @@ class Follower(TorchFunctionMode):
         self.names: dict[nn.Module, str] = {}
         self.fixed: set[nn.Module] = set()
         self.used: set[str] = set()
+        self.forms = Forms()
+        self.step: Step | None = None  # what the running call adds to an expression written by hand
 
     def begin(self) -> None:
         """A forward pass of the root begins."""
         self.names, self.fixed, self.used = {}, set(), set()
+        self.forms.clear()
         self._read(self.root, "")
 
-    def on_site(self, name: str, call: calls.Activating) -> Tensor:
+    def on_site(self, name: str, call: Activating) -> Tensor:
         """Compute one activation call; ``name`` is unique within the pass."""
         return call.as_asked()
 
-    def on_other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_other(self, entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute one call that is no activation."""
         return func(*args, **kwargs)
 
@@ -67,10 +76,41 @@ class Follower(TorchFunctionMode):
         named = kwargs or {}
         if not self.stack:
             return func(*args, **named)
-        call = calls.recognise(func, args, named)
+        entry = calls.look(func)
+        call = calls.recognise(entry, func, args, named)
         if call is None:
-            return self.on_other(func, args, named)
-        return self.on_site(self.name(call.kind), call)
+            return self._arithmetic(entry, func, args, named) if entry.arithmetic else self.on_other(entry, func, args, named)
+        if call.kind == "relu" and call.target is None:  # nothing is written by hand with it: spare the time
+            return self.on_site(self.name("relu"), call)
+        step = self.forms.step(entry, func, args, named)
+        return self._site(step, call)
+
+    def _site(self, step: Step | None, call: Activating) -> Tensor:
+        name = self.name(call.kind)
+        if call.target is not None:
+            self.forms.lose(call.target)
+        result = self.on_site(name, call)
+        if step is not None:
+            step.site, step.does = name, (call.kind, call.options)
+            self.forms.keep(result, step)
+        return result
+
+    def _arithmetic(
+        self, entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
+        step = self.forms.step(entry, func, args, named)
+        if step is not None and calls.disguised(entry, args, named) is None:
+            call = read(step, entry, func, args, named)
+            if call is not None:
+                return self._site(step, call)
+        target = calls.overwritten(entry, args, named)
+        if target is not None:
+            self.forms.lose(target)
+        self.step = step
+        result = self.on_other(entry, func, args, named)
+        if step is not None:
+            self.forms.keep(result, step)
+        return result
 
     @property
     def path(self) -> str:
@@ -115,6 +155,9 @@ class Follower(TorchFunctionMode):
         if module in self.names:
             return
         self.names[module] = path
+        if isinstance(module, WRAPPERS):
+            self._read(module.module, path)
+            return
         if isinstance(module, Stands):
             self._read(module.model, path)
             for key, stand in module.stands.items():
@@ -151,13 +194,33 @@ def following(follower: Follower) -> Iterator[None]:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Raise ModelError for a model whose calls run outside Python."""
+    """Raise ModelError for a model whose calls run outside Python or in other threads."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"the activations of a model compiled by torch.jit ({type(model).__name__}) cannot be seen",
+            "Give the model as it was before torch.jit. Attacks by gradient or by queries, calibration and robust "
+            "accuracy work on it as it is; activation health, killing units and swaps need the Python code.",
+        )
     for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule) or type(module).__name__ == "OptimizedModule":
+        if type(module).__name__ == "OptimizedModule":
             raise ModelError(
-                f"the activations of a compiled module ({type(module).__name__}) cannot be seen",
-                "Give the model as it was before torch.compile or torch.jit.",
+                "the activations of a compiled model (OptimizedModule) cannot be seen",
+                "Give the model as it was before torch.compile: it is kept as model._orig_mod.",
             )
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            raise ModelError(
+                f"the activations of a model spread over {len(module.device_ids)} devices run in other threads",
+                "Give the model inside: model.module.",
+            )
+
+
+def scripted(model: nn.Module) -> dict[str, nn.Module]:
+    """The outermost scripted children of a model by name: torch runs them outside Python, so no call in them is seen."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and not any(name.startswith(f"{above}.") for above in found):
+            found[name] = module
+    return found
 
 
 def is_activation(module: nn.Module) -> bool:

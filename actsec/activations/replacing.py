@@ -16,7 +16,7 @@ from actsec.activations.calls import Activating
 from actsec.activations.catalogue import Activation, activation
 from actsec.activations.finding import tensors
 from actsec.activations.following import Follower, Stands, following, is_activation, key_of
-from actsec.activations.sites import Site, find, find_in_training, resting
+from actsec.activations.listing import Site, find, find_in_training, resting, seeded
 from actsec.errors import BadOption, ModelError, unknown
 from actsec.spec import Spec
 
@@ -29,21 +29,32 @@ class Swapped(Stands):
     module does. ``seen`` holds every site that was found, so that a call nobody looked at is an error, not a guess.
     """
 
-    def __init__(self, model: nn.Module, stands: dict[str, nn.Module], seen: frozenset[str]) -> None:
+    def __init__(
+        self, model: nn.Module, stands: dict[str, nn.Module], seen: frozenset[str], parts: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__()
         self.model = model
+        self.parts = parts  # calls that make up a replaced activation written by hand: nobody computes them
         self.stands = nn.ModuleDict({key_of(name): stand for name, stand in stands.items()})
         self.seen = seen
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with following(_Replacer(self)):
-            return self.model(*args, **kwargs)
+        replacer = _Replacer(self)
+        with following(replacer):
+            result = self.model(*args, **kwargs)
+        if replacer.skipped:
+            raise ModelError(
+                f"{sorted(replacer.skipped)[0]!r} was part of an activation written by hand, and is so no more",
+                "Replace the activations with an example that takes the same way through the model.",
+            )
+        return result
 
 
 class _Replacer(Follower):
     def __init__(self, swapped: Swapped) -> None:
         super().__init__(swapped.model)
         self.swapped = swapped
+        self.skipped: set[str] = set()
 
     def on_site(self, name: str, call: Activating) -> Tensor:
         if _recomputed():
@@ -51,6 +62,11 @@ class _Replacer(Follower):
                 f"the activation {name!r} runs inside torch.utils.checkpoint, which runs it once more during backward",
                 "Switch checkpointing off (memory_efficient=False in torchvision's densenet).",
             )
+        self.skipped.difference_update(call.parts)
+        if name in self.swapped.parts:
+            self.skipped.add(name)
+            given = next(tensor for tensor in (*call.reads, call.z) if tensor.shape == call.z.shape)
+            return given.view_as(given) if call.target is None else call.target
         key = key_of(name)
         if key in self.swapped.stands:
             result: Tensor = self.swapped.stands[key](call.source())
@@ -102,7 +118,8 @@ def replace(
     stands = {site.name: wanted.module().to(device=like.device, dtype=like.dtype) for site in chosen}
     for stand in stands.values():
         stand.train(model.training)
-    swapped = Swapped(clone, stands, frozenset(known | {site.name for site in later}))
+    parts = frozenset(part for site in chosen for part in site.parts)
+    swapped = Swapped(clone, stands, found.seen | training.seen, parts)
     swapped.training = swapped.stands.training = model.training
     return swapped
 
@@ -146,7 +163,5 @@ def _compute_out_of_place(model: nn.Module, example: Tensor) -> None:
 
 
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    devices = [example.device] if example.device.type == "cuda" else []
-    with resting(model), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with resting(model), seeded(example.device):
         return list(tensors(model(example)))

@@ -14,7 +14,7 @@ from torch.utils import checkpoint
 
 from actsec.activations.calls import Activating
 from actsec.activations.following import Follower, Stands, following, key_of
-from actsec.activations.sites import find, find_in_training
+from actsec.activations.listing import find, find_in_training
 from actsec.errors import ModelError, unknown
 
 TINY = 1e-12
@@ -78,7 +78,7 @@ def jittered(model: nn.Module, example: Tensor, sites: str | Sequence[str], alph
             raise unknown("activation site", glob, active)
     picked = [name for name in active if any(fnmatchcase(name, glob) for glob in globs)]
     noises = {name: Jitter(alpha, learned=learned).to(example.device) for name in picked}
-    made = Jittered(copy.deepcopy(model), noises, frozenset(known | {site.name for site in later}))
+    made = Jittered(copy.deepcopy(model), noises, found.seen | training.seen)
     for module in (made, made.stands, *noises.values()):
         module.training = model.training
     return made
