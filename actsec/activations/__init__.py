@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from actsec.activations.properties import Properties
     from actsec.activations.replacing import Swapped, replace
     from actsec.activations.listing import Site, Sites, find, sites
-    from actsec.activations.watching import Call, Recorder, watch
+    from actsec.activations.watching import Call, Recorder, dead_counts, watch
 
 _LAZY = {
     "Properties": "properties",
@@ -31,6 +31,7 @@ _LAZY = {
     "sites": "listing",
     "Call": "watching",
     "Recorder": "watching",
+    "dead_counts": "watching",
     "watch": "watching",
 }
 
@@ -44,6 +45,7 @@ __all__ = [
     "Swapped",
     "Unresolved",
     "activation",
+    "dead_counts",
     "find",
     "formula",
     "make",

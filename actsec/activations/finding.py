@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from actsec.activations import calls
 from actsec.activations.calls import Activating, Entry, Options
-from actsec.activations.following import Follower, scripted
+from actsec.activations.following import Follower
 
 # calls that read a tensor's form only, so that their result does not depend on its values
 _FORM = {"size", "dim", "numel", "stride", "__len__", "is_floating_point", "zeros_like", "ones_like", "full_like"}
@@ -116,7 +116,8 @@ class Finder(Follower):
         )
         for part in self.found if call.parts else ():
             part.absorbed = part.absorbed or part.name in call.parts
-        self.unresolved = [item for item in self.unresolved if not any(item is note for note in call.notes)]
+        if call.notes:
+            self.unresolved = [item for item in self.unresolved if not any(item is note for note in call.notes)]
         self.found.append(found)
         result = super().on_site(name, call)
         if depends:
@@ -163,7 +164,7 @@ class Finder(Follower):
             if origin is not None:
                 origin.found.returned = True
         self._judge_parts()
-        for name, module in scripted(self.root).items():
+        for name, module in self.scripted.items():
             self.unresolved.append(Unresolved(name, f"a scripted module ({type(module).__name__}): not watchable"))
 
     @property
@@ -232,15 +233,10 @@ _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device
 def among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors that a call is given: ``tensors`` without its generators, for every torch call comes here."""
     found: list[Tensor] = []
-    for value in args:
+    for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
             found.append(value)
-        elif type(value) not in _PLAIN:
-            found.extend(tensors(value))
-    for value in kwargs.values():
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif type(value) not in _PLAIN:
+        elif type(value) not in _PLAIN and not (type(value) is tuple and value and type(value[0]) is int):
             found.extend(tensors(value))
     return found
 

@@ -52,14 +52,19 @@ class Follower(TorchFunctionMode):
         self.stack: list[tuple[str, nn.Module]] = []
         self.names: dict[nn.Module, str] = {}
         self.fixed: set[nn.Module] = set()
+        self.scripted: dict[str, nn.Module] = {}
         self.used: set[str] = set()
         self.forms = Forms()
         self.step: Step | None = None  # what the running call adds to an expression written by hand
 
     def begin(self) -> None:
         """A forward pass of the root begins."""
-        self.names, self.fixed, self.used = {}, set(), set()
+        self.used = set()
         self.forms.clear()
+
+    def survey(self) -> None:
+        """Read the root's modules: their names, and whether torch runs them where no call of theirs is seen."""
+        self.names, self.fixed, self.scripted = {}, set(), {}
         self._read(self.root, "")
 
     def on_site(self, name: str, call: Activating) -> Tensor:
@@ -80,8 +85,8 @@ class Follower(TorchFunctionMode):
         call = calls.recognise(entry, func, args, named)
         if call is None:
             return self._arithmetic(entry, func, args, named) if entry.arithmetic else self.on_other(entry, func, args, named)
-        if call.kind == "relu" and call.target is None:  # nothing is written by hand with it: spare the time
-            return self.on_site(self.name("relu"), call)
+        if call.kind == "relu":  # nothing is written by hand with it: spare the time
+            return self._site(None, call)
         step = self.forms.step(entry, func, args, named)
         return self._site(step, call)
 
@@ -143,7 +148,10 @@ class Follower(TorchFunctionMode):
                 return
             self.begin()
         path = self.names.get(module)
-        self.stack.append((self.path if path is None and self.stack else path or "", module))
+        if path is None:  # put into the model since, or no part of it: then it goes by its caller's name
+            self.survey()
+            path = self.names.setdefault(module, self.path if self.stack else "")
+        self.stack.append((path, module))
 
     def leave(self, module: nn.Module) -> None:
         """A module's forward ends, well or badly."""
@@ -155,6 +163,10 @@ class Follower(TorchFunctionMode):
         if module in self.names:
             return
         self.names[module] = path
+        if isinstance(module, torch.jit.ScriptModule):
+            self.scripted[path] = module
+            return
+        refuse_unseen(module)
         if isinstance(module, WRAPPERS):
             self._read(module.module, path)
             return
@@ -164,8 +176,9 @@ class Follower(TorchFunctionMode):
                 self.names[stand] = _join(path, key.replace("/", "."))
                 self.fixed.add(stand)
             return
-        for name, child in module.named_children():
-            self._read(child, _join(path, name))
+        for name, child in module._modules.items():  # named_children, at half its time
+            if child is not None:
+                self._read(child, _join(path, name))
 
 
 @contextmanager
@@ -181,7 +194,8 @@ def following(follower: Follower) -> Iterator[None]:
         if threading.get_ident() == thread and follower.stack:
             follower.leave(module)
 
-    refuse_compiled(follower.root)
+    refuse_scripted(follower.root)
+    follower.survey()
     entering = register_module_forward_pre_hook(enter)
     leaving = register_module_forward_hook(leave, always_call=True)
     try:
@@ -193,34 +207,28 @@ def following(follower: Follower) -> Iterator[None]:
         follower.stack.clear()
 
 
-def refuse_compiled(model: nn.Module) -> None:
-    """Raise ModelError for a model whose calls run outside Python or in other threads."""
+def refuse_scripted(model: nn.Module) -> None:
+    """Raise ModelError for a model that torch.jit runs: scripted children are named, but here nothing can be seen."""
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             f"the activations of a model compiled by torch.jit ({type(model).__name__}) cannot be seen",
             "Give the model as it was before torch.jit. Attacks by gradient or by queries, calibration and robust "
             "accuracy work on it as it is; activation health, killing units and swaps need the Python code.",
         )
-    for module in model.modules():
-        if type(module).__name__ == "OptimizedModule":
-            raise ModelError(
-                "the activations of a compiled model (OptimizedModule) cannot be seen",
-                "Give the model as it was before torch.compile: it is kept as model._orig_mod.",
-            )
-        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
-            raise ModelError(
-                f"the activations of a model spread over {len(module.device_ids)} devices run in other threads",
-                "Give the model inside: model.module.",
-            )
 
 
-def scripted(model: nn.Module) -> dict[str, nn.Module]:
-    """The outermost scripted children of a model by name: torch runs them outside Python, so no call in them is seen."""
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) and not any(name.startswith(f"{above}.") for above in found):
-            found[name] = module
-    return found
+def refuse_unseen(module: nn.Module) -> None:
+    """Raise ModelError for a module whose calls run outside Python or in other threads."""
+    if type(module).__name__ == "OptimizedModule":
+        raise ModelError(
+            "the activations of a compiled model (OptimizedModule) cannot be seen",
+            "Give the model as it was before torch.compile: it is kept as model._orig_mod.",
+        )
+    if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+        raise ModelError(
+            f"the activations of a model spread over {len(module.device_ids)} devices run in other threads",
+            "Give the model inside: model.module.",
+        )
 
 
 def is_activation(module: nn.Module) -> bool:
