@@ -35,6 +35,7 @@ _QUOTIENT = {"div", "true_divide", "__truediv__", "div_", "__itruediv__"}
 _GATES = {"sigmoid", "hardsigmoid"}
 _BOUNDED = {"sigmoid", "hardsigmoid", "tanh"}
 _SOFTMAX = {"softmax", "_softmax", "scaled_dot_product_attention", "softmin", "gumbel_softmax"}
+_SOFTMAX |= {"multi_head_attention_forward", "_native_multi_head_attention"}
 
 
 T = TypeVar("T")
