@@ -157,8 +157,7 @@ def kill_profile(target: Target, before: Tensor, after: Tensor, batch: int = 128
                     continue
                 if not (bool(torch.isfinite(one.pre).all()) and bool(torch.isfinite(two.pre).all())):
                     return KillProfile([], None, None, f"no verdict: {one.name} has values that are not finite")
-                bar = _properties(sites[one.name]).dead_below
-                row = _killed(one.pre.flatten(1) <= bar, two.pre.flatten(1) <= bar)
+                row = _killed(one.pre.flatten(1) <= 0, two.pre.flatten(1) <= 0)
                 counts += row
                 units = row[0, 3]
                 sums[one.name] += [
