@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from actsec.activations import activation, dead_counts, find, replace, sites, watch
 from actsec.errors import ModelError
-from actsec.losses import KILLABLE
 from actsec.types import Target
 
 
@@ -334,13 +333,6 @@ def test_dead_counts_are_those_of_the_flat_side(name, batch):
     flat = (z.grad == 0) & (act(z) == act(torch.tensor(-9.0)))
     assert 0 < flat.sum() < flat.numel()
     assert torch.equal(counts["1"], flat.sum(0).double())
-
-
-def test_the_goal_that_kills_units_and_the_catalogue_agree_on_what_is_dead():
-    # losses.Kill and the attack say z <= 0 without asking the catalogue
-    for kind in KILLABLE:
-        assert activation(kind).properties.can_die
-        assert activation(kind).properties.dead_below == 0
 
 
 def test_a_target_lists_its_sites():
