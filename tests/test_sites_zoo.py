@@ -165,7 +165,7 @@ def assert_profiled(name, monkeypatch):
     assert kernels(swapped, x) == as_kernels(expected)
     kinds = ", ".join(f"{sum(s.kind == kind for s in sites)} {kind}" for kind in dict.fromkeys(s.kind for s in sites))
     others = f"{len(sites.gates)} gates, {sum(s.constant for s in sites)} constant, {len(sites.softmaxes)} softmax"
-    print(f"{name:20s} {len(sites):4d} sites  {kinds}; {others}; {len(sites.unresolved)} unresolved", flush=True)
+    print(f"{name:20s} {len(sites):4d} sites  {kinds}; {others}; {len(sites.unresolved)} unresolved", flush=True)  # noqa: T201  # the table
 
 
 def weight(name):

@@ -15,9 +15,9 @@ from actsec.activations.catalogue import Activation, activation, formula, make, 
 
 if TYPE_CHECKING:
     from actsec.activations.finding import Unresolved
+    from actsec.activations.listing import Site, Sites, find, sites
     from actsec.activations.properties import Properties
     from actsec.activations.replacing import Swapped, replace
-    from actsec.activations.listing import Site, Sites, find, sites
     from actsec.activations.watching import Call, Recorder, dead_counts, watch
 
 _LAZY = {

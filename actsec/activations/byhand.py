@@ -189,7 +189,7 @@ def _function(step: Step) -> tuple[str, Options, Any] | None:
 def _identify(step: Step) -> tuple[str, Options, Any] | None:
     starts = [part for part in step.within() if part is not step]
     # neither our own mode's neighbours nor an exporter's see the trial
-    with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
+    with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():  # noqa: SLF001  # torch has no public form
         grid = torch.linspace(-6, 6, 97, dtype=torch.float64, device="cpu")
         for at in reversed(starts):  # from the tensor that it all starts from
             try:
@@ -206,7 +206,7 @@ def _identify(step: Step) -> tuple[str, Options, Any] | None:
 
 
 def _run(step: Step, start: Any, p: Tensor) -> Tensor:
-    """The expression with ``p`` for the step of key ``start``. Raises LookupError when it does not all go through it."""
+    """The expression with ``p`` for the step of key ``start``. LookupError: not all goes through it."""
     known: dict[Any, Any] = {start: p}
 
     def value(of: Any) -> Any:
@@ -284,9 +284,9 @@ def _plain(value: Any) -> Any:
 
 def constant(value: Tensor) -> bool:
     """Whether a tensor is one number: in an expression it is a constant, or learned when it is a parameter."""
-    return value.dim() == 0 or isinstance(value, nn.Parameter) and value.numel() == 1
+    return value.dim() == 0 or (isinstance(value, nn.Parameter) and value.numel() == 1)
 
 
 def _version(tensor: Tensor) -> int:
     """How often it has been overwritten; tensors of inference mode do not know."""
-    return -1 if tensor.is_inference() else tensor._version
+    return -1 if tensor.is_inference() else tensor._version  # noqa: SLF001  # torch has no public form

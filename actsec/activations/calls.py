@@ -71,9 +71,9 @@ _IN_PLACE_OPERATORS = {
 
 # elementwise calls of which activations are written out by hand; True: not linear
 _ARITHMETIC: dict[str, bool] = {
-    **dict.fromkeys(("add", "sub", "mul", "multiply", "div", "true_divide", "divide", "neg", "negative", "rsub"), False),
+    **dict.fromkeys(("add", "sub", "mul", "multiply", "div", "true_divide", "divide", "neg", "rsub"), False),
     **dict.fromkeys(("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__"), False),
-    **dict.fromkeys(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__neg__", "subtract"), False),
+    **dict.fromkeys(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__neg__", "subtract", "negative"), False),
     **dict.fromkeys(("to", "float", "double", "half", "type", "type_as", "clone", "zeros_like", "ones_like"), False),
     **dict.fromkeys(("pow", "__pow__", "square", "sqrt", "abs", "reciprocal", "__rtruediv__", "__rdiv__"), True),
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "special_erf", "logaddexp", "relu", "erfc"), True),

@@ -54,8 +54,7 @@ class Found:
     depends: bool  # on the input
     z: Tensor | None  # kept where it seems not to depend, to be compared with another input's
     gate: bool = False
-    byhand: bool = False  # written out in several calls, the last of which is this
-    parts: tuple[str, ...] = ()  # their names
+    parts: tuple[str, ...] = ()  # the calls it is made of, where it is written by hand
     absorbed: bool = False  # it is itself such a part
     uses: int = 0  # calls that compute something from its output
     returned: bool = False  # its output is among what the model returns
@@ -111,10 +110,8 @@ class Finder(Follower):
         self._consume(call.reads or (call.z,))
         depends = bool(self._depends.get(call.z))
         kept = None if depends else call.z.clone()
-        found = Found(
-            name, self.block, call.kind, call.options, self.functional or bool(call.reads), tuple(call.z.shape), depends,
-            kept, byhand=bool(call.reads), parts=call.parts,
-        )
+        functional, shape = self.functional or bool(call.reads), tuple(call.z.shape)
+        found = Found(name, self.block, call.kind, call.options, functional, shape, depends, kept, parts=call.parts)
         for part in self.found if call.parts else ():
             part.absorbed = part.absorbed or part.name in call.parts
         if call.notes:
@@ -127,35 +124,18 @@ class Finder(Follower):
         return result
 
     def on_other(self, entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = entry.name
         inputs = among(args, kwargs)
-        depends = name not in _FORM and any(map(self._depends.get, inputs))
-        if depends and (entry.outside is not None or entry.suspect):
-            self._suspect(entry, args, kwargs)
+        depends = entry.name not in _FORM and any(map(self._depends.get, inputs))
+        if depends:
+            self._note(entry, args, kwargs)
         if entry.product:
             self._gate(inputs)
-        if name in _SOFTMAX and depends:
-            self.softmaxes.append(self.path)
-        origin = None
-        if inputs and self._origins:
-            if name not in _FORM and name not in _HANDING_ON:
-                self._consume(inputs)
-            origin = self._origins.get(inputs[0])
+        origin = self._origin(entry, inputs) if inputs and self._origins else None
         result = func(*args, **kwargs)
         if depends:
-            target = calls.overwritten(entry, args, kwargs)
-            if target is not None:
-                self._depends.set(target, True)
-            if isinstance(result, Tensor):
-                self._depends.set(result, True)
-            else:
-                for tensor in tensors(result):
-                    self._depends.set(tensor, True)
+            self._spread(result, calls.overwritten(entry, args, kwargs))
         if origin is not None and isinstance(result, Tensor):
-            if name in _HANDING_ON:
-                self._origins.set(result, origin)
-            elif name in _QUOTIENT and len(inputs) == 1:
-                self._origins.set(result, origin)
+            self._origins.set(result, origin)
         return result
 
     def end(self, output: Any) -> None:
@@ -173,7 +153,27 @@ class Finder(Follower):
         """The module whose forward makes the running call: around an activation module, the one that calls it."""
         return self.path if self.functional or len(self.stack) < 2 else self.stack[-2][0]
 
-    def _suspect(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _spread(self, result: Any, target: Tensor | None) -> None:
+        """What was computed depends on the input."""
+        if target is not None:
+            self._depends.set(target, True)
+        for tensor in (result,) if isinstance(result, Tensor) else tensors(result):
+            self._depends.set(tensor, True)
+
+    def _origin(self, entry: Entry, inputs: list[Tensor]) -> _Origin | None:
+        """The site whose output a call hands on or divides by a number; any other call consumes it."""
+        if entry.name in _HANDING_ON:
+            return self._origins.get(inputs[0])
+        if entry.name not in _FORM:
+            self._consume(inputs)
+        return self._origins.get(inputs[0]) if entry.name in _QUOTIENT and len(inputs) == 1 else None
+
+    def _note(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Write down softmaxes, and calls that look like activations."""
+        if entry.name in _SOFTMAX:
+            self.softmaxes.append(self.path)
+        if entry.outside is None and not entry.suspect:
+            return
         reason = calls.disguised(entry, args, kwargs)
         if reason:
             self.unresolved.append(Unresolved(self.path, reason))

@@ -84,11 +84,11 @@ class Follower(TorchFunctionMode):
         entry = calls.look(func)
         call = calls.recognise(entry, func, args, named)
         if call is None:
-            return self._arithmetic(entry, func, args, named) if entry.arithmetic else self.on_other(entry, func, args, named)
+            compute = self._arithmetic if entry.arithmetic else self.on_other
+            return compute(entry, func, args, named)
         if call.kind == "relu":  # nothing is written by hand with it: spare the time
             return self._site(None, call)
-        step = self.forms.step(entry, func, args, named)
-        return self._site(step, call)
+        return self._site(self.forms.step(entry, func, args, named), call)
 
     def _site(self, step: Step | None, call: Activating) -> Tensor:
         name = self.name(call.kind)
@@ -100,9 +100,7 @@ class Follower(TorchFunctionMode):
             self.forms.keep(result, step)
         return result
 
-    def _arithmetic(
-        self, entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]
-    ) -> Any:
+    def _arithmetic(self, entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         step = self.forms.step(entry, func, args, named)
         if step is not None and calls.disguised(entry, args, named) is None:
             call = read(step, entry, func, args, named)
@@ -176,7 +174,7 @@ class Follower(TorchFunctionMode):
                 self.names[stand] = _join(path, key.replace("/", "."))
                 self.fixed.add(stand)
             return
-        for name, child in module._modules.items():  # named_children, at half its time
+        for name, child in module._modules.items():  # noqa: SLF001  # named_children takes twice as long
             if child is not None:
                 self._read(child, _join(path, name))
 

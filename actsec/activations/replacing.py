@@ -44,7 +44,7 @@ class Swapped(Stands):
             result = self.model(*args, **kwargs)
         if replacer.skipped:
             raise ModelError(
-                f"{sorted(replacer.skipped)[0]!r} was part of an activation written by hand, and is so no more",
+                f"{min(replacer.skipped)!r} was part of an activation written by hand, and is so no more",
                 "Replace the activations with an example that takes the same way through the model.",
             )
         return result
