@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actsec.activations import Site, find
-from actsec.activations.calls import Activating, name_of
+from actsec.activations import Sites, activation, find
+from actsec.activations.calls import Activating, Entry
 from actsec.activations.following import Follower, following
 from actsec.architecture import Architecture, Origin, Placed, Thing, Weights
 from actsec.oracle import frozen
+from actsec.spec import Spec
 from actsec.types import Target, read_head
 
 ROWS = 32
@@ -48,13 +49,9 @@ def wiring(target: Target, x: Tensor, *, fresh: bool, classes: int | None = None
         with following(seen), torch.no_grad(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             answer = read_head(target.model(asked), target.output)
-    end = seen.origin(answer)
+    end = seen.settle(found, seen.origin(answer))
     known = {site.name: site for site in found}
     active = {site.name for site in found.active}
-    if [name for name, *_ in seen.sites] != [site.name for site in found]:
-        # it calls differently from pass to pass: nothing is said of what reads what
-        seen.sites, end = [], None
-        seen.layers = [dataclasses.replace(layer, origin=None) for layer in seen.layers]
     sites = tuple(
         Placed(name, known[name].activation, name in active and not _is(end, at), slope, learned, origin)
         for at, (name, slope, learned, origin) in enumerate(seen.sites)
@@ -68,7 +65,7 @@ def wiring(target: Target, x: Tensor, *, fresh: bool, classes: int | None = None
         outputs=answer.shape[1] if answer.dim() > 1 else 1,
         classes=len(target.classes) if classes is None else classes,
         fresh=fresh,
-        unresolved=tuple(f"{item.name}: {item.reason}" for item in found.unresolved),
+        unresolved=tuple(f"{item.name or 'the model'}: {item.reason}" for item in found.unresolved),
     )
 
 
@@ -114,9 +111,31 @@ class _Wiring(Follower):
             if origin is not None:
                 self.marks[id(tensor)] = (weakref.ref(tensor), origin)
 
+    def settle(self, found: Sites, end: Origin | None) -> Origin | None:
+        """Keep the calls that are sites, numbered anew, and give ``end`` as it is then.
+
+        Parts of an activation written by hand are no sites, and what one of them alone made has no known origin.
+        """
+        listed = {site.name for site in found}
+        kept = [at for at, (name, *_) in enumerate(self.sites) if name in listed]
+        if [self.sites[at][0] for at in kept] != [site.name for site in found]:
+            # it calls differently from pass to pass: nothing is said of what reads what
+            kept, end = [], None
+            self.layers = [dataclasses.replace(layer, origin=None) for layer in self.layers]
+        turn = {at: place for place, at in enumerate(kept)}
+
+        def moved(origin: Origin | None) -> Origin | None:
+            if origin is None or origin.thing != "site":
+                return origin
+            return dataclasses.replace(origin, at=turn[origin.at]) if origin.at in turn else None
+
+        self.sites = [(*self.sites[at][:3], moved(self.sites[at][3])) for at in kept]
+        self.layers = [dataclasses.replace(layer, origin=moved(layer.origin)) for layer in self.layers]
+        return moved(end)
+
     def on_site(self, name: str, call: Activating) -> Tensor:
         before, weight = self.origin(call.z), self.asked[1] if len(self.asked) > 1 else None
-        slope = _slope(name, call)
+        slope = _slope(call)
         learned = self.parameters.get(id(weight)) if call.kind in ("prelu", "pswish") else None
         result = super().on_site(name, call)
         self.sites.append((name, slope, learned, before))
@@ -124,8 +143,8 @@ class _Wiring(Follower):
         self.mark(result, before if call.kind == "identity" else Origin("site", len(self.sites) - 1))
         return result
 
-    def on_other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = name_of(func).strip("_")
+    def on_other(self, entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = entry.name.strip("_")
         first = args[0] if args else kwargs.get("input")
         before = self.origin(first) if isinstance(first, Tensor) else None
         tensors = sum(isinstance(value, Tensor) for value in (*args, *kwargs.values()))
@@ -167,10 +186,10 @@ def _through(name: str, before: Origin | None, tensors: int) -> Origin | None:
     return None
 
 
-def _slope(name: str, call: Activating) -> float | None:
+def _slope(call: Activating) -> float | None:
     """The root mean square of f' on the pre-activations of a call."""
     z = call.z.detach().cpu().double()
     if not z.numel() or call.kind in ("prelu", "pswish", "maxout"):
         return None
-    made = Site(name, 0, call.kind, call.options, functional=False, shape=(), constant=False, role="activation")
-    return math.sqrt(float(made.activation.derivative(z).square().mean()))
+    made = activation(Spec(call.kind, call.options))
+    return math.sqrt(float(made.derivative(z).square().mean()))
