@@ -152,6 +152,20 @@ def test_both_ends_lie_on_the_way_from_input_to_output(form, x):
     assert torch.allclose(slope, model.first.weight.sum(0).expand_as(slope), atol=1e-6)
 
 
+def test_limits_far_from_zero_are_no_part_of_the_activation():
+    def limited(z):
+        c = z.clamp(-20, 20)
+        return c * torch.sigmoid(c)
+
+    torch.manual_seed(0)
+    model, x = Net(limited).eval(), 1e3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    with watch(model) as seen, torch.no_grad():
+        plain = model(x)
+        assert model.first(x).abs().max() > 100
+        assert torch.equal(seen.calls[0].pre, model.first(x).clamp(-20, 20))
+        assert torch.allclose(replace(model, "silu", example=x)(x), plain, atol=1e-5)
+
+
 def kernels(model, x):
     with torch.profiler.profile() as seen:
         model(x)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from actsec.activations.calls import Activating, Entry, Options, look, overwritten
-from actsec.activations.catalogue import activation
+from actsec.activations.catalogue import Activation, activation
 from actsec.spec import Spec
 
 _LARGEST = 32  # calls of one expression; what is longer starts a new one
@@ -200,9 +200,16 @@ def _identify(step: Step) -> tuple[str, Options, Any] | None:
                 continue
             y = y.double()
             for kind, options in _candidates(y):
-                if bool((y - _values(kind, options, grid)).abs().max() < _CLOSE):
+                near = bool((y - _values(kind, options, grid)).abs().max() < _CLOSE)
+                if near and _far_too(step, at.key, activation(Spec(kind, options))):
                     return kind, options, at.key
     return None
+
+
+def _far_too(step: Step, start: Any, known: Activation) -> bool:
+    """Whether the functions agree beyond the grid as well: clamps at 20 are common, and part of no activation."""
+    z = torch.tensor([-80.0, -40, -20, -12, -8, 8, 12, 20, 40, 80], dtype=torch.float64, device="cpu")
+    return bool(((_run(step, start, z) - known(z)).abs() < _CLOSE * z.abs()).all())
 
 
 def _run(step: Step, start: Any, p: Tensor) -> Tensor:
