@@ -237,6 +237,55 @@ def test_the_gates_of_an_lstm_are_told():
     assert "LSTM" in rules(Recurrent())["ACT-L09"].claim
 
 
+class ByHand(nn.Module):
+    def __init__(self, act, *, end=False):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+        self.act, self.end = act, end
+
+    def forward(self, x):
+        z = self.last(self.act(self.second(self.act(self.first(x.flatten(1))))))
+        return self.act(z) if self.end else z
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [
+        (lambda z: z * torch.sigmoid(z), "silu"),
+        (lambda z: z * F.relu6(z + 3) / 6, "hardswish"),
+        (lambda z: 1 / (1 + torch.exp(-z)), "sigmoid"),
+        (lambda z: z * (z > 0), "relu"),
+    ],
+)
+def test_an_activation_written_by_hand_is_one_site_between_its_layers(act, kind):
+    torch.manual_seed(0)
+    found = looked(ByHand(act))
+    assert [(site.activation.name, site.hidden) for site in found.sites] == [(kind, True)] * 2
+    assert [(site.origin.thing, site.origin.at) for site in found.sites] == [("layer", 0), ("layer", 1)]
+    assert [layer.origin and (layer.origin.thing, layer.origin.at) for layer in found.layers] == [
+        None, ("site", 0), ("site", 1)]  # fmt: skip
+    ended = looked(ByHand(act, end=True))
+    assert (ended.output.thing, ended.output.at, [site.hidden for site in ended.sites]) == (
+        "site",
+        2,
+        [True, True, False],
+    )
+    assert ("ACT-L02" in rules(ByHand(act, end=True))) == (kind in ("relu", "hardswish"))
+
+
+def test_what_a_part_made_has_no_known_origin():
+    """Neither the sigmoid nor the whole is a site, so that no lint speaks of a sigmoid."""
+
+    def shared(z):
+        s = torch.sigmoid(z)
+        return z * s + s * z.flip(0)
+
+    found = looked(ByHand(shared))
+    assert found.sites == ()
+    assert [layer.origin for layer in found.layers] == [None, None, None]
+    assert set(rules(ByHand(shared))) == {"ACT-L09"}
+
+
 def test_a_model_that_changes_its_calls_is_not_judged():
     class Fickle(nn.Module):
         def __init__(self):
