@@ -72,7 +72,7 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
     clean = dataclasses.replace(statistics.clean(right, test.y, test.classes), accuracy=measured.accuracy)
     kinds = [site.kind for site in sites]
     left_out = [site.role if site.role != "activation" else "constant" for site in found if site not in found.active]
-    unresolved = tuple(f"{item.name}: {item.reason}" for item in found.unresolved)
+    unresolved = tuple(f"{item.name or 'the model'}: {item.reason}" for item in found.unresolved)
     steep = frozenset(site.name for site in found.active if site.activation.properties.saturated_above is not None)
     problems = findings(sites, steep, unresolved, ratio, measured.accuracy, measured.calibration, rows)
     problems = worst_first((*problems, *lint(architecture(target, loaded, fresh=False), without=(UNRESOLVED,))))

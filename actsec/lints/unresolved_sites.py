@@ -18,7 +18,7 @@ from actsec.result import Problem
 
 @dataclass(frozen=True, slots=True)
 class UnresolvedSites:
-    """Activations in disguise."""
+    """Activations that cannot be watched."""
 
     rule: ClassVar[str] = "ACT-L09"
     title: ClassVar[str] = "Every activation is known"

@@ -78,7 +78,7 @@ def findings(
         claim = f"gradients {what}: the first layer's is {ratio:.2g} times the last layer's"
         found.append(_problem("ACT-A04", "medium", claim, f"Try {cure}, normalisation, another initialisation."))
     if unresolved:
-        claim = f"{len(unresolved)} calls look like activations in disguise: {unresolved[0]}"
+        claim = f"{len(unresolved)} calls act as activations and cannot be watched: {unresolved[0]}"
         found.append(_problem("ACT-A02", "low", claim, "They are neither watched nor swapped."))
     return worst_first(found)
 

@@ -68,7 +68,7 @@ def _of_variant(variant: Variant) -> list[Problem]:
         advice = "Usual causes: a high learning rate, initialisation, a large negative bias, poisoned data."
         found.append(Problem("ACT-A01", "medium", variant.id, claim, advice))
     if variant.unresolved:
-        claim = f"{len(variant.unresolved)} calls look like activations in disguise: {variant.unresolved[0]}"
+        claim = f"{len(variant.unresolved)} calls act as activations and cannot be watched: {variant.unresolved[0]}"
         found.append(Problem("ACT-A02", "low", variant.id, claim, "They are not watched and not swapped."))
     for threat in variant.threats:
         if not threat.believable:
