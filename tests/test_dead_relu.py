@@ -1,6 +1,7 @@
 """Forcing units: by every aim, against closed forms, linear programs, intervals and hand counts."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -486,5 +487,8 @@ def test_the_report_holds_forcing_beside_noise_and_pgd_at_each_goal(tmp_path):
     assert saturated["net"] > max(saturated["noise_net"], saturated["pgd_net"])
     assert saturated["effect"]["critical_killed"] is None
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Saturation forcing raises the saturated share of units" in page
-    assert "Every site under forcing" in page
+    assert "Dead-ReLU forcing by dead_relu(steps=6, aim=critical) raises the dead share of units" in page
+    assert "Saturation forcing: not applicable: relu cannot be saturated." in page
+    folds = re.findall(r"<summary>Every site under forcing: ([^<]*)", page)
+    assert len(folds) == 3
+    assert folds[2] == f"{tanh['title']}, {saturated['threat']}, saturation(steps=6)"

@@ -114,7 +114,8 @@ def _forcing(result: Result) -> Iterator[Block]:
         yield Paragraph("Not done: no attack tried to silence units.")
         return
     yield Paragraph(
-        "The net rise of the dead fraction: units killed minus units revived, of all units, mean over examples. "
+        "The net rise of the dead fraction: units killed minus units revived, of all units, mean over examples; "
+        "under the goals saturate and zero_tail, of the saturated or numerically zero fraction. "
         "It counts as an attack only where it beats both random noise and plain PGD at the same eps. Silencing units "
         "and changing the label are different successes."
     )
