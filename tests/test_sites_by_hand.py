@@ -152,6 +152,23 @@ def test_both_ends_lie_on_the_way_from_input_to_output(form, x):
     assert torch.allclose(slope, model.first.weight.sum(0).expand_as(slope), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda z: torch.log(torch.sigmoid(z) - 0.5),  # not a number, then minus infinity
+        lambda z: torch.log(torch.relu(z)),  # minus infinity where elu has its plateau
+        lambda z: 1e-320 * torch.exp(z),  # a softplus of infinite sharpness, by its value at 0
+        lambda z: 1e-6 * torch.exp(z / 6),  # within rounding of a hardtanh as flat
+        lambda z: z.clamp(2, 2) * 1.0,  # a hardtanh without room
+        lambda z: 1 / (1 + torch.exp(z)),  # a swish of negative beta, and a falling sigmoid
+        lambda z: 1 / z.clamp_min(1e-320),
+    ],
+)
+def test_values_that_no_option_has_are_another_function(act, x):
+    torch.manual_seed(0)
+    assert {site.kind for site in find(Net(act).eval(), x)} <= {"sigmoid", "relu"}
+
+
 def test_limits_far_from_zero_are_no_part_of_the_activation():
     def limited(z):
         c = z.clamp(-20, 20)

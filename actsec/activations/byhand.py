@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from actsec.activations.calls import Activating, Entry, Options, look, overwritten
 from actsec.activations.catalogue import Activation, activation
+from actsec.errors import BadOption
 from actsec.spec import Spec
 
 _LARGEST = 32  # calls of one expression; what is longer starts a new one
@@ -199,8 +200,9 @@ def _identify(step: Step) -> tuple[str, Options, Any] | None:
             if not isinstance(y, Tensor) or y.shape != grid.shape or not y.is_floating_point():
                 continue
             y = y.double()
+            close = _CLOSE * min(1.0, float(y.max() - y.min()))  # what hardly moves is near many functions
             for kind, options in _candidates(y):
-                near = bool((y - _values(kind, options, grid)).abs().max() < _CLOSE)
+                near = bool((y - _values(kind, options, grid)).abs().max() < close)
                 if near and _far_too(step, at.key, activation(Spec(kind, options))):
                     return kind, options, at.key
     return None
@@ -262,9 +264,12 @@ def _short(value: float) -> float:
 
 
 def _values(kind: str, options: Options, grid: Tensor) -> Tensor:
-    if kind == "swish" and not 0 < float(options[0][1]) < math.inf:
+    if not options:
+        return _fixed(kind, grid)
+    try:
+        return activation(Spec(kind, options))(grid)
+    except BadOption:  # what was read off single values is no option: the expression is another function
         return torch.full_like(grid, torch.nan)
-    return _fixed(kind, grid) if not options else activation(Spec(kind, options))(grid)
 
 
 @cache
