@@ -51,7 +51,7 @@ from actsec.referee import attack_target, cases_of
 from actsec.result import Result, Share, saved_as
 from actsec.spec import Spec, parse, parse_chain
 from actsec.tables import constrained
-from actsec.types import Ask, Attack, Cases, Defense, Fitted, Material, Recipe, Reply, Split, Target, Threat
+from actsec.types import Ask, Attack, Cases, Defense, Fitted, Material, Recipe, Region, Reply, Split, Target, Threat
 from actsec.verdict import statistics
 from actsec.verdict.threats import NOTHING
 
@@ -118,8 +118,9 @@ def attack(
     goals.check(under, target.shape, target.bounds, len(target.classes))
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     _check(target, xs, ys)
-    if under.goal == "kill" and (reason := health.kill_profile(target, xs[:2], xs[:2]).reason):
-        raise ThreatError(f"{name}: {reason}", "Attack a model whose activations can die, such as relu.")
+    if under.region and (reason := health.kill_profile(target, xs[:2], xs[:2], region=under.region).reason):
+        mend = "Units of relu die, those of tanh and sigmoid saturate, those of gelu and silu have zero tails."
+        raise ThreatError(f"{name}: {reason}", mend)
     radius = under.eps if radii is None else radii.to(target.device)
     cases = constrained(cases_of(target, xs, ys, under.norm, radius, _ids(made, xs, id)), table)
     cases = masks.applied(cases, None if mask is None else masks.fitted(mask, tuple(target.shape)))
@@ -241,9 +242,8 @@ def _sentence(
     name: str, threat: Threat, counted: Array, before: int, still: Share, verdicts: Verdicts, *, aimed: bool
 ) -> str:
     n = int(counted.sum())
-    if threat.goal == "kill":
-        rise = float(verdicts.score.mean())
-        return f"{name} at {threat}: {n} tested, dead share of units {rise:+.3f} net (killed minus revived)"
+    if threat.region is not None:
+        return f"{name} at {threat}: {n} tested, {_rise(name, threat.region, verdicts)}"
     text = f"{name} at {threat}: {n} tested, {before} correct before, {still.k} still correct after"
     if aimed:
         text = f"{name} at {threat}: {n} tested, {before} not there before, {still.k} not driven there"
@@ -255,6 +255,18 @@ def _sentence(
         median = float(size.median())
         text += f"; half of them fall to a change of {threat.norm} size {median:.4g} or less"
     return text
+
+
+def _rise(name: str, region: Region, verdicts: Verdicts) -> str:
+    """What came of forcing units, by what the attack aimed at."""
+    options = dict(parse(name).options)
+    if options.get("aim") == "blackout":
+        return f"a whole site dead on {int((verdicts.score > 0).sum())}"
+    gone = {"dead": "dead share", "saturated": "saturated share", "zero_tail": "share in a zero tail"}[region]
+    where = "critical units" if options.get("aim") == "critical" else "units"
+    where += f" at {options['site']}" if options.get("site") is not None else ""
+    signs = "killed minus revived" if region == "dead" else "forced there minus come back"
+    return f"{gone} of {where} {float(verdicts.score.mean()):+.3f} net ({signs})"
 
 
 def defend(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from actsec import (
+    consequences,
     costs,
     goals,
     health,
@@ -27,6 +28,7 @@ from actsec import (
 from actsec.budgets import repeats
 from actsec.draws import Draws
 from actsec.errors import ModelError, ThreatError
+from actsec.forcing import Ranked
 from actsec.ledger import NORMS_KEPT, Verdicts
 from actsec.lowering import Lowered
 from actsec.oracle import frozen
@@ -35,7 +37,7 @@ from actsec.scene import Scene
 from actsec.spec import parse
 from actsec.store import Store
 from actsec.tables import constrained
-from actsec.types import Ask, Cases, Goal, Job, Outcome, Reply, Target, Threat
+from actsec.types import Ask, Cases, Goal, Job, Outcome, Region, Reply, Target, Threat
 
 
 def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -48,9 +50,10 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
             f"{spec.name} works in {', '.join(built.norms)}, not in {threat.norm}", "Give it a threat of its own norm."
         )
     cases = _cases(job, loaded, target, threat)
-    if threat.goal == "kill" and (reason := health.kill_profile(target, cases.x[:2], cases.x[:2]).reason):
+    region = threat.region
+    if region and (reason := health.kill_profile(target, cases.x[:2], cases.x[:2], region=region).reason):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
-    name, grid = f"{spec}@{threat}", None if threat.goal == "kill" else loaded.test.grid
+    name, grid = f"{spec}@{threat}", None if region else loaded.test.grid
     made = proposals.ready(built, target, cases, Draws(plan.seed, name))
     goal, flat = losses.goal_of(threat, made, target.threshold), Flat(cases)
     mended = straight_through.of(made, target)
@@ -72,7 +75,7 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     verdicts = proposals.paid(made, verdicts)
     numbers = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(cases), "flat": flat.rows}
     found = Outcome(job.id, numbers | _searched(lowered), _left(job, loaded, target, cases, verdicts))
-    return _with_kills(found, target, cases, verdicts) if threat.goal == "kill" else found
+    return _with_kills(found, target, cases, verdicts, region, getattr(made, "ranked", None)) if region else found
 
 
 def craft(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -126,14 +129,17 @@ def _left(job: Job, loaded: Scene, target: Target, cases: Cases, verdicts: Verdi
     return left
 
 
-def _with_kills(found: Outcome, target: Target, cases: Cases, verdicts: Verdicts) -> Outcome:
-    """The outcome with what died and revived at every site."""
+def _with_kills(
+    found: Outcome, target: Target, cases: Cases, verdicts: Verdicts, region: Region, ranked: Ranked | None
+) -> Outcome:
+    """The outcome with what died and revived at every site, and what that did to each row."""
     with frozen(target.model):
-        profile = health.kill_profile(target, cases.x, verdicts.x)
+        profile = health.kill_profile(target, cases.x, verdicts.x, region=region)
     if profile.net is None or profile.killed_of_active is None:
         raise ModelError(profile.reason, "Look for NaN in the weights.")
     numbers = {**found.numbers, "kill": {"sites": profile.sites}}
     arrays = {**found.arrays, "net": profile.net, "killed_of_active": profile.killed_of_active}
+    arrays |= consequences.per_row(target, cases, verdicts.x, region, ranked)
     return Outcome(found.job, numbers, arrays)
 
 

@@ -305,8 +305,8 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
     roles, width, rows = attack.roles, images.width, images.rows
     name = parse(trial.attack).name
     if not trial.threat:
-        if getattr(attack, "goal", "misclassify") == "kill":
-            threat = f"linf:{show(plan.eps)}:kill"
+        if (goal := getattr(attack, "goal", "misclassify")) != "misclassify":
+            threat = f"linf:{show(plan.eps)}:{goal}"
         elif "minimal" in roles or getattr(attack, "sizes", None):
             threat = attack.norms[0]
         elif "linf" in attack.norms:
@@ -332,7 +332,7 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
     if trial.samples == 0 and ("minimal" in roles or name == "one_pixel"):
         size = min(samples, budget.minimal if "minimal" in roles else budget.pixels)
     guessed = "minimal" if threat_read.eps is None else "noise" if "noise" in roles else "attack"
-    guessed = "kill" if threat_read.goal == "kill" and guessed == "attack" else guessed
+    guessed = "kill" if threat_read.region and guessed == "attack" else guessed
     if "transfer" in roles:
         guessed, trial = "transfer", _from_base(trial, attack, plan)
     role = trial.role or guessed
@@ -380,12 +380,13 @@ def _with_checks(
     missing = [trial for trial in checks(headline, most, budget, images) if trial.role not in roles]
     for threat in headline_threats(plan.having(attacks=trials)):
         missing += _elsewhere(threat, trials, budget, images) if threat != headline else []
-    if any(trial.role == "kill" for trial in trials) and "kill_noise" not in roles:
-        kill = next(trial for trial in trials if trial.role == "kill")
-        missing += [
-            Trial(f"noise(draws={budget.draws})", kill.threat, kill.samples, "kill_noise"),
-            Trial(f"pgd(steps={budget.steps})", kill.threat, kill.samples, "kill_pgd"),
-        ]
+    noisy = {trial.threat for trial in trials if trial.role == "kill_noise"}
+    for kill in {trial.threat: trial for trial in trials if trial.role == "kill"}.values():
+        if kill.threat not in noisy:
+            missing += [
+                Trial(f"noise(draws={budget.draws})", kill.threat, kill.samples, "kill_noise"),
+                Trial(f"pgd(steps={budget.steps})", kill.threat, kill.samples, "kill_pgd"),
+            ]
     every = (*trials, *(_filled(trial, plan, samples, budget, images) for trial in missing))
     for trial in every:
         here = Threat.parse(trial.threat) == Threat("linf", eps)

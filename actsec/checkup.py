@@ -25,22 +25,26 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actsec import health
+from actsec import health, scene
 from actsec.activations import find
+from actsec.architecture import Architecture, lint
 from actsec.chains import threads
 from actsec.describing import fingerprint
 from actsec.exporting import Logits
 from actsec.hardening import measure
 from actsec.oracle import frozen
-from actsec.plan import Plan
-from actsec.result import SiteHealth
+from actsec.plan import Plan, variants
+from actsec.result import Problem, SiteHealth
 from actsec.scene import Scene
 from actsec.types import Target
 from actsec.verdict import statistics
-from actsec.verdict.activity import Checkup, Layer, check_gates, decide, exit_code, findings, metrics
+from actsec.verdict.activity import Checkup, Layer, check_gates, decide, exit_code, findings, metrics, worst_first
+from actsec.wiring import wiring
 
 ROWS, BATCH, MOST = 1000, 32, 10
 """Images whose activations are watched; rows of a batch whose gradient is taken, and the most batches."""
+UNRESOLVED = "unresolved_sites"
+"""The lint that a checkup leaves to ACT-A02, which says the same of the sites it watched."""
 
 
 def whole(plan: Plan) -> Plan:
@@ -69,9 +73,10 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
     clean = dataclasses.replace(statistics.clean(right, test.y, test.classes), accuracy=measured.accuracy)
     kinds = [site.kind for site in sites]
     left_out = [site.role if site.role != "activation" else "constant" for site in found if site not in found.active]
-    unresolved = tuple(f"{item.name}: {item.reason}" for item in found.unresolved)
+    unresolved = tuple(f"{item.name or 'the model'}: {item.reason}" for item in found.unresolved)
     steep = frozenset(site.name for site in found.active if site.activation.properties.saturated_above is not None)
     problems = findings(sites, steep, unresolved, ratio, measured.accuracy, measured.calibration, rows)
+    problems = worst_first((*problems, *lint(architecture(target, loaded, fresh=False), without=(UNRESOLVED,))))
     decided = tuple(decide(text, metrics(sites, ratio, measured.calibration)) for text in gates)
     return Checkup(
         model=target.name,
@@ -91,6 +96,23 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
         gates=decided,
         exit_code=exit_code(problems, decided),
     )
+
+
+def untrained(loaded: Scene) -> tuple[Architecture, tuple[Problem, ...]]:
+    """The plan's first model as it is built, and every lint's findings. With weights given, they are what is seen."""
+    target = scene.base_target(loaded, variants(loaded.plan)[0])
+    network = architecture(target, loaded, fresh=loaded.plan.weights is None)
+    return network, lint(network)
+
+
+def architecture(target: Target, loaded: Scene, *, fresh: bool) -> Architecture:
+    """How a target is wired, shown by the first images. Labels that the data only counts are as many as it says."""
+    test = loaded.test
+    network = wiring(target, torch.from_numpy(test.x[:BATCH]).to(target.device), fresh=fresh, classes=len(test.classes))
+    counted = test.classes == tuple(map(str, range(len(test.classes))))
+    if counted and network.outputs > len(test.classes):
+        return dataclasses.replace(network, classes=network.outputs)
+    return network
 
 
 def gradients(target: Target, x: Tensor, y: Tensor) -> tuple[tuple[Layer, ...], float | None]:

@@ -22,6 +22,7 @@ from actsec import pages
 from actsec import plan as plans
 from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
 from actsec.plan import Plan, Trial
+from actsec.study.commands import study
 
 _MANY = {"activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _AUDIT_ONLY: tuple[str, ...] = (
@@ -275,11 +276,14 @@ def defend_command(chain: str, save: str | None, export: str | None, quiet: bool
     samples="images whose activations are watched, and at most 320 whose gradients [1000]",
     gates="conditions such as permanently_dead<=0.1; what they may speak of stands above",
 )
+@click.option("--architecture", is_flag=True, help="Only lint the architecture, untrained: weights are not needed.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
 @click.option("--out", help="A new folder for report.json and report.html; `actsec report` renders it again.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def diagnose_command(as_json: bool, out: str | None, quiet: bool, **options: Any) -> int:
+def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: bool, **options: Any) -> int:
     """Look at a model's activations and confidence without attacking it: dead, saturated, vanishing, overconfident.
+
+    The architecture is linted as well: rules ACT-L01 to ACT-L09, see `actsec explain ACT-L01`.
 
     Gates, METRIC<=LIMIT or METRIC>=LIMIT, speak of the worst site (dead, permanently_dead, saturated) or of the whole
     model (gradient_ratio, the first layer's over the last's; ece; confidence_when_wrong). They are decided by the value
@@ -294,6 +298,15 @@ def diagnose_command(as_json: bool, out: str | None, quiet: bool, **options: Any
 
     plan, screen = _plan(None, options, None, None), Screen(quiet=quiet)
     activity.check_gates(plan.gates)
+    if architecture:
+        if plan.gates or out is not None or as_json:
+            raise BadOption("--architecture prints its findings alone", "Leave --gate, --json and --out out.")
+        with screen.busy("looking"):
+            plan = plan if plan.weights or plan.reference else plan.having(random_weights=True)
+            network, problems = checkup.untrained(runner.resolved(scene.load(checkup.whole(plan))))
+        for line in activity.linted(network, problems):
+            click.echo(line)
+        return 0
     if out is not None:
         hardened.check_place(out)
     with screen.busy("looking"):
@@ -362,6 +375,9 @@ def explain(name: str) -> int:
     """Explain an attack, a defense, a diagnostic (by name or id such as ACT-M03) or an activation."""
     click.echo(pages.explained(name))
     return 0
+
+
+cli.add_command(study)
 
 
 def _plan(plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None) -> Plan:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actsec.activations import Site, activation, find, watch
-from actsec.losses import Kill
+from actsec.activations.regions import regions
+from actsec.draws import Draws
+from actsec.forcing import VERBS, depth
 from actsec.oracle import Oracle, by_row, frozen
 from actsec.result import SiteHealth, SiteKill
 from actsec.spec import Spec
-from actsec.types import Target
+from actsec.types import Region, Target
 
 
 @dataclass(slots=True)
@@ -133,31 +135,36 @@ class KillProfile:
     reason: str
 
 
-def kill_profile(target: Target, before: Tensor, after: Tensor, batch: int = 128) -> KillProfile:
-    """Compare the dead units of clean inputs and attacked ones, both (n, *shape), row by row. Two forwards a row.
+def kill_profile(
+    target: Target, before: Tensor, after: Tensor, batch: int = 128, region: Region = "dead"
+) -> KillProfile:
+    """Compare the units gone on clean inputs and on attacked ones, both (n, *shape), row by row. Two forwards a row.
 
-    Counts the kinds of the dead-ReLU goal (losses.Kill); gates and constant calls are left out.
+    Counts the sites that have the region (see forcing.Kill); gates and constant calls are left out, and so are constant
+    units, which stay the same on 32 of the clean inputs and on 16 random ones: nothing forces them.
     """
-    kinds = Kill().kinds
     with frozen(target.model):
         found = _sites(target, before)
-        sites = {site.name: site for site in found if site.kind in kinds}
+        sites = {site.name: site for site in found if _ends_of(site, region)}
         if not sites:
             named = ", ".join(sorted({site.kind for site in found})) or "a model without activations"
-            return KillProfile([], None, None, f"not applicable: {named} cannot be killed")
+            return KillProfile([], None, None, f"not applicable: {named} cannot be {VERBS[region]}")
         sums = {name: np.zeros(5) for name in sites}
         net, of_active = [], []
         batch = min(batch, target.batch)
         oracle = Oracle(target, batch)
+        moving = _moving(oracle, before, region)
         for clean, attacked in zip(torch.split(before, batch), torch.split(after, batch), strict=True):
             pairs = list(zip(oracle.observe(clean, True).sites, oracle.observe(attacked, True).sites, strict=True))
             counts = np.zeros((len(clean), 4))  # killed, revived, active before, units
             for one, two in pairs:
-                if one.name not in sites:
+                first, second = depth(one, region), depth(two, region)
+                if first is None or second is None:
                     continue
                 if not (bool(torch.isfinite(one.pre).all()) and bool(torch.isfinite(two.pre).all())):
                     return KillProfile([], None, None, f"no verdict: {one.name} has values that are not finite")
-                row = _killed(one.pre.flatten(1) <= 0, two.pre.flatten(1) <= 0)
+                kept = moving[one.name]
+                row = _killed((first >= 0)[:, kept], (second >= 0)[:, kept])
                 counts += row
                 units = row[0, 3]
                 sums[one.name] += [
@@ -167,10 +174,27 @@ def kill_profile(target: Target, before: Tensor, after: Tensor, batch: int = 128
                     row[:, 1].sum(),
                     units * len(row),
                 ]
-            net.append((counts[:, 0] - counts[:, 1]) / counts[:, 3])
+            net.append((counts[:, 0] - counts[:, 1]) / np.maximum(counts[:, 3], 1))
             of_active.append(counts[:, 0] / np.maximum(counts[:, 2], 1))
     kills = [_site_kill(site, sums[name], len(before)) for name, site in sites.items()]
     return KillProfile(kills, np.concatenate(net), np.concatenate(of_active), "")
+
+
+def _moving(oracle: Oracle, x: Tensor, region: Region) -> dict[str, Tensor]:
+    """By site, which units (units,) bool differ on some clean or random inputs: the others are constants."""
+    random = Draws(0, "constant units").uniform(torch.arange(16, device=x.device), 0, tuple(x.shape[1:]))
+    low, high = oracle.target.bounds
+    seen = oracle.observe(torch.cat([x[:32], low + (high - low) * random]), True)
+    found = {}
+    for site in (site for site in seen.sites if depth(site, region) is not None):
+        z = site.pre.flatten(1)
+        # beyond what float32 rounds
+        found[site.name] = ~(z.amax(0) - z.amin(0) <= 1e-6 * z.abs().amax(0))
+    return found
+
+
+def _ends_of(site: Site, region: Region) -> bool:
+    return any(name == region for name, _, _ in regions(site.kind, site.options))
 
 
 def _killed(before: Tensor, after: Tensor) -> NDArray[np.float64]:
@@ -181,7 +205,7 @@ def _killed(before: Tensor, after: Tensor) -> NDArray[np.float64]:
 
 
 def _site_kill(site: Site, sums: NDArray[np.float64], n: int) -> dict[str, Any]:
-    shares = (float(value) for value in sums[:4] / sums[4])
+    shares = (float(value) for value in sums[:4] / max(sums[4], 1))
     return asdict(SiteKill(site.name, site.kind, round(sums[4] / n), *shares))
 
 

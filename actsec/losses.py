@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from actsec.errors import ActsecError, ThreatError
+from actsec.errors import ActsecError
+from actsec.forcing import Kill
 from actsec.types import Cases, Goal, Loss, Observed, Reply, Threat
 
 _DLR_CLASSES = 3
 _TINY = 1e-12
-KILLABLE = ("relu", "relu6")
-"""Activations whose unit is dead at z <= 0: its output is zero and so is its gradient."""
 
 
 def wanted(cases: Cases) -> Tensor:
@@ -149,29 +148,6 @@ class LargestConfidence:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadCount:
-    """The smoothed share of dead units: the mean of sigmoid(-z / tau), tau = width * std(z) per row and site.
-
-    A hinge or softplus on z spends the budget on strongly active units and does no better than noise; the sigmoid moves
-    the units that can be moved. Only sites whose unit can die count.
-    """
-
-    width: float = 0.3
-    kinds: tuple[str, ...] = KILLABLE
-    watches: ClassVar[bool] = True
-
-    def __call__(self, observed: Observed, cases: Cases) -> Tensor:
-        total, units = observed.logits.new_zeros(len(cases)), 0
-        for site in observed.sites:
-            if site.kind in self.kinds:
-                z = site.pre.flatten(1)
-                tau = (self.width * z.detach().std(dim=1, unbiased=False)).clamp_min(1e-12)
-                total = total + torch.sigmoid(-z / tau[:, None]).sum(1)
-                units += z.shape[1]
-        return total / max(units, 1)
-
-
-@dataclass(frozen=True, slots=True)
 class Misclassify:
     """Success: the target's decision is wrong (or is the row's target class), by more than ``confidence`` in logits."""
 
@@ -188,36 +164,6 @@ class Misclassify:
 
     def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
         return ()
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """Success: more units die than revive. Scores the net rise of the dead fraction over the sites that can die.
-
-    A unit is dead when its pre-activation is finite and at most 0: a NaN is neither dead nor alive.
-    """
-
-    kinds: tuple[str, ...] = KILLABLE
-    name: ClassVar[str] = "kill"
-    watches: ClassVar[bool] = True
-    settles: ClassVar[bool] = False
-
-    def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
-        """One bool tensor (n, units) a site that can die: dead on the clean input. Raises ThreatError if none can."""
-        if not any(s.kind in self.kinds for s in observed.sites):
-            found = ", ".join(dict.fromkeys(s.kind for s in observed.sites)) or "no activation"
-            raise ThreatError(
-                f"kill is not applicable: {found} cannot be killed", f"Only units of {', '.join(self.kinds)} can die."
-            )
-        return tuple(s.pre.flatten(1) <= 0 for s in observed.sites if s.kind in self.kinds)
-
-    def score(self, observed: Observed, baseline: tuple[Tensor, ...], cases: Cases) -> Tensor:
-        now = self.baseline(observed)
-        units = sum(site.shape[1] for site in now)
-        rise = observed.logits.new_zeros(len(cases))
-        for before, after in zip(baseline, now, strict=True):
-            rise = rise + (after.sum(1) - before.sum(1)).to(rise.dtype)
-        return rise / units
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +199,10 @@ def goal_of(threat: Threat, attack: object, threshold: float | None = None) -> G
     """What success is under a threat. An attack that aims at a confidence (Carlini-Wagner's kappa) is held to it."""
     if threat.confidence is not None:
         return Confident(threat.confidence, threshold)
-    return Kill() if threat.goal == "kill" else Misclassify(float(getattr(attack, "confidence", 0.0)))
+    if threat.region is not None:
+        # An attack that aims at one site, or at a whole one, is held to that.
+        return Kill(threat.region, getattr(attack, "site", None), getattr(attack, "aim", "count"))
+    return Misclassify(float(getattr(attack, "confidence", 0.0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -122,6 +123,8 @@ class Oracle:
     seed: int = 0
     name: str = ""
     calls: int = field(default=0, init=False)
+    watched: frozenset[str] | None = field(default=None, init=False)
+    """The activation calls that count, found at the first question that watches them."""
 
     def __post_init__(self) -> None:
         self.batch = self.batch or self.target.batch
@@ -145,7 +148,7 @@ class Oracle:
                 if value.requires_grad:
                     (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
             kept = observed.sites if watches else ()
-            sites = tuple(SiteValues(s.name, s.kind, s.pre.detach()) for s in kept)
+            sites = tuple(replace(s, pre=s.pre.detach()) for s in kept)
             rejection = None if observed.rejection is None else observed.rejection.detach()
             seen = Observed(observed.logits.detach(), sites, rejection)
             return seen, value.detach(), torch.zeros_like(leaf) if gradient is None else gradient.detach()
@@ -212,13 +215,15 @@ class Oracle:
         def mean(value: Tensor) -> Tensor:
             return value.reshape(len(x), self.repeats, *value.shape[1:]).mean(1)
 
-        sites = tuple(SiteValues(s.name, s.kind, mean(s.pre)) for s in seen.sites)
+        sites = tuple(replace(s, pre=mean(s.pre)) for s in seen.sites)
         return Observed(mean(seen.logits), sites, None if seen.rejection is None else mean(seen.rejection))
 
     def _ask(self, x: Tensor, watches: bool) -> Observed:
         m = x.shape[0]
+        # The copies of an input that the target runs itself fill a call as well as padding does.
+        pad = PAD if self.target.stochastic else PAD // math.gcd(PAD, self.target.draws)
         # A copy even without padding: a model may write into its input.
-        padded = torch.cat([x, x[:1].detach().expand(-m % PAD, *x.shape[1:])])
+        padded = torch.cat([x, x[:1].detach().expand(-m % pad, *x.shape[1:])])
         if self.target.stochastic:
             key = hashlib.sha256(f"{self.seed}\0{self.name}\0{self.calls}".encode()).digest()
             torch.manual_seed(int.from_bytes(key[:7], "big"))
@@ -226,12 +231,20 @@ class Oracle:
         if not watches:
             logits = self.target.decision_logits(self.target.logits(padded))[:m]
             return Observed(logits, (), self._rejection(padded, m))
-        from actsec.activations import watch
+        from actsec.activations import find, watch
+        from actsec.activations.regions import regions
 
-        with watch(self.target.model, post=False) as seen:
+        if self.watched is None:
+            # Gates, outputs and calls that never see the input are nobody's to force.
+            asked = padded[:2].detach()
+            asked = self.target.normalization(asked) if self.target.normalization else asked
+            self.watched = frozenset(site.name for site in find(self.target.model, asked).active)
+        with watch(self.target.model, only=self.watched, post=False) as seen:
             logits = self.target.decision_logits(self.target.logits(padded))[:m]
             sites = tuple(
-                SiteValues(call.name, call.kind, by_row(call.pre, self.target.draws)[:m])
+                SiteValues(
+                    call.name, call.kind, by_row(call.pre, self.target.draws)[:m], regions(call.kind, call.options)
+                )
                 for call in seen.calls
                 if call.pre.shape[0] == len(padded) * self.target.draws
             )
@@ -259,8 +272,7 @@ def _join(pieces: list[Observed]) -> Observed:
     if len(pieces) == 1:
         return pieces[0]
     sites = tuple(
-        SiteValues(first.name, first.kind, torch.cat([p.sites[i].pre for p in pieces]))
-        for i, first in enumerate(pieces[0].sites)
+        replace(first, pre=torch.cat([p.sites[i].pre for p in pieces])) for i, first in enumerate(pieces[0].sites)
     )
     scores = [p.rejection for p in pieces if p.rejection is not None]
     return Observed(torch.cat([p.logits for p in pieces]), sites, torch.cat(scores) if scores else None)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from actsec import registry
 from actsec.errors import unknown
 
-KINDS = ("attacks", "defenses", "activations", "diagnostics", "models", "data")
+KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "models", "data")
 
 
 def listing(kind: str) -> list[tuple[str, str]]:
@@ -35,7 +34,7 @@ def listing(kind: str) -> list[tuple[str, str]]:
 
 
 def explained(name: str) -> str:
-    """The page of an activation or plug-in, by its name or a diagnostic's id. Raises UnknownName."""
+    """The page of an activation or plug-in, by its name or a diagnostic's or lint's id. Raises UnknownName."""
     from actsec.activations import activation, names
 
     known: list[str] = list(names())
@@ -47,16 +46,10 @@ def explained(name: str) -> str:
     if name.startswith(registry.ART):
         return page("attacks", name)
     if name in known:
-        entry = activation(name)
-        facts = dataclasses.asdict(entry.properties)
-        lines = [
-            f"{name}: {entry.formula}",
-            f"derivative: {entry.slope}",
-            "",
-            *(f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
-        ]
-        return "\n".join(lines)
-    for kind in ("attacks", "defenses", "diagnostics"):
+        from actsec.activations.cards import card
+
+        return "\n".join(card(activation(name)))
+    for kind in ("attacks", "defenses", "diagnostics", "lints"):
         for plug_in in registry.names(kind):
             found = registry.find(kind, plug_in)
             known.append(plug_in)

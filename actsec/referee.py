@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from actsec import geometry, losses, rows
+from actsec import geometry, losses, rows, units
 from actsec.draws import Draws
 from actsec.ledger import ALREADY_WRONG, FOUND, NORMS_KEPT, REFUSED, Ledger, Verdicts, opened
 from actsec.oracle import Oracle, frozen, rejected
@@ -317,12 +317,15 @@ def attack_target(
     the attack asks in the target's place; the target judges.
     """
     draws_each = repeats or (JUDGE_DRAWS if target.stochastic else 1)
+    goal = goal or losses.Misclassify()
+    if hasattr(attack, "ranked"):
+        attack, goal = units.choosing(attack, goal, target, cases)
     with frozen(target.model), frozen((search or target).model):
         oracle = Oracle(search or target, batch, draws_each, seed, name)
         return drive(
             attack,
             oracle,
-            goal or losses.Misclassify(),
+            goal,
             cases,
             Draws(seed, name),
             settle=settle,

@@ -234,8 +234,31 @@ class SiteKill:
 
 
 @dataclass(frozen=True, slots=True)
+class KillEffect:
+    """What forcing units did to the model, over n images.
+
+    margin_before, margin_after: median of the label's decision logit less the best other; gradient_ratio: median norm
+    of the cross-entropy's gradient after by before, None where it was 0; zero_gradients: share of images where it is
+    exactly 0 after; blackouts: share of images at which a whole site went dark; critical_killed: share killed of the
+    units with most effect on the label's logit, None where units do not die. The noise_ and pgd_ fields are the same
+    under noise and plain PGD.
+    """
+
+    margin_before: float
+    margin_after: float
+    gradient_ratio: float | None
+    zero_gradients: float
+    blackouts: float
+    noise_margin_after: float | None = None
+    noise_gradient_ratio: float | None = None
+    critical_killed: float | None = None
+    noise_critical_killed: float | None = None
+    pgd_critical_killed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
-    """Dead-ReLU forcing beside noise and plain PGD at the same eps. net is killed minus revived, of all units.
+    """Forcing units beside noise and plain PGD at the same eps. net is killed minus revived, of all units.
 
     applicable is False, with the reason, where no site can die.
     """
@@ -254,6 +277,8 @@ class Kill:
     label_changed: Share | None
     noise_label_changed: Share | None
     sites: tuple[SiteKill, ...]
+    effect: KillEffect | None = None
+    attack: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,13 @@ JUDGE_DRAWS = 20
 SLACK = 1e-6
 """A candidate is inside the ball when its size is at most eps * (1 + SLACK): float32 rounding, nothing more."""
 
+Region = Literal["dead", "saturated", "zero_tail"]
+Ends = tuple[Region, float | None, float | None]
+"""A region of pre-activations: up to the first number, and from the second; None where it has no such end."""
+
+FORCING: dict[str, Region] = {"kill": "dead", "saturate": "saturated", "zero_tail": "zero_tail"}
+"""Goals that force units into a region, whatever the label."""
+
 S = TypeVar("S")
 
 
@@ -43,7 +50,8 @@ class Threat:
 
     eps is in input units (pixels for l0); None asks for the smallest change that works. goal is ``misclassify``,
     ``class=3`` (that very class), ``least_likely`` (the class least likely untouched), ``confident=0.99`` (any wrong
-    class, with at least that probability) or ``kill``; knowledge is what the adversary sees; queries bounds the
+    class, with at least that probability), or about units and not labels: ``kill``, ``saturate``, ``zero_tail``;
+    knowledge is what the adversary sees; queries bounds the
     forwards per example.
     """
 
@@ -73,6 +81,11 @@ class Threat:
         kind, _, value = self.goal.partition("=")
         return float(value) if kind == "confident" else None
 
+    @property
+    def region(self) -> Region | None:
+        """Where the goal forces units to be, where it is about units and not about labels."""
+        return FORCING.get(self.goal)
+
     def __str__(self) -> str:
         eps = int(self.eps) if self.eps is not None and self.eps == int(self.eps) else self.eps
         parts = [self.norm, *([] if eps is None else [show(eps)])]
@@ -97,7 +110,7 @@ class Threat:
 def _goal(text: str) -> str:
     """A goal as it is always written. Raises ThreatError."""
     kind, sign, value = text.partition("=")
-    if text in ("misclassify", "kill", "least_likely"):
+    if text in ("misclassify", "least_likely", *FORCING):
         return text
     if kind == "class" and value.isascii() and value.isdigit():
         return f"class={int(value)}"
@@ -112,7 +125,7 @@ def _goal(text: str) -> str:
     raise ThreatError(
         f"cannot read the goal {text!r} of a threat",
         "Write norm:eps:goal, such as linf:8/255, l2:0.5 or l0:1; "
-        "goals are class=3, least_likely, confident=0.99 and kill.",
+        "goals are class=3, least_likely, confident=0.99, kill, saturate and zero_tail.",
     )
 
 
@@ -307,6 +320,8 @@ class SiteValues:
     name: str
     kind: str
     pre: Tensor
+    ends: tuple[Ends, ...] = ()
+    """Where its units are dead, saturated or numerically zero: see actsec.activations.regions."""
 
 
 @dataclass(frozen=True, slots=True)

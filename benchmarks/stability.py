@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from actsec import models, training
 from actsec.activations import watch
 from actsec.data import Splits, load
 from actsec.errors import ModelError
+from actsec.study.depth import gradient_norms
 
 DEPTHS = (3, 5, 10, 20)
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu")
@@ -87,11 +87,8 @@ def built(options: str, depth: int, seed: int) -> nn.Module:
 
 def ratio(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     """The norm of the loss's gradient by the first layer's weights over that by the last layer's."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    model.train()
-    loss = F.cross_entropy(model(x), y)
-    first, last = torch.autograd.grad(loss, [layers[0].weight, layers[-1].weight])
-    return float(first.double().norm() / last.double().norm())
+    norms = gradient_norms(model, x, y)
+    return norms[0] / norms[-1]
 
 
 def off_on_every_input(model: nn.Module, x: torch.Tensor) -> float:

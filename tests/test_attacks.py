@@ -27,6 +27,8 @@ QUICK = {
     "square": "square(queries=25)",
     "noise": "noise(draws=10)",
     "dead_relu": "dead_relu(steps=5)",
+    "saturation": "saturation(steps=5)",
+    "zero_tail": "zero_tail(steps=5)",
     "pgd": "pgd(steps=5, restarts=2)",
     "apgd": "apgd(steps=6, restarts=2, targets=2, loss=dlr)",
     "fab": "fab(steps=4, targets=3)",
@@ -258,6 +260,9 @@ def test_noise_is_what_it_says(kind, norm):
         "one_pixel(mode=exhaustive, pixels=2)",
         "one_pixel(population=3)",
         "dead_relu(width=0)",
+        "dead_relu(share=0)",
+        "saturation(steps=0)",
+        "zero_tail(step_size=0)",
         "fgsm(loss=hinge)",
     ],
 )

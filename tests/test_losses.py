@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from actsec.activations.regions import regions
 from actsec.errors import ThreatError
-from actsec.losses import CrossEntropy, DeadCount, Kill, Margin, Misclassify, margin
+from actsec.forcing import DeadCount
+from actsec.losses import CrossEntropy, Kill, Margin, Misclassify, margin
 from actsec.types import Cases, Observed, SiteValues
 
 Z = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 1.0], [1.0, 1.0, 1.0]])
@@ -42,7 +44,7 @@ def test_confidence_raises_the_bar():
 
 
 def site(pre, kind="relu"):
-    return SiteValues("act", kind, torch.tensor(pre))
+    return SiteValues("act", kind, torch.tensor(pre), regions(kind, ()))
 
 
 def test_kill_counts_the_net_rise_of_dead_units_over_sites_that_can_die():

@@ -13,7 +13,7 @@ from actsec import registry
 from actsec.errors import UnknownName
 from actsec.spec import parse, table
 
-KINDS = ("attacks", "defenses", "diagnostics", "sections", "formats")
+KINDS = ("attacks", "defenses", "diagnostics", "lints", "sections", "formats")
 
 
 @pytest.mark.parametrize("kind", KINDS)

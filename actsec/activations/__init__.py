@@ -3,7 +3,7 @@
 Importing this package imports no torch: what needs it is loaded when first asked for.
 
     names, activation, make        the catalogue (formula, options, computed properties)
-    find, watch, replace           the activation calls of a model
+    sites, find, watch, replace    the activation calls of a target or a model
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from actsec.activations.catalogue import Activation, activation, formula, make, 
 
 if TYPE_CHECKING:
     from actsec.activations.finding import Unresolved
+    from actsec.activations.listing import Site, Sites, find, sites
     from actsec.activations.properties import Properties
     from actsec.activations.replacing import Swapped, replace
-    from actsec.activations.sites import Site, Sites, find
-    from actsec.activations.watching import Call, Recorder, watch
+    from actsec.activations.watching import Call, Recorder, dead_counts, watch
 
 _LAZY = {
     "Properties": "properties",
     "Swapped": "replacing",
     "replace": "replacing",
-    "Site": "sites",
-    "Sites": "sites",
+    "Site": "listing",
+    "Sites": "listing",
     "Unresolved": "finding",
-    "find": "sites",
+    "find": "listing",
+    "sites": "listing",
     "Call": "watching",
     "Recorder": "watching",
+    "dead_counts": "watching",
     "watch": "watching",
 }
 
@@ -43,11 +45,13 @@ __all__ = [
     "Swapped",
     "Unresolved",
     "activation",
+    "dead_counts",
     "find",
     "formula",
     "make",
     "names",
     "replace",
+    "sites",
     "watch",
 ]
 

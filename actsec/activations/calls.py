@@ -8,6 +8,7 @@ and the overload.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,55 @@ _IN_PLACE_OPERATORS = {
 }
 
 
+# elementwise calls of which activations are written out by hand; True: not linear
+_ARITHMETIC: dict[str, bool] = {
+    **dict.fromkeys(("add", "sub", "mul", "multiply", "div", "true_divide", "divide", "neg", "rsub"), False),
+    **dict.fromkeys(("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__"), False),
+    **dict.fromkeys(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__neg__", "subtract", "negative"), False),
+    **dict.fromkeys(("to", "float", "double", "half", "type", "type_as", "clone", "zeros_like", "ones_like"), False),
+    **dict.fromkeys(("pow", "__pow__", "square", "sqrt", "abs", "reciprocal", "__rtruediv__", "__rdiv__"), True),
+    **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "special_erf", "logaddexp", "relu", "erfc"), True),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "__gt__", "__ge__", "__lt__", "__le__", "where", "masked_fill"), True),
+    **dict.fromkeys(("maximum", "minimum", "fmax", "fmin", "clamp", "clip", "clamp_min", "clamp_max", "sign"), True),
+}
+_PRODUCT = {"mul", "multiply", "__mul__", "__rmul__", "mul_", "__imul__"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """What a torch function's name says of it, looked up once a function."""
+
+    name: str
+    known: tuple[str, tuple[tuple[str, str, float | str], ...]] | None  # an activation: its kind and parameters
+    outside: str | None  # an activation that the catalogue does not hold: what it is
+    overwrites: bool  # it changes its first argument
+    arithmetic: bool
+    curved: bool
+    product: bool
+    suspect: bool  # with some arguments it is a ReLU
+    limits: bool  # it keeps values inside a range
+
+
+@functools.lru_cache(maxsize=4096)
+def look(func: Callable[..., Any]) -> Entry:
+    """What is known of a torch function."""
+    name = name_of(func)
+    in_place = name.endswith("_") and not name.endswith("__")
+    stem = name[:-1] if in_place else name
+    known = _KNOWN.get(stem)
+    return Entry(
+        name,
+        known,
+        _OUTSIDE.get(name) or _OUTSIDE.get(stem),
+        in_place or name in _IN_PLACE_OPERATORS or name == "__setitem__",
+        known is not None or stem in _ARITHMETIC,
+        known is not None or _ARITHMETIC.get(stem, False),
+        name in _PRODUCT,
+        name.strip("_") in _SUSPECT,
+        stem in _LIMITS,
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Activating:
     """One call of an activation as it was asked for."""
@@ -78,6 +128,9 @@ class Activating:
     target: Tensor | None  # what the call overwrites with its result: z (in place), ``out=``, or nothing
     as_asked: Callable[[], Tensor]  # the call itself
     compute: Callable[[Tensor], Tensor]  # the same function, out of place
+    reads: tuple[Tensor, ...] = ()  # what the call itself is given, where that is not z: a product written by hand
+    parts: tuple[str, ...] = ()  # the calls of which a function written by hand is made
+    notes: tuple[Any, ...] = ()  # what a finder had to say of them
 
     def source(self) -> Tensor:
         """The pre-activation as a tensor that the call will not overwrite, on the way from input to output."""
@@ -97,51 +150,53 @@ def name_of(func: Callable[..., Any]) -> str:
     return name if name.startswith("__") else name.partition(".")[0]
 
 
-def recognise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Activating | None:
+def recognise(
+    entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Activating | None:
     """The activation that a torch call computes, or None."""
-    name = name_of(func)
-    known = _KNOWN.get(name) or (_KNOWN.get(name[:-1]) if name.endswith("_") else None)
-    if known is None:
+    if entry.known is None:
         return None
     z = args[0] if args else kwargs.get("input", kwargs.get("self"))
     if not isinstance(z, Tensor):
         return None
-    kind, parameters = known
-    given = dict(zip((p[0] for p in parameters), args[1:], strict=False)) | kwargs
-    options: Options = tuple((ours, given.get(theirs, default)) for theirs, ours, default in parameters)
-    if kind == "hardtanh" and [float(value) for _, value in options] == [0.0, 6.0]:
-        kind, options = "relu6", ()
-    rest = tuple(args[1:])
-    named = {key: value for key, value in kwargs.items() if key not in ("input", "self", "inplace", "out")}
-    in_place = name.endswith("_") or bool(kwargs.get("inplace", False))
-    target = z if in_place else kwargs.get("out")
+    kind, parameters = entry.known
+    options: Options = ()
+    if parameters:
+        given = dict(zip((p[0] for p in parameters), args[1:], strict=False)) | kwargs
+        options = tuple((ours, given.get(theirs, default)) for theirs, ours, default in parameters)
+        if kind == "hardtanh" and [float(value) for _, value in options] == [0.0, 6.0]:
+            kind, options = "relu6", ()
+    in_place = entry.overwrites
+    target = z if in_place or kwargs.get("inplace", False) else kwargs.get("out")
 
     def as_asked() -> Tensor:
         return func(*args, **kwargs)  # type: ignore[no-any-return]  # torch's own functions carry no types here
 
     def compute(p: Tensor) -> Tensor:
-        return func(p.clone() if name.endswith("_") else p, *rest, **named)  # type: ignore[no-any-return]  # as above
+        named = {key: value for key, value in kwargs.items() if key not in ("input", "self", "inplace", "out")}
+        return func(p.clone() if in_place else p, *args[1:], **named)  # type: ignore[no-any-return]  # as above
 
     return Activating(kind, options, z, target, as_asked, compute)
 
 
-def overwritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+def overwritten(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The tensor whose values a torch call changes, or None."""
-    name = name_of(func)
-    changes = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_OPERATORS or name == "__setitem__"
-    if changes or kwargs.get("inplace", False):
+    if entry.overwrites or kwargs.get("inplace", False):
         target = args[0] if args else kwargs.get("input", kwargs.get("self"))
-    else:
+    elif kwargs:
         target = kwargs.get("out")
+    else:
+        return None
     return target if isinstance(target, Tensor) else None
 
 
-def disguised(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+def disguised(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Why a call looks like an activation that cannot be watched or replaced as one; None when it does not."""
-    name = name_of(func)
-    if name in _OUTSIDE:
-        return f"{_OUTSIDE[name]}: not in the catalogue"
-    name = name.strip("_")
+    if entry.outside is not None:
+        return f"{entry.outside}: {'not watchable' if 'fused' in entry.outside else 'not in the catalogue'}"
+    if not entry.suspect:
+        return None
+    name = entry.name.strip("_")
     first = args[0] if args else kwargs.get("input")
     if not isinstance(first, Tensor) or not first.is_floating_point():
         return None
@@ -151,11 +206,13 @@ def disguised(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         return "threshold at 0: a ReLU in disguise" if _zero(bar) and _zero(value) else None
     if name in ("clamp", "clip", "clamp_min"):
         return f"{name} at exactly 0: a ReLU in disguise" if _zero(kwargs.get("min", second)) else None
-    if name in ("maximum", "fmax", "max"):
-        other = kwargs.get("other", second)
-        tensors = isinstance(other, Tensor) and other.is_floating_point()
-        return f"{name} with 0: a ReLU in disguise" if tensors and (_zero(other) or _zero(first)) else None
-    return None
+    other = kwargs.get("other", second)
+    tensors = isinstance(other, Tensor) and other.is_floating_point()
+    return f"{name} with 0: a ReLU in disguise" if tensors and (_zero(other) or _zero(first)) else None
+
+
+_LIMITS = {"clamp", "clip", "clamp_min", "clamp_max", "maximum", "minimum", "fmax", "fmin"}
+_SUSPECT = {"threshold", "clamp", "clip", "clamp_min", "maximum", "fmax", "max"}
 
 
 def _third(args: tuple[Any, ...]) -> Any:

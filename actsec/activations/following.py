@@ -18,6 +18,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from actsec.activations import calls
+from actsec.activations.byhand import Forms, Step, read
+from actsec.activations.calls import Activating, Entry
 from actsec.activations.functions import OWN
 from actsec.errors import ModelError
 
@@ -30,6 +32,10 @@ class Stands(nn.Module):
 
     model: nn.Module
     stands: nn.ModuleDict
+
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Modules that hold the model as ``module``: the names are the model's own."""
 
 
 def key_of(site: str) -> str:
@@ -46,18 +52,26 @@ class Follower(TorchFunctionMode):
         self.stack: list[tuple[str, nn.Module]] = []
         self.names: dict[nn.Module, str] = {}
         self.fixed: set[nn.Module] = set()
+        self.scripted: dict[str, nn.Module] = {}
         self.used: set[str] = set()
+        self.forms = Forms()
+        self.step: Step | None = None  # what the running call adds to an expression written by hand
 
     def begin(self) -> None:
         """A forward pass of the root begins."""
-        self.names, self.fixed, self.used = {}, set(), set()
+        self.used = set()
+        self.forms.clear()
+
+    def survey(self) -> None:
+        """Read the root's modules: their names, and whether torch runs them where no call of theirs is seen."""
+        self.names, self.fixed, self.scripted = {}, set(), {}
         self._read(self.root, "")
 
-    def on_site(self, name: str, call: calls.Activating) -> Tensor:
+    def on_site(self, name: str, call: Activating) -> Tensor:
         """Compute one activation call; ``name`` is unique within the pass."""
         return call.as_asked()
 
-    def on_other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_other(self, entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute one call that is no activation."""
         return func(*args, **kwargs)
 
@@ -67,10 +81,39 @@ class Follower(TorchFunctionMode):
         named = kwargs or {}
         if not self.stack:
             return func(*args, **named)
-        call = calls.recognise(func, args, named)
+        entry = calls.look(func)
+        call = calls.recognise(entry, func, args, named)
         if call is None:
-            return self.on_other(func, args, named)
-        return self.on_site(self.name(call.kind), call)
+            compute = self._arithmetic if entry.arithmetic else self.on_other
+            return compute(entry, func, args, named)
+        if call.kind == "relu":  # nothing is written by hand with it: spare the time
+            return self._site(None, call)
+        return self._site(self.forms.step(entry, func, args, named), call)
+
+    def _site(self, step: Step | None, call: Activating) -> Tensor:
+        name = self.name(call.kind)
+        if call.target is not None:
+            self.forms.lose(call.target)
+        result = self.on_site(name, call)
+        if step is not None:
+            step.site, step.does = name, (call.kind, call.options)
+            self.forms.keep(result, step)
+        return result
+
+    def _arithmetic(self, entry: Entry, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        step = self.forms.step(entry, func, args, named)
+        if step is not None and calls.disguised(entry, args, named) is None:
+            call = read(step, entry, func, args, named)
+            if call is not None:
+                return self._site(step, call)
+        target = calls.overwritten(entry, args, named)
+        if target is not None:
+            self.forms.lose(target)
+        self.step = step
+        result = self.on_other(entry, func, args, named)
+        if step is not None:
+            self.forms.keep(result, step)
+        return result
 
     @property
     def path(self) -> str:
@@ -103,7 +146,10 @@ class Follower(TorchFunctionMode):
                 return
             self.begin()
         path = self.names.get(module)
-        self.stack.append((self.path if path is None and self.stack else path or "", module))
+        if path is None:  # put into the model since, or no part of it: then it goes by its caller's name
+            self.survey()
+            path = self.names.setdefault(module, self.path if self.stack else "")
+        self.stack.append((path, module))
 
     def leave(self, module: nn.Module) -> None:
         """A module's forward ends, well or badly."""
@@ -115,14 +161,22 @@ class Follower(TorchFunctionMode):
         if module in self.names:
             return
         self.names[module] = path
+        if isinstance(module, torch.jit.ScriptModule):
+            self.scripted[path] = module
+            return
+        refuse_unseen(module)
+        if isinstance(module, WRAPPERS):
+            self._read(module.module, path)
+            return
         if isinstance(module, Stands):
             self._read(module.model, path)
             for key, stand in module.stands.items():
                 self.names[stand] = _join(path, key.replace("/", "."))
                 self.fixed.add(stand)
             return
-        for name, child in module.named_children():
-            self._read(child, _join(path, name))
+        for name, child in module._modules.items():  # noqa: SLF001  # named_children takes twice as long
+            if child is not None:
+                self._read(child, _join(path, name))
 
 
 @contextmanager
@@ -138,7 +192,8 @@ def following(follower: Follower) -> Iterator[None]:
         if threading.get_ident() == thread and follower.stack:
             follower.leave(module)
 
-    refuse_compiled(follower.root)
+    refuse_scripted(follower.root)
+    follower.survey()
     entering = register_module_forward_pre_hook(enter)
     leaving = register_module_forward_hook(leave, always_call=True)
     try:
@@ -150,14 +205,28 @@ def following(follower: Follower) -> Iterator[None]:
         follower.stack.clear()
 
 
-def refuse_compiled(model: nn.Module) -> None:
-    """Raise ModelError for a model whose calls run outside Python."""
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule) or type(module).__name__ == "OptimizedModule":
-            raise ModelError(
-                f"the activations of a compiled module ({type(module).__name__}) cannot be seen",
-                "Give the model as it was before torch.compile or torch.jit.",
-            )
+def refuse_scripted(model: nn.Module) -> None:
+    """Raise ModelError for a model that torch.jit runs: scripted children are named, but here nothing can be seen."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"the activations of a model compiled by torch.jit ({type(model).__name__}) cannot be seen",
+            "Give the model as it was before torch.jit. Attacks by gradient or by queries, calibration and robust "
+            "accuracy work on it as it is; activation health, killing units and swaps need the Python code.",
+        )
+
+
+def refuse_unseen(module: nn.Module) -> None:
+    """Raise ModelError for a module whose calls run outside Python or in other threads."""
+    if type(module).__name__ == "OptimizedModule":
+        raise ModelError(
+            "the activations of a compiled model (OptimizedModule) cannot be seen",
+            "Give the model as it was before torch.compile: it is kept as model._orig_mod.",
+        )
+    if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+        raise ModelError(
+            f"the activations of a model spread over {len(module.device_ids)} devices run in other threads",
+            "Give the model inside: model.module.",
+        )
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -64,7 +64,7 @@ def saturated(activation: Activation, z: Tensor) -> Tensor:
 def properties(activation: Activation) -> Properties:
     """Compute the properties on a grid: step 2^-12 inside [-32, 32], logarithmic to 1e6 on both sides."""
     z = _grid()
-    f, slope = _curve(activation, z)
+    f, slope = curve(activation, z)
     lower, upper = -_limit(z, -f), _limit(z, f)
     low_at = int(f.argmin())
     max_slope = float(slope.abs().max())
@@ -100,7 +100,7 @@ def _grid() -> Tensor:
     return torch.cat([-tail.flip(0), middle, tail])
 
 
-def _curve(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
+def curve(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
     """f and f' of one unit along the grid."""
     if activation.elementwise:
         return activation(z), derivative(activation, z)

@@ -12,7 +12,7 @@ from actsec.activations.calls import Activating
 from actsec.activations.catalogue import Activation, activation
 from actsec.activations.finding import tensors
 from actsec.activations.following import is_activation
-from actsec.activations.sites import resting
+from actsec.activations.listing import resting, seeded
 from actsec.activations.standing import Standing, chosen
 from actsec.errors import BadOption
 from actsec.spec import Spec
@@ -45,12 +45,12 @@ def replace(
     whose output is smaller than its input.
     """
     wanted = replaceable(to)
-    picked, seen = chosen(model, example, only)
+    picked = chosen(model, example, only)
     clone = copy.deepcopy(model)
     _compute_out_of_place(clone, example)
     like = next((p for p in model.parameters() if p.is_floating_point()), example)
-    stands = {name: wanted.module().to(device=like.device, dtype=like.dtype) for name in picked}
-    swapped = Swapped(clone, stands, seen)
+    stands = {name: wanted.module().to(device=like.device, dtype=like.dtype) for name in picked.names}
+    swapped = Swapped(clone, stands, picked)
     swapped.resting_as(model)
     return swapped
 
@@ -79,7 +79,5 @@ def _compute_out_of_place(model: nn.Module, example: Tensor) -> None:
 
 
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    devices = [example.device] if example.device.type == "cuda" else []
-    with resting(model), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with resting(model), seeded(example.device):
         return list(tensors(model(example)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -12,8 +13,17 @@ from torch.utils import checkpoint
 
 from actsec.activations.calls import Activating
 from actsec.activations.following import Follower, Stands, following, key_of
-from actsec.activations.sites import find, find_in_training
+from actsec.activations.listing import find, find_in_training
 from actsec.errors import ModelError, unknown
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chosen:
+    """The calls at which modules are to stand, among all that were found."""
+
+    names: tuple[str, ...]
+    parts: frozenset[str]  # the calls that make up those of them that are written by hand
+    seen: frozenset[str]  # every call there is, parts and all
 
 
 class Standing(Stands):
@@ -21,21 +31,29 @@ class Standing(Stands):
 
     State-dict keys: the original's under ``model.``, and each module's own under ``stands.<site>.`` with the site's
     dots written as slashes: ``stands.layer1/0/relu:2.weight``. It pickles, copies, trains and loads as any module does.
-    ``seen`` holds every site that was found, so that a call nobody looked at is an error, not a guess.
+    ``seen`` holds every call that was found, so that a call nobody looked at is an error, not a guess; ``parts`` those
+    that make up a call written by hand at which a module stands: nobody computes them.
     """
 
-    def __init__(self, model: nn.Module, stands: Mapping[str, nn.Module], seen: frozenset[str]) -> None:
+    def __init__(self, model: nn.Module, stands: Mapping[str, nn.Module], calls: Chosen) -> None:
         super().__init__()
         self.model = model
         self.stands = nn.ModuleDict({key_of(name): stand for name, stand in stands.items()})
-        self.seen = seen
+        self.seen, self.parts = calls.seen, calls.parts
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with following(_Stander(self)):
-            return self.model(*args, **kwargs)
+        stander = _Stander(self)
+        with following(stander):
+            result = self.model(*args, **kwargs)
+        if stander.skipped:
+            raise ModelError(
+                f"{min(stander.skipped)!r} was part of an activation written by hand, and is so no more",
+                "Give an example that takes the same way through the model.",
+            )
+        return result
 
     def answer(self, stand: nn.Module, call: Activating) -> Tensor:
-        """What a call gives at which ``stand`` stands."""
+        """What a call gives at which ``stand`` stands, from ``call.source()`` alone: its parts were not computed."""
         raise NotImplementedError
 
     def resting_as(self, model: nn.Module) -> None:
@@ -48,6 +66,7 @@ class _Stander(Follower):
     def __init__(self, standing: Standing) -> None:
         super().__init__(standing.model)
         self.standing = standing
+        self.skipped: set[str] = set()  # parts that were not computed, until the whole is
 
     def on_site(self, name: str, call: Activating) -> Tensor:
         if _recomputed():
@@ -55,6 +74,11 @@ class _Stander(Follower):
                 f"the activation {name!r} runs inside torch.utils.checkpoint, which runs it once more during backward",
                 "Switch checkpointing off (memory_efficient=False in torchvision's densenet).",
             )
+        self.skipped.difference_update(call.parts)
+        if name in self.standing.parts:
+            self.skipped.add(name)
+            given = next(tensor for tensor in (*call.reads, call.z) if tensor.shape == call.z.shape)
+            return given.view_as(given) if call.target is None else call.target
         key = key_of(name)
         if key in self.standing.stands:
             return call.give(self.standing.answer(self.standing.stands[key], call))
@@ -76,10 +100,8 @@ def _recomputed() -> bool:
     return False
 
 
-def chosen(
-    model: nn.Module, example: Tensor, only: str | Sequence[str] | None = None
-) -> tuple[list[str], frozenset[str]]:
-    """The names of the active calls that match one of the globs (all of them without), and of every call there is.
+def chosen(model: nn.Module, example: Tensor, only: str | Sequence[str] | None = None) -> Chosen:
+    """The active calls whose names match one of the globs; all of them without.
 
     example (n, ...) is one valid batch, run in eval mode on the model and in train mode on a copy. Active calls leave
     out gates, the output and what never sees the input. Raises UnknownName for a glob that matches none, ModelError for
@@ -87,9 +109,7 @@ def chosen(
     """
     found, training = find(model, example), find_in_training(model, example)
     known = {site.name for site in found.sites}
-    later = [site for site in training.sites if site.name not in known]
-    active = [site.name for site in (*found.active, *(site for site in later if site in training.active))]
-    seen = frozenset(known | {site.name for site in later})
+    active = [*found.active, *(site for site in training.active if site.name not in known)]
     if not active:
         raise ModelError(
             "the model has no activation call that something could stand for",
@@ -97,6 +117,11 @@ def chosen(
         )
     globs = [only] if isinstance(only, str) else ["*"] if only is None else list(only)
     for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in active):
-            raise unknown("activation site", glob, active)
-    return [name for name in active if any(fnmatchcase(name, glob) for glob in globs)], seen
+        if not any(fnmatchcase(site.name, glob) for site in active):
+            raise unknown("activation site", glob, [site.name for site in active])
+    picked = [site for site in active if any(fnmatchcase(site.name, glob) for glob in globs)]
+    return Chosen(
+        names=tuple(site.name for site in picked),
+        parts=frozenset(part for site in picked for part in site.parts),
+        seen=found.seen | training.seen,
+    )

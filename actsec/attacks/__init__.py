@@ -17,6 +17,8 @@ _CLASSES = {
     "CarliniWagner": "carlini_wagner",
     "OnePixel": "one_pixel",
     "DeadReLU": "dead_relu",
+    "Saturation": "saturation",
+    "ZeroTail": "zero_tail",
     "Noise": "noise",
     "Square": "square",
     "Replay": "replay",

@@ -52,9 +52,9 @@ def jittered(model: nn.Module, example: Tensor, sites: str | Sequence[str], alph
     example (n, ...) is one valid batch. Gates, the output and calls that never see the input get none. Raises
     UnknownName for a glob that matches no call, ModelError for a model without any.
     """
-    picked, seen = chosen(model, example, sites)
-    noises = {name: Jitter(alpha, learned=learned).to(example.device) for name in picked}
-    made = Jittered(copy.deepcopy(model), noises, seen)
+    picked = chosen(model, example, sites)
+    noises = {name: Jitter(alpha, learned=learned).to(example.device) for name in picked.names}
+    made = Jittered(copy.deepcopy(model), noises, picked)
     made.resting_as(model)
     return made
 

@@ -212,7 +212,7 @@ def _sites(target: Target) -> dict[str, Any]:
         "sites": len(own),
         "sites_found": len(found.active),
         "sites_left": [site.name for site in found.active if site.name not in own],
-        "unresolved": [f"{item.name}: {item.reason}" for item in found.unresolved],
+        "unresolved": [f"{item.name or 'the model'}: {item.reason}" for item in found.unresolved],
     }
 
 

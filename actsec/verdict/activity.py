@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actsec.errors import PlanError, unknown
 from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
 from actsec.verdict import gates as audited
+
+if TYPE_CHECKING:
+    from actsec.architecture import Architecture
 
 VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5
@@ -76,8 +79,13 @@ def findings(
         claim = f"gradients {what}: the first layer's is {ratio:.2g} times the last layer's"
         found.append(_problem("ACT-A04", "medium", claim, f"Try {cure}, normalisation, another initialisation."))
     if unresolved:
-        claim = f"{len(unresolved)} calls look like activations in disguise: {unresolved[0]}"
+        claim = f"{len(unresolved)} calls act as activations and cannot be watched: {unresolved[0]}"
         found.append(_problem("ACT-A02", "low", claim, "They are neither watched nor swapped."))
+    return worst_first(found)
+
+
+def worst_first(found: Sequence[Problem]) -> tuple[Problem, ...]:
+    """By severity, then by rule."""
     order = ("high", "medium", "low")
     return tuple(sorted(found, key=lambda problem: (order.index(problem.severity), problem.rule)))
 
@@ -201,6 +209,19 @@ def lines(found: Checkup) -> Iterator[str]:
     if not found.findings:
         yield "nothing stands out"
     yield from (f"gate {gate.gate}: {gate.outcome} ({gate.why})" for gate in found.gates)
+
+
+def linted(network: Architecture, found: Sequence[Problem]) -> Iterator[str]:
+    """What the lints say of an architecture, for a terminal."""
+    kinds = [site.activation.name for site in network.hidden]
+    told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
+    yield f"{len(network.layers)} layers, hidden activations: {told}"
+    yield f"{network.outputs} outputs, {network.classes} labels"
+    if not network.fresh:
+        yield "the weights are given: nothing is said of the initialisation (ACT-L07)"
+    yield from (f"{each.rule} {each.severity}: {each.claim}. {each.advice}" for each in found)
+    if not found:
+        yield "nothing stands out"
 
 
 def _share(value: float | None, width: int) -> str:

@@ -24,6 +24,7 @@ from actsec.result import (
     Data,
     Example,
     Kill,
+    KillEffect,
     Result,
     Share,
     SiteHealth,
@@ -250,7 +251,37 @@ def _kill(g: Gathered, attack: Tried) -> tuple[Kill, ...]:
             label_changed=changed("kill"),
             noise_label_changed=changed("kill_noise"),
             sites=_site_kills(attack.numbers),
+            effect=_kill_effect(attack, others.get("kill_noise"), others.get("kill_pgd")),
+            attack=str(registry.brief("attacks", parse(attack.trial.attack))),
         ),
+    )
+
+
+def _kill_effect(attack: Tried, noise: Tried | None, pgd: Tried | None) -> KillEffect | None:
+    """What forcing did to margins and gradients, beside noise."""
+
+    def critical(tried: Tried | None) -> float | None:
+        found = None if tried is None else tried.arrays.get("critical_killed")
+        return None if found is None else float(found.mean())
+
+    def ratio(tried: Tried) -> float | None:
+        before, after = tried.arrays["gradient_before"], tried.arrays["gradient_after"]
+        return float(np.median(after[before > 0] / before[before > 0])) if (before > 0).any() else None
+
+    if "margin_before" not in attack.arrays:
+        return None
+    arrays = attack.arrays
+    return KillEffect(
+        margin_before=float(np.median(arrays["margin_before"])),
+        margin_after=float(np.median(arrays["margin_after"])),
+        gradient_ratio=ratio(attack),
+        zero_gradients=float((arrays["gradient_after"] == 0).mean()),
+        blackouts=float(arrays["blackout"].mean()),
+        noise_margin_after=None if noise is None else float(np.median(noise.arrays["margin_after"])),
+        noise_gradient_ratio=None if noise is None else ratio(noise),
+        critical_killed=critical(attack),
+        noise_critical_killed=critical(noise),
+        pgd_critical_killed=critical(pgd),
     )
 
 

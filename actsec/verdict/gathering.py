@@ -151,7 +151,7 @@ class Gathered:
         limit = np.inf if threat.eps is None else threat.eps * (1 + SLACK)
         there = np.zeros(n)
         for tried in trials:
-            if not tried.usable or tried.threat.norm != threat.norm or tried.threat.goal == "kill":
+            if not tried.usable or tried.threat.norm != threat.norm or tried.threat.region is not None:
                 continue
             rows = min(n, len(tried.arrays["status"]))
             if tried.threat == threat:

@@ -10,8 +10,14 @@ from collections.abc import Sequence
 
 from actsec.data import Overlap
 from actsec.plan import Plan
-from actsec.result import GateResult, Problem, Variant
+from actsec.result import GateResult, Kill, Problem, Variant
 from actsec.verdict.gathering import Gathered
+
+_FORCED = {
+    "saturate": ("Saturation forcing", "saturated"),
+    "zero_tail": ("Forcing into zero tails", "numerically zero"),
+}
+"""What a goal about units is called and what becomes of them; dead-ReLU forcing unless named here."""
 
 
 def problems(
@@ -62,7 +68,7 @@ def _of_variant(variant: Variant) -> list[Problem]:
         advice = "Usual causes: a high learning rate, initialisation, a large negative bias, poisoned data."
         found.append(Problem("ACT-A01", "medium", variant.id, claim, advice))
     if variant.unresolved:
-        claim = f"{len(variant.unresolved)} calls look like activations in disguise: {variant.unresolved[0]}"
+        claim = f"{len(variant.unresolved)} calls act as activations and cannot be watched: {variant.unresolved[0]}"
         found.append(Problem("ACT-A02", "low", variant.id, claim, "They are not watched and not swapped."))
     for threat in variant.threats:
         if not threat.believable:
@@ -171,12 +177,24 @@ def _more(audited: Variant, many: str, one: str) -> list[str]:
         )
     if attacked is not None and attacked.confidence_when_wrong is not None:
         lines.append(f"When fooled it is {attacked.confidence_when_wrong:.1%} confident in its wrong answer.")
-    for kill in audited.kills:
-        if not kill.applicable:
-            lines.append(f"Dead-ReLU forcing: not applicable: {kill.reason}.")
-        elif kill.net is not None:
-            lines.append(
-                f"Dead-ReLU forcing raises the dead share of units by {kill.net:+.3f} net "
-                f"(noise {kill.noise_net or 0:+.3f}, PGD {kill.pgd_net or 0:+.3f})."
-            )
+    lines += [_forced(kill) for kill in audited.kills if kill.net is not None or not kill.applicable]
     return lines
+
+
+def _forced(kill: Kill) -> str:
+    """What forcing units came to: how many went, and what happened to the labels."""
+    named, gone = _FORCED.get(kill.threat.rpartition(":")[2], ("Dead-ReLU forcing", "dead"))
+    if not kill.applicable:
+        return f"{named}: not applicable: {kill.reason}."
+    what = f"{named} by {kill.attack}" if "aim" in kill.attack or "site" in kill.attack else named
+    line = (
+        f"{what} raises the {gone} share of units by {kill.net or 0:+.3f} net "
+        f"(noise {kill.noise_net or 0:+.3f}, PGD {kill.pgd_net or 0:+.3f})"
+    )
+    effect, changed = kill.effect, kill.label_changed
+    if effect is not None and effect.critical_killed is not None:
+        beside = f"(noise {effect.noise_critical_killed or 0:.1%}, PGD {effect.pgd_critical_killed or 0:.1%})"
+        line += f"; it kills {effect.critical_killed:.1%} of the critical units {beside}"
+    if changed is not None:
+        line += f"; the label changed on {changed.k} of {changed.n} images"
+    return f"{line}."

@@ -99,7 +99,7 @@ def attack_result(g: Gathered, tried: Tried) -> AttackResult:
     arrays = {key: rows if key == "trace" else rows[counted] for key, rows in tried.arrays.items()}
     n, status, wrong = int(counted.sum()), arrays["status"], tried.wrong[counted]
     before = g.clean_wrong[: len(counted)][counted]
-    if tried.threat.goal not in ("misclassify", "kill"):
+    if tried.threat.goal != "misclassify" and tried.threat.region is None:
         before, wrong = (status == ALREADY_WRONG) * 1.0, np.isin(status, (ALREADY_WRONG, FOUND)) * 1.0
     after = np.maximum(before, wrong)
     right = before < 0.5

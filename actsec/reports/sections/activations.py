@@ -114,7 +114,8 @@ def _forcing(result: Result) -> Iterator[Block]:
         yield Paragraph("Not done: no attack tried to silence units.")
         return
     yield Paragraph(
-        "The net rise of the dead fraction: units killed minus units revived, of all units, mean over examples. "
+        "The net rise of the dead fraction: units killed minus units revived, of all units, mean over examples; "
+        "under the goals saturate and zero_tail, of the saturated or numerically zero fraction. "
         "It counts as an attack only where it beats both random noise and plain PGD at the same eps. Silencing units "
         "and changing the label are different successes."
     )
@@ -141,11 +142,64 @@ def _forcing(result: Result) -> Iterator[Block]:
         ),
         rows,
     )
+    yield from _effects(kills)
+    for variant, kill in live:
+        title = f"Every site under forcing: {_name(variant, kill, kills)}"
+        yield Fold(title, (_forced_sites(title, kill),))
+
+
+def _effects(kills: list[tuple[Variant, Kill]]) -> Iterator[Block]:
+    """What the silenced units cost: margins and gradients."""
+    rows: list[tuple[Content, ...]] = []
+    for variant, kill in kills:
+        if (effect := kill.effect) is not None:
+            noise = (effect.noise_margin_after, effect.gradient_ratio, effect.noise_gradient_ratio)
+            cells = (words.number(value) if value is not None else "not done" for value in noise)
+            name = _name(variant, kill, kills)
+            shares = (words.percent(effect.zero_gradients), words.percent(effect.blackouts))
+            margins = (words.number(effect.margin_before), words.number(effect.margin_after))
+            critical = (effect.critical_killed, effect.noise_critical_killed, effect.pgd_critical_killed)
+            killed = (words.percent(value) if value is not None else "not done" for value in critical)
+            rows.append((name, *margins, *cells, *shares, *killed))
+    if rows:
+        yield Table(
+            "What it did to the model: median margin of the label over the best other, median ratio of the "
+            "gradient's norm after by before, images whose gradient is exactly 0, images at which a whole site is dark",
+            (
+                "variant",
+                "margin untouched",
+                "margin forced",
+                "margin, noise",
+                "gradient ratio",
+                "gradient ratio, noise",
+                "zero gradients",
+                "blackouts",
+                "critical units killed",
+                "the same, noise",
+                "the same, plain PGD",
+            ),
+            tuple(rows),
+        )
+
+
+def _forced_sites(title: str, kill: Kill) -> Table:
+    """What went and came back at every site."""
+    rows: list[tuple[Content, ...]] = [
+        (
+            f"{number}  {site.name}",
+            words.number(site.units),
+            *(words.percent(value) for value in (site.dead_before, site.dead_after, site.killed, site.revived)),
+        )
+        for number, site in enumerate(kill.sites, 1)
+    ]
+    columns = ("site", "units", "gone before", "gone after", "killed", "revived")
+    return Table(title, columns, tuple(rows), (1, 2, 3, 4, 5))
 
 
 def _name(variant: Variant, kill: Kill, kills: list[tuple[Variant, Kill]]) -> str:
-    several = len({k.threat for _, k in kills}) > 1
-    return f"{variant.title}, {kill.threat}" if several else variant.title
+    several = len({(k.threat, k.attack) for _, k in kills}) > 1
+    by = f", {kill.attack}" if len({k.attack for _, k in kills if k.attack}) > 1 and kill.attack else ""
+    return f"{variant.title}, {kill.threat}{by}" if several else variant.title
 
 
 def _bars(kill: Kill) -> tuple[Bar, ...]:

@@ -1,0 +1,182 @@
+"""The ``actsec study`` commands: options, and where the results go. torch and matplotlib are imported when one runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actsec.errors import BadOption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_OUT = "A new folder for report.md, report.json and the plots."
+
+
+@click.group()
+def study() -> None:
+    """Experiments about activation functions: gradients over depth, trained networks compared, curves drawn."""
+
+
+@study.command(name="depth")
+@click.option("--activations", multiple=True, help="Repeat for several [sigmoid tanh relu leaky_relu elu silu].")
+@click.option("--inits", multiple=True, help="glorot, he, lecun, orthogonal, torch or auto; repeat [glorot he].")
+@click.option("--depths", default="3,5,10,15,20", show_default=True, help="Layers with weights, the output's included.")
+@click.option("--seeds", default=5, show_default=True, help="Networks of each kind.")
+@click.option("--width", default=64, show_default=True, help="Units a layer.")
+@click.option("--data", default="gaussian", show_default=True, help="gaussian, or data as `actsec list data` says.")
+@click.option("--out", help=_OUT)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def depth_command(
+    activations: tuple[str, ...],
+    inits: tuple[str, ...],
+    depths: str,
+    seeds: int,
+    width: int,
+    data: str,
+    out: str | None,
+    quiet: bool,
+) -> int:
+    """Gradient norms at initialisation over depth: mean, std, min and max of the layers, and G, first over last."""
+    place = _new(out)
+    from actsec.study import depth
+
+    chosen = activations or depth.ACTIVATIONS
+    networks = depth.run(
+        chosen, _numbers("depths", depths), inits or depth.INITS, seeds, width, data, tell=_teller(quiet)
+    )
+    report = list(depth.lines(networks, data, width))
+    found = {
+        "data": data,
+        "width": width,
+        "networks": [dataclasses.asdict(network) for network in networks],
+        "cells": [dataclasses.asdict(cell) for cell in depth.cells(networks)],
+    }
+    if place is not None:
+        from actsec.study import drawing
+
+        _write(place, report, found, {"depth": drawing.depth(networks)})
+    _say(report, place)
+    return 0
+
+
+@study.command(name="activations")
+@click.option("--data", multiple=True, help="Repeat for several: yours, or of [iris breast_cancer digits moons].")
+@click.option("--activations", multiple=True, help="Repeat for several [sigmoid tanh relu leaky_relu elu gelu ...].")
+@click.option("--width", default="64,32", show_default=True, help="Units of the hidden layers.")
+@click.option("--depths", default="2", show_default=True, help="Hidden layers; 2,8 compares shallow and deep.")
+@click.option("--seeds", default=3, show_default=True, help="Networks of each kind, at least 3.")
+@click.option("--epochs", default=60, show_default=True, help="Passes over the training rows.")
+@click.option("--dropout", default=0.0, show_default=True, help="Share of hidden units dropped in training.")
+@click.option("--attacks", multiple=True, help="Repeat for several; 'none' for none [pgd(steps=20) minimal_l2].")
+@click.option("--eps", default=0.1, show_default=True, help="Of attacks that need one, in the inputs' own units.")
+@click.option("--samples", default=100, show_default=True, help="Test rows that are attacked.")
+@click.option("--out", help=_OUT)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def activations_command(
+    out: str | None, quiet: bool, data: tuple[str, ...], width: str, depths: str, **more: Any
+) -> int:
+    """Train the same network with every activation, and say what differs beyond seeds and sampling."""
+    place = _new(out)
+    from actsec.study import activations as comparing
+    from actsec.study import telling
+
+    given = {key: value for key, value in more.items() if value not in ((), None)}
+    if given.get("attacks") == ("none",):
+        given["attacks"] = ()
+    settings = comparing.Settings(width=_numbers("width", width), depths=_numbers("depths", depths), **given)
+    report, found, plots = [*telling.shared(settings)], {"settings": dataclasses.asdict(settings), "data": {}}, {}
+    for source in data or comparing.DATA:
+        splits = comparing.read(source)
+        networks = comparing.run(splits, settings, _teller(quiet))
+        sizes = tuple(0 if part is None else len(part) for part in (splits.train, splits.calibration, splits.test))
+        report += telling.lines(source, (sizes[0], sizes[1], sizes[2]), networks, settings)
+        found["data"][source] = telling.noted(networks, settings)
+        if place is not None:
+            from actsec.study import drawing
+
+            name = Path(source).stem
+            plots[f"{name}_training"] = drawing.courses(networks)
+            if splits.test.x.shape[1:] == (2,):
+                plots[f"{name}_boundaries"] = drawing.boundaries(networks, splits)
+    if place is not None:
+        _write(place, report, found, plots)
+    _say(report, place)
+    return 0
+
+
+@study.command(name="curves")
+@click.option("--activations", multiple=True, help="Repeat for several [the whole catalogue].")
+@click.option("--reach", default=5.0, show_default=True, help="Drawn from -reach to reach.")
+@click.option("--out", required=True, help=_OUT)
+def curves_command(activations: tuple[str, ...], reach: float, out: str) -> int:
+    """Draw f and f' of activations, and write their cards beside them."""
+    if not 0 < reach < float("inf"):
+        raise BadOption(f"--reach {reach}", "Give a positive number.")
+    place = _new(out)
+    from actsec.activations import activation, names
+    from actsec.activations.cards import card
+    from actsec.study import drawing
+
+    chosen = activations or names()
+    cards = {name: card(activation(name)) for name in chosen}
+    report = ["# Activation functions", "", "![f and f'](curves.png)", ""]
+    for name in chosen:
+        report += [f"## {name}", "", "```text", *cards[name], "```", ""]
+    found = {name: dataclasses.asdict(activation(name).properties) for name in chosen}
+    if place is not None:
+        _write(place, report, found, {"curves": drawing.curves(chosen, reach)})
+        click.echo(f"Report: {place / 'report.md'}")
+    return 0
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise BadOption(f"--{option} {text}", f"Give whole numbers above 0 with commas: --{option} 3,5,10.")
+    return tuple(map(int, parts))
+
+
+def _new(out: str | None) -> Path | None:
+    """The folder to write to, checked before anything is computed."""
+    if out is None:
+        return None
+    from actsec.hardened import check_place
+
+    check_place(out)
+    return Path(out)
+
+
+def _teller(quiet: bool) -> Any:
+    return (lambda _: None) if quiet else (lambda text: click.echo(text, err=True))
+
+
+def _write(place: Path, report: list[str], found: dict[str, Any], plots: dict[str, Figure]) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for name, figure in plots.items():
+        figure.savefig(place / f"{name}.png", dpi=110, metadata={"Software": "actsec"})
+    shown = [line for name in plots if f"]({name}.png)" not in "\n".join(report) for line in (f"![]({name}.png)", "")]
+    (place / "report.md").write_text("\n".join([*report, *shown]).rstrip() + "\n")
+    (place / "report.json").write_text(json.dumps(_plain(found), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _say(report: list[str], place: Path | None) -> None:
+    click.echo("\n".join(report))
+    if place is not None:
+        click.echo(f"Report: {place / 'report.md'}")
+
+
+def _plain(value: Any) -> Any:
+    """The value with every number that JSON does not have as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
