@@ -343,7 +343,7 @@ def report(run: str, form: str, out: str | None) -> int:
 @cli.command(name="list")
 @click.argument("kind", type=click.Choice(pages.KINDS))
 def list_command(kind: str) -> int:
-    """List attacks, defenses, activations, diagnostics, models or data."""
+    """List attacks, defenses, activations, diagnostics, lints, symptoms, models or data."""
     for name, meaning in pages.listing(kind):
         click.echo(f"{name:28} {meaning}".rstrip())
     return 0
@@ -352,7 +352,7 @@ def list_command(kind: str) -> int:
 @cli.command()
 @click.argument("name")
 def explain(name: str) -> int:
-    """Explain an attack, a defense, a diagnostic (by name or id such as ACT-M03) or an activation."""
+    """Explain an attack, a defense, a rule (by name or id such as ACT-M03, ACT-A01) or an activation."""
     click.echo(pages.explained(name))
     return 0
 
