@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
-from actsec import health, scene
+from actsec import hardening, health, scene
 from actsec.activations import find
 from actsec.architecture import Architecture, lint
 from actsec.chains import threads
 from actsec.describing import fingerprint
+from actsec.errors import Guessing
 from actsec.flow import BATCH, MOST, gradients
 from actsec.hardening import measure
 from actsec.oracle import frozen
@@ -32,6 +33,7 @@ from actsec.plan import Plan, variants
 from actsec.result import Problem, SiteHealth
 from actsec.scene import Scene
 from actsec.symptoms._seen import Seen
+from actsec.target import settle
 from actsec.types import Target
 from actsec.verdict import statistics
 from actsec.verdict.activity import Checkup, check_gates, decide, exit_code, findings, metrics, worst_first
@@ -50,9 +52,10 @@ def whole(plan: Plan) -> Plan:
     return plan.having(calibration=kept, defenses=(), gates=(), samples=ROWS if plan.samples is None else plan.samples)
 
 
-def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup:
+def examine(target: Target, loaded: Scene, gates: Sequence[str] = (), before: tuple[Problem, ...] = ()) -> Checkup:
     """Look at a target on the first images of the plan's sample, and measure its confidence on all test data.
 
+    ``before`` are findings that are known already.
     Raises PlanError or UnknownName for a gate that cannot be read.
     """
     plan, test = loaded.plan, loaded.test
@@ -78,7 +81,9 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
     steep = frozenset(site.name for site in found.active if site.activation.properties.saturated_above is not None)
     seen = Seen(sites, steep, unresolved, ratio, measured.accuracy, measured.calibration, rows, vitals)
     problems = findings(seen)
-    problems = worst_first((*problems, *lint(architecture(target, loaded, fresh=False), without=(UNRESOLVED,))))
+    problems = worst_first(
+        (*before, *problems, *lint(architecture(target, loaded, fresh=False), without=(UNRESOLVED,)))
+    )
     decided = tuple(decide(text, metrics(sites, ratio, measured.calibration)) for text in gates)
     return Checkup(
         model=target.name,
@@ -99,6 +104,19 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
         exit_code=exit_code(problems, decided),
         vitals=vitals,
     )
+
+
+def subject(loaded: Scene) -> tuple[Target, tuple[str, ...], Problem | None]:
+    """The plan's first model, notes of the preflight checks, and the finding that it answers no better than chance.
+
+    Such a model has nothing to attack and is let through, for a checkup is what it needs. Raises as the checks do.
+    """
+    try:
+        return *hardening.base_of(loaded, lambda _: None), None
+    except Guessing as refused:
+        target = scene.base_target(loaded, variants(loaded.plan)[0])
+        found = Problem("ACT-M00", "high", "", refused.problem, refused.mend, "see the findings beside it", "")
+        return settle(target, torch.from_numpy(loaded.test.x)), (), found
 
 
 def untrained(loaded: Scene) -> tuple[Architecture, tuple[Problem, ...]]:

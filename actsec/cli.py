@@ -291,8 +291,10 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
         hardened.check_place(out)
     with screen.busy("looking"):
         loaded = runner.resolved(scene.load(checkup.whole(plan)))
-        target = _target(loaded)
-        found = checkup.examine(target, loaded, plan.gates)
+        target, notes, refused = checkup.subject(loaded)
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        found = checkup.examine(target, loaded, plan.gates, () if refused is None else (refused,))
     if out is not None:
         _store_checkup(found, loaded, target, Path(out))
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor, Dataset]:
 def network(seed: int, width: tuple[int, ...] = (64, 64), kind: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     torch.manual_seed(seed)
     sizes = (64, *width)
-    layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), kind())]
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), kind())]
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], 10))
 
 
@@ -61,71 +62,82 @@ def outlying(x: Tensor, scale: float, seed: int) -> Tensor:
     return x
 
 
+def shifted(model: nn.Module, layer: str, units: slice, by: float) -> nn.Module:
+    """The same model with biases moved: a checkpoint that was tampered with."""
+    with torch.no_grad():
+        model.get_submodule(layer).bias[units] += by
+    return model
+
+
+def negative(model: nn.Module) -> nn.Module:
+    """Half of the first layer drawn below zero, which inputs above zero never wake."""
+    with torch.no_grad():
+        model.get_submodule("1").weight[:32].abs_().neg_()
+    return model
+
+
+def wide(model: nn.Module) -> nn.Module:
+    """Every weight drawn twelve times as wide as usual."""
+    with torch.no_grad():
+        for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
+            layer.weight *= 12
+    return model
+
+
 def plant(ailment: str, seed: int, epochs: int = 6) -> Planted:
-    """The model of an ailment; those named ``healthy`` have none."""
+    """The model of an ailment; those named ``healthy`` have none. The first layer is "1", the second "3"."""
     x = digits()[0]
-    make, learn = functools.partial(network, seed), functools.partial(trained, seed=seed, epochs=epochs)
-    tanh = functools.partial(network, seed, kind=nn.Tanh)
-    first = "1"
-    if ailment == "rate: sgd 1":
-        return Planted(learn(make(), x, rate=1.0), x, "learning rate")
-    if ailment == "rate: adam .05":
-        return Planted(learn(make(), x, rate=0.05, adam=True), x, "learning rate")
-    if ailment == "rate: momentum":
-        return Planted(learn(make(), x, rate=0.2, momentum=0.9), x, "learning rate")
-    if ailment == "outliers x1000":
-        rows = outlying(x, 1000.0, seed)
-        return Planted(learn(make(), rows, rate=0.1), rows, "outliers in the training data")
-    if ailment == "outliers x100, momentum":
-        rows = outlying(x, 100.0, seed)
-        return Planted(learn(make(), rows, rate=0.1, momentum=0.9), rows, "outliers in the training data")
-    if ailment == "bias before training":
-        model = make()
-        with torch.no_grad():
-            model.get_submodule(first).bias[:32] -= 10
-        return Planted(learn(model, x, rate=0.1), x, "bias shift")
-    if ailment == "bias tampered":
-        model = learn(make(), x, rate=0.1)
-        with torch.no_grad():
-            model.get_submodule("3").bias[::2] -= 20
-        return Planted(model, x, "bias shift")
-    if ailment == "narrow":
-        return Planted(learn(make(width=(16, 8, 4, 4)), x, rate=0.001, adam=True), x, "dead from birth")
-    if ailment == "negative weights":
-        model = make()
-        with torch.no_grad():
-            model.get_submodule(first).weight[:32].abs_().neg_()
-        return Planted(learn(model, x, rate=0.1), x, "initialisation")
-    if ailment == "tanh: wide weights":
-        model = tanh()
-        with torch.no_grad():
-            for layer in (m for m in model if isinstance(m, nn.Linear)):
-                layer.weight *= 12
-        return Planted(learn(model, x, rate=0.01), x, "initialisation")
-    if ailment == "tanh: rate":
-        return Planted(learn(tanh(), x, rate=0.1, adam=True), x, "learning rate")
-    if ailment == "tanh: inputs x60":
-        return Planted(learn(tanh(), 60 * x, rate=0.001), 60 * x, "scale of the inputs", 60.0)
-    if ailment == "tanh: bias":
-        model = learn(tanh(), x, rate=0.1)
-        with torch.no_grad():
-            model.get_submodule("3").bias += 8 * torch.where(torch.arange(64) % 3 > 0, 1.0, 0.0)
-        return Planted(model, x, "bias shift")
-    if ailment == "healthy: sgd":
-        return Planted(learn(make(), x, rate=0.1), x, "")
-    if ailment == "healthy: adam":
-        return Planted(learn(make(), x, rate=0.001, adam=True), x, "")
-    if ailment == "healthy: tanh":
-        return Planted(learn(tanh(), x, rate=0.1), x, "")
-    raise ValueError(ailment)
+    if "outliers" in ailment:
+        x = outlying(x, 100.0 if "x100," in ailment else 1000.0, seed)
+    scale = 60.0 if ailment == "tanh: inputs x60" else 1.0
+    x = scale * x
+
+    def net(**more) -> nn.Sequential:
+        return network(seed, kind=nn.Tanh if "tanh" in ailment else nn.ReLU, **more)
+
+    def learn(model: nn.Module, rate: float, **more) -> nn.Module:
+        return trained(model, x, seed, rate, epochs, **more)
+
+    made = {
+        "rate: sgd 1": lambda: learn(net(), 1.0),
+        "rate: adam .05": lambda: learn(net(), 0.05, adam=True),
+        "rate: momentum": lambda: learn(net(), 0.2, momentum=0.9),
+        "outliers x1000": lambda: learn(net(), 0.1),
+        "outliers x100, momentum": lambda: learn(net(), 0.1, momentum=0.9),
+        "bias before training": lambda: learn(shifted(net(), "1", slice(0, 32), -10), 0.1),
+        "bias tampered": lambda: shifted(learn(net(), 0.1), "3", slice(0, None, 2), -20),
+        "narrow": lambda: learn(net(width=(16, 8, 4, 4)), 0.001, adam=True),
+        "negative weights": lambda: learn(negative(net()), 0.1),
+        "tanh: wide weights": lambda: learn(wide(net()), 0.01),
+        "tanh: rate": lambda: learn(net(), 0.1, adam=True),
+        "tanh: inputs x60": lambda: learn(net(), 0.001),
+        "tanh: bias": lambda: shifted(learn(net(), 0.1), "3", slice(0, 42), 8),
+        "healthy: sgd": lambda: learn(net(), 0.1),
+        "healthy: adam": lambda: learn(net(), 0.001, adam=True),
+        "healthy: tanh": lambda: learn(net(), 0.1),
+    }
+    return Planted(made[ailment](), x, AILMENTS[ailment], scale)
 
 
-AILMENTS = (
-    "rate: sgd 1", "rate: adam .05", "rate: momentum", "outliers x1000", "outliers x100, momentum",
-    "bias before training", "bias tampered", "narrow", "negative weights",
-    "tanh: wide weights", "tanh: rate", "tanh: inputs x60", "tanh: bias",
-    "healthy: sgd", "healthy: adam", "healthy: tanh",
-)  # fmt: skip
+AILMENTS = {
+    "rate: sgd 1": "learning rate",
+    "rate: adam .05": "learning rate",
+    "rate: momentum": "learning rate",
+    "outliers x1000": "outliers in the training data",
+    "outliers x100, momentum": "outliers in the training data",
+    "bias before training": "bias shift",
+    "bias tampered": "bias shift",
+    "narrow": "dead from birth",
+    "negative weights": "initialisation",
+    "tanh: wide weights": "initialisation",
+    "tanh: rate": "learning rate",
+    "tanh: inputs x60": "scale of the inputs",
+    "tanh: bias": "bias shift",
+    "healthy: sgd": "",
+    "healthy: adam": "",
+    "healthy: tanh": "",
+}
+"""What is planted, and the cause that is true of it."""
 
 
 def looked(planted: Planted, given: bool = True, rows: int = 300) -> Vitals:

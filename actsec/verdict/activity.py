@@ -101,7 +101,7 @@ def exit_code(found: Sequence[Problem], gates: Sequence[GateResult]) -> int:
     """1 where a gate failed, 3 where nothing can be said, else 0: finished, which is not the same as healthy."""
     if any(gate.outcome == "failed" for gate in gates):
         return 1
-    blocked = any(problem.rule in ("ACT-A00", "ACT-A06") for problem in found)
+    blocked = any(problem.rule in ("ACT-A00", "ACT-A06", "ACT-M00") for problem in found)
     return 3 if blocked or any(gate.outcome == "no verdict" for gate in gates) else 0
 
 

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 
 from actsec.vitals import Cause, CauseName, Outliers
 
-MOST, BEFORE, BORN, EVEN, LARGE = 0.5, 0.9, 1 / 3, 1.5, 3.0
-"""Share of the gone units a rule must hold for; of the site before; of fresh deaths; singular values; input scale."""
+MOST, BEFORE, BORN, ALIKE, EVEN, LARGE = 0.5, 0.9, 1 / 3, 0.6, 1.5, 3.0
+"""Shares: of gone units, of the site before, of fresh deaths, of fresh saturation; singular values; input scale."""
 BEYOND = 3.0
 """How many standard deviations, and times the largest fresh bias, make a bias large."""
+Answer = tuple[CauseName, str]
 MENDS: dict[CauseName, str] = {
     "dead from birth": (
         "Train anew from other weights: actsec defend 'stable_training(start=scratch)'; wider layers or another "
@@ -89,45 +90,29 @@ class Gone:
 
 
 def cause(seen: Gone, train: Outliers | None) -> Cause:
-    """The cause by rule; train are the outliers of the training data, None where none was given."""
-    name, why = _decided(seen, train)
+    """The cause by the first rule that speaks; train are the outliers of the training data, None where not given."""
+    answers = (_biased(seen), _before(seen), _grown(seen, train), _saturated_at_birth(seen), _never_learned(seen))
+    name, why = next((said for said in answers if said is not None), ("cannot tell", _left(seen)))
     return Cause("saturated" if seen.saturated else "dead", name, why, MENDS[name])
 
 
-def _decided(seen: Gone, train: Outliers | None) -> tuple[CauseName, str]:
-    what = "saturated" if seen.saturated else "gone"
-    if seen.biased is not None and seen.biased > MOST:
-        fresh = "" if seen.largest is None else f" (fresh ones stay within {seen.largest:.2g})"
-        return "bias shift", f"{seen.biased:.0%} of them would live without their bias, median {seen.bias:.3g}{fresh}"
-    if seen.before is not None and seen.before >= BEFORE and not seen.saturated:
-        return "sites before", f"{seen.before:.0%} of the units of the site before are gone too"
-    longer = seen.longer is not None and seen.longer > MOST and not seen.norms
-    if seen.saturated and not longer and _at_birth(seen):
-        fresh = f"fresh weights saturate {seen.born or 0:.0%} of it as well"
-        if seen.first and seen.inputs is not None and seen.inputs >= LARGE:
-            return "scale of the inputs", f"{fresh}; the root mean square of the inputs is {seen.inputs:.3g}"
-        return "initialisation", fresh
-    if longer:
-        return _moved(seen, train)
-    if seen.unmoved is not None and seen.unmoved > MOST and not seen.norms and not seen.saturated:
-        still = f"{seen.unmoved:.0%} of them have weights as long as fresh ones"
-        if seen.born is None:
-            return "cannot tell", still
-        fresh = f"fresh weights leave {seen.born:.0%} dead"
-        if seen.born >= BORN * seen.share:
-            return "dead from birth", f"{still}; {fresh}"
-        if seen.first:
-            return "initialisation", f"{still}, so they never learned; {fresh} at most of the layer's default"
-        return "cannot tell", f"{still}, but {fresh}: what comes before may have shifted"
-    return "cannot tell", _left(seen, what)
+def _biased(seen: Gone) -> Answer | None:
+    if seen.biased is None or seen.biased <= MOST:
+        return None
+    fresh = "" if seen.largest is None else f" (fresh ones stay within {seen.largest:.2g})"
+    return "bias shift", f"{seen.biased:.0%} of them would live without their bias, median {seen.bias:.3g}{fresh}"
 
 
-def _at_birth(seen: Gone) -> bool:
-    return seen.born is not None and seen.born >= 0.6 * seen.share
+def _before(seen: Gone) -> Answer | None:
+    if seen.saturated or seen.before is None or seen.before < BEFORE:
+        return None
+    return "sites before", f"{seen.before:.0%} of the units of the site before are gone too"
 
 
-def _moved(seen: Gone, train: Outliers | None) -> tuple[CauseName, str]:
+def _grown(seen: Gone, train: Outliers | None) -> Answer | None:
     """The weights have grown: were they drawn so, or taught so, and by what."""
+    if seen.norms or seen.longer is None or seen.longer <= MOST:
+        return None
     grown = (
         f"the weights of {seen.longer:.0%} of them are longer than any fresh ones "
         f"(median {seen.scale:.3g} times the usual, fresh at most {seen.reach:.3g})"
@@ -145,8 +130,30 @@ def _moved(seen: Gone, train: Outliers | None) -> tuple[CauseName, str]:
     return "learning rate", f"{grown}; no outlier among {train.n} training rows (furthest {train.worst:.2g} times)"
 
 
-def _left(seen: Gone, what: str) -> str:
+def _saturated_at_birth(seen: Gone) -> Answer | None:
+    if not seen.saturated or seen.born is None or seen.born < ALIKE * seen.share:
+        return None
+    fresh = f"fresh weights saturate {seen.born:.0%} of it as well"
+    if seen.first and seen.inputs is not None and seen.inputs >= LARGE:
+        return "scale of the inputs", f"{fresh}; the root mean square of the inputs is {seen.inputs:.3g}"
+    return "initialisation", fresh
+
+
+def _never_learned(seen: Gone) -> Answer | None:
+    """Dead units whose weights are as long as fresh ones: was it likely at birth."""
+    if seen.saturated or seen.norms or seen.born is None or seen.unmoved is None or seen.unmoved <= MOST:
+        return None
+    still = f"{seen.unmoved:.0%} of them have weights as long as fresh ones; fresh weights leave {seen.born:.0%} dead"
+    if seen.born >= BORN * seen.share:
+        return "dead from birth", still
+    if seen.first:
+        return "initialisation", f"{still} with the layer's default, so these were drawn otherwise and never learned"
+    return "cannot tell", f"{still}: what comes before may have shifted"
+
+
+def _left(seen: Gone) -> str:
     """What was seen where no rule spoke."""
+    what = "saturated" if seen.saturated else "gone"
     if not seen.layer:
         return "no single layer feeds it: its weights cannot be looked at"
     if seen.norms:

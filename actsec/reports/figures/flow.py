@@ -31,8 +31,8 @@ def flow(found: Flow) -> Figure | None:
         parts.append(svg.tag("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
         parts.append(svg.tag("text", f"1e{tick:.0f}", x=LEFT - 8, y=y(tick) + 4, class_="tick end"))
     every = max(1, math.ceil(len(found.layers) / 16))
-    for at in range(0, len(found.layers), every):
-        parts.append(svg.tag("text", str(at + 1), x=x(at), y=y.start + 18, class_="tick mid"))
+    places = range(0, len(found.layers), every)
+    parts += [svg.tag("text", str(at + 1), x=x(at), y=y.start + 18, class_="tick mid") for at in places]
     parts.append(svg.tag("text", "layer", x=(x.start + x.end) / 2, y=y.start + 37, class_="title mid"))
     parts.append(svg.tag("text", "norm of the gradient by its weights", x=14, y=top - 14, class_="title"))
     fresh = [

@@ -75,9 +75,8 @@ def _histogram(units: Units, top: float) -> list[Markup]:
     points.append((WIDTH, foot))
     outline = " ".join(f"{a:.1f},{b:.1f}".replace(".0,", ",").removesuffix(".0") for a, b in points)
     parts = [svg.tag("polygon", points=outline, class_="s0 bar")]
-    for mark in units.marks:
-        if units.low <= mark <= units.high:
-            parts.append(svg.tag("line", x1=x(mark), x2=x(mark), y1=top, y2=foot + 4, class_="kink"))
+    shown = [x(mark) for mark in units.marks if units.low <= mark <= units.high]
+    parts += [svg.tag("line", x1=at, x2=at, y1=top, y2=foot + 4, class_="kink") for at in shown]
     parts.append(svg.tag("line", x1=0, x2=WIDTH, y1=foot, y2=foot, class_="axis"))
     parts.append(svg.tag("text", number(units.low, 2), x=0, y=foot + 15, class_="tick"))
     parts.append(svg.tag("text", number(units.high, 2), x=WIDTH, y=foot + 15, class_="tick end"))
