@@ -74,11 +74,11 @@ class Profile:
             return
         self.rows += len(z)
         if (ends := self.ends) is not None:
-            self.live = _plus(self.live, _between(z, ends).sum(0, dtype=torch.float64))
+            self.live = _plus(self.live, _between(z, ends).sum(0, dtype=torch.int32))
             bias = None if self.feeder is None else getattr(self.feeder.module, "bias", None)
             if isinstance(bias, Tensor) and self.feeder is not None:
                 at = self.feeder.channels(self.site.shape).to(z.device)
-                freed = _between(z - bias.detach()[at], ends).sum(0, dtype=torch.float64)
+                freed = _between(z - bias.detach()[at], ends).sum(0, dtype=torch.int32)
                 self.unbiased = _plus(self.unbiased, freed)
         self.total = _plus(self.total, z.sum(0, dtype=torch.float64))
         self.squares = _plus(self.squares, z.square().sum(0, dtype=torch.float64))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,30 @@ from actsec.vitals import Outliers
 FACTOR, ENOUGH, ROOM = 10.0, 0.05, 1.1
 """How far out an outlier lies; the share of rows on which a unit must live to be called alive; room beside fresh."""
 _SOME = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What is kept of one draw of fresh weights: by site the share of units gone, by layer what its weights are like.
+
+    layers holds the length of each channel's weights, the largest bias (None: it has none), and how evenly they lie.
+    """
+
+    shares: Mapping[str, float | None]
+    layers: Mapping[str, tuple[Tensor | None, float | None, float | None]]
+
+
+def drawn(target: Target, profiles: Mapping[str, Profile], layers: Sequence[str]) -> Drawn:
+    """A draw, of which the layers named are wanted."""
+    modules = {name: target.model.get_submodule(name) for name in layers}
+    shares = {name: share(each, saturates(each)) for name, each in profiles.items()}
+    return Drawn(shares, {name: _weighed(module) for name, module in modules.items()})
+
+
+def _weighed(module: nn.Module) -> tuple[Tensor | None, float | None, float | None]:
+    bias, weight = getattr(module, "bias", None), getattr(module, "weight", None)
+    largest = float(bias.detach().abs().max()) if isinstance(bias, Tensor) else None
+    return _lengths(module), largest, _even(weight) if isinstance(weight, Tensor) and weight.dim() > 1 else None
 
 
 def outliers(x: Tensor) -> tuple[Outliers, Tensor]:
@@ -48,22 +73,21 @@ def away_from(x: Tensor, found: Tensor) -> Tensor | None:
 def evidence(
     target: Target,
     profiles: Mapping[str, Profile],
-    fresh: Sequence[tuple[Target, Mapping[str, Profile]]],
+    fresh: Sequence[Drawn],
     name: str,
     x: Tensor,
     away: Tensor | None = None,
 ) -> Gone | None:
     """What is known of the gone units of a site; None for a site whose kind has no such region or with no unit gone.
 
-    profiles and those of ``fresh`` are of the same rows x. away: see away_from.
+    profiles and the draws are of the same rows x. away: see away_from.
     """
     mine, order = profiles[name], list(profiles)
     saturated = saturates(mine)
     lost = _lost(mine, saturated)
     if lost is None or not bool(lost.any()):
         return None
-    at, drawn = order.index(name), [others[name] for _, others in fresh if name in others]
-    born = [lot for other in drawn if (lot := share(other, saturated)) is not None]
+    at, born = order.index(name), [lot for other in fresh if (lot := other.shares.get(name)) is not None]
     feeder = mine.feeder
     inputs = x if target.normalization is None else target.normalization(x)
     return Gone(
@@ -76,21 +100,21 @@ def evidence(
         norms=feeder is not None and feeder.norms,
         inputs=float(inputs.double().square().mean().sqrt()),
         depth=_depth(mine, lost),
-        **({} if feeder is None else _weights(mine, feeder, lost, [t.model for t, _ in fresh], away)),
+        **({} if feeder is None else _weights(mine, feeder, lost, fresh, away)),
     )
 
 
 def _weights(
-    mine: Profile, feeder: Feeder, lost: Tensor, fresh: Sequence[nn.Module], away: Tensor | None
+    mine: Profile, feeder: Feeder, lost: Tensor, fresh: Sequence[Drawn], away: Tensor | None
 ) -> dict[str, float | None]:
     """What the layer's weights and biases look like beside fresh ones, over the units that are gone."""
     channel = feeder.channels(mine.site.shape)[lost.cpu()]
-    drawn = [model.get_submodule(feeder.name) for model in fresh]
-    found: dict[str, float | None] = {}
+    others = [draw.layers[feeder.name] for draw in fresh if feeder.name in draw.layers]
+    found: dict[str, float | None] = {"channels": len(feeder.channels(mine.site.shape).unique())}
     bias = getattr(feeder.module, "bias", None)
     if isinstance(bias, Tensor) and mine.unbiased is not None:
         own = bias.detach().double().cpu()[channel]
-        largest = max((float(module.bias.detach().abs().max()) for module in drawn), default=None)
+        largest = max((most for _, most, _ in others if most is not None), default=None)
         _, std = mine.moments()
         enough = mine.unbiased.cpu()[lost.cpu()] > ENOUGH * mine.rows
         heavy = own.abs() >= BEYOND * std.cpu()[lost.cpu()]
@@ -98,21 +122,21 @@ def _weights(
             heavy &= own.abs() >= BEYOND * largest
         found |= {"biased": float((enough & heavy).double().mean()), "bias": float(own.median()), "largest": largest}
     lengths = _lengths(feeder.module)
-    usual = [sizes for module in drawn if (sizes := _lengths(module)) is not None]
+    usual = [sizes for sizes, _, _ in others if sizes is not None]
     if lengths is None or not usual:
         return found
-    own, others = lengths[channel], torch.cat(usual)
-    middle = others.median().clamp(min=1e-12)
+    own, fresh_lengths = lengths[channel], torch.cat(usual)
+    middle, longest = fresh_lengths.median().clamp(min=1e-12), ROOM * fresh_lengths.max()
     found |= {
-        "longer": float((own > ROOM * others.max()).double().mean()),
-        "unmoved": float(((own <= ROOM * others.max()) & (own >= others.min() / ROOM)).double().mean()),
+        "longer": float((own > longest).double().mean()),
+        "unmoved": float(((own <= longest) & (own >= fresh_lengths.min() / ROOM)).double().mean()),
         "scale": float(own.median() / middle),
-        "reach": float(others.max() / middle),
+        "reach": float(fresh_lengths.max() / middle),
     }
-    if not feeder.norms:
-        evens = [_even(module.weight) for module in drawn]
-        found["even"] = _even(feeder.module.weight) / (sum(evens) / len(evens))
     weight = feeder.module.weight
+    evens = [even for _, _, even in others if even is not None]
+    if evens and isinstance(weight, Tensor):
+        found["even"] = _even(weight) / (sum(evens) / len(evens))
     if away is not None and isinstance(weight, Tensor) and weight.dim() == 2 and weight.shape[1] == len(away):
         rows = weight.detach().double().cpu()[channel.unique()]
         found["away"] = float((rows @ away.cpu() / rows.norm(dim=1).clamp(min=1e-12)).max())
@@ -131,7 +155,7 @@ def share(mine: Profile, saturated: bool) -> float | None:
     if mine.live is None or not mine.finite:
         return None
     if saturated:
-        return 1 - float(mine.live.mean()) / mine.rows
+        return 1 - float(mine.live.double().mean()) / mine.rows
     return float((mine.live == 0).double().mean())
 
 

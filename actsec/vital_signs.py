@@ -8,7 +8,7 @@ weights, two forwards and one backward (three forwards where there are batch nor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from actsec.flow import Gradients
 from actsec.fresh import fresh, why_not
 from actsec.profiles import Profile, profile
 from actsec.types import Target
+from actsec.unit_evidence import Drawn
 from actsec.verdict.activity import DEAD, SATURATED
 from actsec.verdict.causes import cause
 from actsec.vitals import Vitals
@@ -38,11 +39,12 @@ def vital_signs(
         sites = tuple(each.site for each in whole.values())
         mine = profile(target, first, sites)
         reason = why_not(target.model)
-        drawn: list[tuple[Target, Mapping[str, Profile]]] = []
+        wanted = [each.feeder.name for each in whole.values() if each.feeder is not None and _stands_out(each)]
+        drawn: list[Drawn] = []
         flows: list[Gradients] = []
         for draw in range(0 if reason else DRAWS):
             other = fresh(target, first, seed + draw)
-            drawn.append((other, profile(other, first, sites)))
+            drawn.append(unit_evidence.drawn(other, profile(other, first, sites), wanted))
             flows.append(flow.gradients(other, first, y[:FRESH]))
         inputs = flow.input_gradients(target, x[:SLOPES], y[:SLOPES], seed)
     found = None if train is None else unit_evidence.outliers(torch.from_numpy(train.x))
@@ -52,9 +54,7 @@ def vital_signs(
         seen = unit_evidence.evidence(target, mine, drawn, name, first, away)
         told = each.units()
         if seen is not None:
-            much = unit_evidence.share(each, seen.saturated) or 0.0
-            stands_out = much > (SATURATED if seen.saturated else DEAD)
-            why = cause(seen, None if found is None else found[0]) if stands_out else None
+            why = cause(seen, None if found is None else found[0]) if _stands_out(each) else None
             told = dataclasses.replace(told, gone=seen.share, born=seen.born, cause=why)
         units.append(told)
     return Vitals(
@@ -81,3 +81,9 @@ def counting(model: nn.Module) -> Iterator[list[int]]:
         yield passed
     finally:
         handle.remove()
+
+
+def _stands_out(each: Profile) -> bool:
+    """Whether a finding will ask why."""
+    saturated = unit_evidence.saturates(each)
+    return (unit_evidence.share(each, saturated) or 0.0) > (SATURATED if saturated else DEAD)

@@ -84,6 +84,7 @@ def wide(model: nn.Module) -> nn.Module:
     return model
 
 
+@functools.cache
 def plant(ailment: str, seed: int, epochs: int = 6) -> Planted:
     """The model of an ailment; those named ``healthy`` have none. The first layer is "1", the second "3"."""
     x = digits()[0]

@@ -8,10 +8,11 @@ bias shift       more than half of the gone units would live without their bias,
 sites before     nine tenths of the units of the site before are gone too: look there
 learning rate    the weights of more than half of the gone units are longer than any fresh ones: they learned, and died
 or data          of it. With the training data given: outliers in it, or else the learning rate; without it, either
-initialisation   the weights are longer, but scattered as evenly as fresh ones: drawn so, not learned; or never moved at
-                 the first layer, where fresh weights of the layer's default kill far fewer
+initialisation   the weights are longer, but scattered as evenly as fresh ones: drawn so, not learned; or at the first
+                 site as long as fresh ones, with pre-activations 5 standard deviations below, where fresh weights of
+                 the layer's default leave fewer dead than chance explains
 dead from birth  the weights of more than half of the gone units are as long as fresh ones, and fresh weights leave at
-                 least a third as many units dead
+                 least a third as many units dead, or so many that chance explains the rest (3 standard deviations)
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from actsec.vitals import Cause, CauseName, Outliers
 
 MOST, BEFORE, BORN, ALIKE, EVEN, LARGE = 0.5, 0.9, 1 / 3, 0.6, 1.5, 3.0
 """Shares: of gone units, of the site before, of fresh deaths, of fresh saturation; singular values; input scale."""
-BEYOND = 3.0
-"""How many standard deviations, and times the largest fresh bias, make a bias large."""
+BEYOND, DEEP = 3.0, 5.0
+"""How many standard deviations, and times the largest fresh bias, make a bias large; how many are out of reach."""
 Answer = tuple[CauseName, str]
 MENDS: dict[CauseName, str] = {
     "dead from birth": (
@@ -66,7 +67,8 @@ class Gone:
     the median length of their weights over the median fresh one and reach the longest fresh one; depth is how many
     standard deviations the pre-activation lies beyond, bias the median bias, largest the largest fresh one. even: the
     part of the layer's squared weights in its largest singular value, over that of fresh weights. away: the largest
-    cosine between the weights of a gone unit and the direction away from outliers. None where it was not measured.
+    cosine between the weights of a gone unit and the direction away from outliers. channels: how many the site has,
+    each of which dies by its own luck. None where it was not measured.
     """
 
     saturated: bool
@@ -87,6 +89,7 @@ class Gone:
     even: float | None = None
     away: float | None = None
     inputs: float | None = None
+    channels: int = 0
 
 
 def cause(seen: Gone, train: Outliers | None) -> Cause:
@@ -144,11 +147,15 @@ def _never_learned(seen: Gone) -> Answer | None:
     if seen.saturated or seen.norms or seen.born is None or seen.unmoved is None or seen.unmoved <= MOST:
         return None
     still = f"{seen.unmoved:.0%} of them have weights as long as fresh ones; fresh weights leave {seen.born:.0%} dead"
-    if seen.born >= BORN * seen.share:
+    by_chance = 3 * math.sqrt(seen.channels * seen.born * (1 - seen.born))
+    if seen.born >= BORN * seen.share or seen.channels * (seen.share - seen.born) <= by_chance:
         return "dead from birth", still
-    if seen.first:
-        return "initialisation", f"{still} with the layer's default, so these were drawn otherwise and never learned"
-    return "cannot tell", f"{still}: what comes before may have shifted"
+    if not seen.first:
+        return "cannot tell", f"{still}: what comes before may have shifted"
+    if seen.depth is None or seen.depth < DEEP:
+        return "cannot tell", f"{still}: small steps may have killed them"
+    far = f"pre-activations lie {seen.depth:.1f} standard deviations below"
+    return "initialisation", f"{still} with the layer's default; {far}: these were drawn otherwise and never learned"
 
 
 def _left(seen: Gone) -> str:

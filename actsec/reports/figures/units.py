@@ -19,7 +19,7 @@ def card(units: Units, place: int) -> Figure:
     Above, all its units side by side, those that live on the fewest images first, stronger colour the fewer; below, a
     histogram of the pre-activation with a dashed line where the activation bends or saturates.
     """
-    title = svg.shorten(f"{place}  {units.site}", LETTERS)
+    title = svg.shorten(f"{place}. {units.site}", LETTERS)
     parts: list[Markup] = [svg.tag("text", title, x=0, y=12, class_="title")]
     parts += _bar(units, 20)
     parts += _histogram(units, 20 + BAR + 8)
