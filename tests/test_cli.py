@@ -253,7 +253,9 @@ def test_one_attack_and_its_images(folder, tmp_path):
     assert inside("attack", "pgd", *arguments[:2], "--weights", folder / "nan.safetensors").code == 3
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defenses", "activations", "diagnostics", "models", "data"])
+@pytest.mark.parametrize(
+    "kind", ["attacks", "defenses", "activations", "diagnostics", "lints", "symptoms", "models", "data"]
+)
 def test_lists(kind):
     said = inside("list", kind)
     assert said.code == 0

@@ -214,7 +214,7 @@ def gone(**changes):
     """Dead units of a layer about which nothing stands out."""
     told = {"saturated": False, "share": 0.5, "born": 0.05, "before": None, "first": True, "layer": "1"}
     more = {"biased": 0.0, "longer": 0.0, "unmoved": 0.0, "scale": 1.0, "reach": 1.1, "bias": 0.0, "largest": 0.1}
-    return Gone(**{**told, **more, "even": 3.0, "depth": 4.0, "inputs": 0.5, **changes})
+    return Gone(**{**told, **more, "even": 3.0, "depth": 4.0, "inputs": 0.5, "channels": 64, **changes})
 
 
 CLEAN, DIRTY = Outliers(100, 0, 2.0, 10.0), Outliers(100, 3, 900.0, 10.0)
