@@ -44,7 +44,7 @@ def _units(found: Vitals, title: str) -> Iterator[Block]:
             f"{len(drawn)} of {len(found.units)} sites are drawn, those with the most units that never live."
         )
     rows = tuple(_row(units, at) for at, units in enumerate(found.units, 1))
-    columns = ("site", "kind", "units", "never live", "on less than half", "on half or more", "on all")
+    columns: tuple[str, ...] = ("site", "kind", "units", "never live", "on less than half", "on half or more", "on all")
     columns += ("pre-activation 5 %", "50 %", "95 %", "mean", "std", "bends at", "gone, fresh weights", "cause")
     caption = f"Units of {title}: on how many images they live, and their pre-activation"
     table = Table(caption, columns, rows, tuple(range(2, 12)))

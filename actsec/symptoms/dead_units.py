@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from actsec.result import Problem
 from actsec.symptoms._seen import Seen, others, said
@@ -41,7 +41,7 @@ class DeadUnits:
         worst = max(dead, key=lambda site: site.permanently_dead or 0)
         share = f"{worst.permanently_dead or 0:.0%} of the units of {worst.name}"
         claim = f"{share} are dead on all {seen.n} images; {others(dead)}"
-        severity = "high" if worst.permanently_dead == 1 else "medium"
+        severity: Literal["high", "medium"] = "high" if worst.permanently_dead == 1 else "medium"
         causes = seen.causes("dead")
         first = next((site for site in dead if site.name in causes), None)
         if first is None:
