@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from actsec.vitals import Vitals
+
 SCHEMA = 1
 
 
@@ -450,6 +452,7 @@ class Variant:
     corruptions: Corruptions | None = None
     certificate: Certificate | None = None
     nonsense: Nonsense | None = None
+    vitals: Vitals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,13 +510,18 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A finding about the model, its data or the audit itself."""
+    """A finding about the model, its data or the audit itself.
+
+    cause and evidence are those of activation health (ACT-A): why it is so, by rule, and what was measured.
+    """
 
     rule: str
     severity: Literal["low", "medium", "high"]
     variant: str
     claim: str
     advice: str
+    cause: str = ""
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
