@@ -142,7 +142,7 @@ class Profile:
         width: float = (self.high - self.low) / BINS
         for at, count in enumerate(self.counts.tolist()):
             if count and below + count >= wanted:
-                return self.low + width * (at + (wanted - below) / count)
+                return float(self.low + width * (at + (wanted - below) / count))
             below += count
         return self.high
 
