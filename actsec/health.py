@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actsec.activations import Site, activation, find, watch
-from actsec.activations.regions import regions
+from actsec.activations.regions import regions, tails
 from actsec.draws import Draws
 from actsec.forcing import VERBS, depth
 from actsec.oracle import Oracle, by_row, frozen
@@ -58,7 +58,7 @@ class _Tally:
         known, alike = self.finite and self.rows > 0, _properties(self.site)
         gone = ~self.ever_alive if known and self.ever_alive is not None else None
         slope = self.slope / max(self.rows, 1)
-        can_saturate = _ends(self.site) != (None, None)
+        can_saturate = tails(self.site.kind, self.site.options) != (None, None)
         return SiteHealth(
             name=self.site.name,
             kind=self.site.kind,
@@ -227,18 +227,9 @@ def _properties(site: Site) -> Any:
     return activation(Spec(site.kind, site.options)).properties
 
 
-def _ends(site: Site) -> tuple[float | None, float | None]:
-    """Where the saturated tails begin, below and above; a dead half-line is no saturation but death."""
-    alike = _properties(site)
-    if not activation(Spec(site.kind, site.options)).elementwise:
-        return None, None
-    below = None if alike.can_die and alike.dead_below == alike.saturated_below else alike.saturated_below
-    return below, alike.saturated_above
-
-
 def _saturated(site: Site, z: Tensor) -> Tensor:
-    below, above = _ends(site)
-    tails = torch.zeros_like(z, dtype=torch.bool)
+    below, above = tails(site.kind, site.options)
+    flat = torch.zeros_like(z, dtype=torch.bool)
     if below is not None:
-        tails = tails | (z < below)
-    return tails if above is None else tails | (z > above)
+        flat = flat | (z < below)
+    return flat if above is None else flat | (z > above)
