@@ -62,7 +62,8 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
     rows = min(plan.samples or ROWS, len(test))
     x, y = (torch.from_numpy(a[:rows]).to(target.device) for a in (test.x, test.y))
     with threads(plan.threads):
-        sites = tuple(SiteHealth(**site) for site in health.site_health(target, x, y))
+        seen = health.observed(target, x, y)
+        sites = tuple(SiteHealth(**site) for site in seen.sites)
         layers, ratio = gradients(target, x, y)
         measured = measure(target, test, plan)
         with frozen(target.model):
@@ -72,7 +73,7 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = ()) -> Checkup
     clean = dataclasses.replace(statistics.clean(right, test.y, test.classes), accuracy=measured.accuracy)
     kinds = [site.kind for site in sites]
     left_out = [site.role if site.role != "activation" else "constant" for site in found if site not in found.active]
-    unresolved = tuple(f"{item.name}: {item.reason}" for item in found.unresolved)
+    unresolved = tuple(f"{item.name}: {item.reason}" for item in seen.unresolved)
     steep = frozenset(site.name for site in found.active if site.activation.properties.saturated_above is not None)
     problems = findings(sites, steep, unresolved, ratio, measured.accuracy, measured.calibration, rows)
     problems = worst_first((*problems, *lint(architecture(target, loaded, fresh=False), without=(UNRESOLVED,))))

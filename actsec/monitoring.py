@@ -104,6 +104,11 @@ class _Pass:
     fault: BaseException | None  # what was being handled when it began
     stack: ExitStack | None = None  # None: timed, not watched
     follower: Finder | _Looker | None = None
+    hook: Any = None  # sees its end
+
+    def unhook(self) -> None:
+        if self.hook is not None:
+            self.hook.remove()
 
 
 class ActivationMonitor:
@@ -111,8 +116,8 @@ class ActivationMonitor:
 
     to: a path, which is appended to, or an open text file: one JSON object a line, the fields of ``Reading``, a line
     a site and window. callback: called with each ``Report``; what it raises ends the loop. budget: the share of the
-    forward passes' time that watching may cost; ``math.inf`` watches every pass. rows: looked at in a watched pass.
-    window: watched passes that make a reading. baseline: a path or dict that ``save_baseline`` and ``baseline`` gave;
+    forward passes' time that watching may cost; ``math.inf`` watches every pass. rows: the most looked at in a watched
+    pass. window: the rows on which a reading rests. baseline: a path or dict that ``save_baseline`` and ``baseline`` gave;
     without one it is taken from the first 4 windows in eval mode whose weights are the same.
 
     Raises ModelError for what cannot be watched: compiled and scripted models, a model spread over several devices.
@@ -133,7 +138,7 @@ class ActivationMonitor:
         *,
         budget: float = 0.05,
         rows: int = 16,
-        window: int = 8,
+        window: int = 128,
         baseline: str | Path | dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -172,11 +177,7 @@ class ActivationMonitor:
         """Begin to watch. Raises StoreError when the path cannot be written."""
         if not self._hooks:
             self._lines.open()
-            before, after = _Hook(self._before), _Hook(self._after)
-            self._hooks = [
-                self.model.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
-                self.model.register_forward_hook(after, always_call=True),
-            ]
+            self._hooks = [self.model.register_forward_pre_hook(_Before(self), prepend=True, with_kwargs=True)]
         return self
 
     def detach(self) -> None:
@@ -241,7 +242,7 @@ class ActivationMonitor:
         made = self.baseline()
         if not made["sites"]:
             needed = WINDOWS * self.window
-            raise DataError("there is no baseline yet", f"It takes {needed} watched passes in eval mode.")
+            raise DataError("there is no baseline yet", f"It takes {needed} watched rows in eval mode.")
         try:
             Path(path).write_text(json.dumps(made, indent=1) + "\n")
         except OSError as problem:
@@ -250,18 +251,16 @@ class ActivationMonitor:
     # --- what the hooks do ----------------------------------------------------------------------------------------
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.jit.is_tracing():
             return
         if module is not self.model:  # a replica of nn.DataParallel
             self.copies += 1
             return
-        if getattr(self._local, "now", None) is not None:
-            self._drop()
+        self._drop()
         self.passes = step = next(self._steps)
         if self._wait > TIMED:
             self._wait -= 1
-            return
-        if not self._broken:
+        elif not self._broken:
             self._begin(step, args, kwargs)
 
     def _begin(self, step: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -284,13 +283,16 @@ class ActivationMonitor:
                 self._abandon(now)
                 self._give_up(problem)
                 return
+        # only now: a hook costs microseconds, pass by pass
+        now.hook = self.model.register_forward_hook(_After(self), always_call=True)
         self._local.now = now
 
     def _after(self, _module: nn.Module, _args: Any, output: Any) -> None:
         now: _Pass | None = getattr(self._local, "now", None)
-        if now is None or torch.compiler.is_compiling():
+        if now is None:
             return
         self._local.now = None
+        now.unhook()
         failed = sys.exception() is not now.fault
         if now.stack is None:
             if not failed:
@@ -332,7 +334,7 @@ class ActivationMonitor:
         self._failed.update(follower.failed)
         if follower.strange:
             self._meet(follower.strange, training)
-        self._looked += 1
+        self._looked += max((seen.rows for _, seen in follower.looks), default=0)
         return self._close(now.step) if self._looked >= self.window else report
 
     def _learn(self, finder: Finder, training: bool, rows: int, output: Any) -> None:
@@ -428,6 +430,7 @@ class ActivationMonitor:
             self._abandon(now)
 
     def _abandon(self, now: _Pass) -> None:
+        now.unhook()
         if now.stack is not None:
             now.stack.close()
             now.stack = None
@@ -439,19 +442,33 @@ class ActivationMonitor:
 
 
 class _Hook:
-    """A monitor's method on the model. A copy of the model, deep or pickled, gets one that does nothing."""
+    """What stands on the model. A copy of the model, deep or pickled, gets one that does nothing."""
 
-    def __init__(self, call: Callable[..., None]) -> None:
-        self.call = call
+    __slots__ = ("monitor",)
 
-    def __call__(self, *args: Any) -> None:
-        self.call(*args)
+    def __init__(self, monitor: ActivationMonitor) -> None:
+        self.monitor = monitor
 
     def __deepcopy__(self, _memo: Any) -> Callable[..., None]:
         return _idle
 
     def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
         return _idler, ()
+
+
+class _Before(_Hook):
+    __slots__ = ()
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling():
+            self.monitor._before(module, args, kwargs)  # noqa: SLF001  # its own hook
+
+
+class _After(_Hook):
+    __slots__ = ()
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.monitor._after(module, args, output)  # noqa: SLF001  # its own hook
 
 
 def _idle(*_given: Any) -> None:

@@ -26,11 +26,12 @@ from actsec.verdict.activity import DEAD, SATURATED
 UNITS = 16384
 """The most units of a site that are looked at, evenly spread."""
 VALUES, BINS = 1024, 10
-"""Values of a pass that enter the histogram, and its bins: the deciles of the first pass of the baseline."""
+"""Values of a pass that enter the histogram, and its bins: the deciles of the first window of the baseline."""
 LONG = 256
 """Rows in a row on which a unit must be dead to be called permanently dead."""
-DRIFTED = 0.25
-"""The population-stability index from which a distribution counts as another one, the usual limit."""
+DRIFTED = 0.1
+"""The population-stability index from which a distribution counts as another one: what credit scoring, where the index
+comes from, calls a moderate shift. Windows of the same data came to 0.01 at most (benchmarks/monitoring.py)."""
 WINDOWS = 4
 """Windows that make a baseline; how far they lie from each other is the noise that a drift must exceed twice."""
 NOT_FINITE, DEAD_UNITS, FLAT, DRIFT = "ACT-A00", "ACT-A01", "ACT-A03", "ACT-A20"
@@ -155,6 +156,30 @@ def _some(site: Site, z: Tensor, rows: int) -> Tensor:
 
 
 @dataclass(slots=True)
+class Histogram:
+    """Shares of values by bin, each pass by its rows."""
+
+    sums: list[float] = field(default_factory=list)
+    rows: int = 0
+
+    def add(self, shares: Sequence[float], rows: int) -> None:
+        sums = self.sums or [0.0] * len(shares)
+        self.sums = [old + rows * share for old, share in zip(sums, shares, strict=True)]
+        self.rows += rows
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        return tuple(each / self.rows for each in self.sums)
+
+    @staticmethod
+    def of(parts: Sequence[Histogram]) -> Histogram:
+        whole = Histogram()
+        for part in parts:
+            whole.add(part.shares, part.rows)
+        return whole
+
+
+@dataclass(slots=True)
 class Tally:
     """One site: sums of the running window, each unit's dead rows in a row, and the histogram's baseline."""
 
@@ -166,14 +191,15 @@ class Tally:
     since: Tensor | None = None  # (units,) rows since it was alive
     rows: int = 0  # on which ``since`` rests
     edges: Tensor | None = None
-    early: list[list[float]] = field(default_factory=list)  # histograms of which the baseline is to be made
-    late: list[list[float]] = field(default_factory=list)
+    early: list[Histogram] = field(default_factory=list)  # windows of which the baseline is to be made
+    late: Histogram = field(default_factory=Histogram)
+    first: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def forget(self) -> None:
         """The weights are others: a baseline of these weights says nothing any more."""
         if not self.given:
-            self.base, self.edges, self.early = None, None, []
-        self.late = []
+            self.base, self.edges, self.early, self.first = None, None, [], []
+        self.late = Histogram()
 
     def add(self, seen: Look, still: bool) -> None:
         """Count one pass; ``still``: in eval mode, with the weights of the pass before."""
@@ -186,50 +212,55 @@ class Tally:
             self.since = torch.where(seen.alive, 0, (self.since + seen.rows).clamp(max=LONG))
             self.rows += seen.rows
         if still:
-            self._histogram(seen.sample)
+            self._histogram(seen.sample, seen.rows)
 
-    def _histogram(self, sample: Tensor) -> None:
-        if self.base is None and self.edges is None:
-            self.edges = _deciles(sample)
-        elif self.base is not None:
+    def _histogram(self, sample: Tensor, rows: int) -> None:
+        if self.edges is None and self.base is not None:
             self.edges = sample.new_tensor(self.base.edges)
-        assert self.edges is not None  # noqa: S101  # one of the two has set it
-        ends = [0, *torch.searchsorted(sample, self.edges, right=True).tolist(), len(sample)]
+        if self.edges is None:  # a window of values is kept until it tells where the bins are
+            self.first.append((sample, rows))
+            if sum(many for _, many in self.first) >= self.window:
+                self.edges = _deciles(torch.cat([values for values, _ in self.first]).sort().values)
+                kept, self.first = self.first, []
+                for values, many in kept:
+                    self._histogram(values, many)
+            return
+        ends = [0, *torch.searchsorted(sample, self.edges.to(sample), right=True).tolist(), len(sample)]
         shares = [(b - a) / len(sample) for a, b in zip(ends, ends[1:], strict=False)]
         if self.base is not None:
-            self.late.append(shares)
+            self.late.add(shares, rows)
             return
-        self.early.append(shares)
-        if len(self.early) == WINDOWS * self.window:
-            self.base = Profile(self.site.kind, tuple(self.edges.tolist()), _mean(self.early), self._noise())
-
-    def _noise(self) -> float:
-        """The largest drift of a window of the baseline against its other windows."""
-        parts = [range(at, at + self.window) for at in range(0, len(self.early), self.window)]
-        rest = [[h for i, h in enumerate(self.early) if i not in part] for part in parts]
-        return max(stability(_mean(self.early[p.start : p.stop]), _mean(r)) for p, r in zip(parts, rest, strict=True))
+        if not self.early or self.early[-1].rows >= self.window:
+            self.early.append(Histogram())
+        self.early[-1].add(shares, rows)
+        if len(self.early) == WINDOWS and self.early[-1].rows >= self.window:
+            noise = max(
+                stability(one.shares, Histogram.of([other for other in self.early if other is not one]).shares)
+                for one in self.early
+            )
+            whole = Histogram.of(self.early).shares
+            self.base, self.early = Profile(self.site.kind, tuple(self.edges.tolist()), whole, noise), []
 
     def read(self, step: int, training: bool) -> Reading | None:
         """The window's reading, and a new window begins. None when the site was not called."""
         looks, late = self.looks, self.late
         if not looks:
             return None
-        self.looks, self.late = [], []
+        self.looks, self.late = [], Histogram()
         rows, values = sum(seen.rows for seen in looks), sum(seen.values for seen in looks)
         broken = sum(seen.not_finite for seen in looks) / max(values, 1)
         dead, saturated, drift = _share(looks, "dead"), _share(looks, "saturated"), None
         gone = None
         if dead is not None and self.since is not None and self.rows:
             gone = float((self.since >= min(LONG, self.rows)).float().mean())
-        if late and self.base is not None and not broken:
-            drift = stability(_mean(late), self.base.shares)
+        if late.rows and self.base is not None and not broken:
+            drift = stability(late.shares, self.base.shares)
         steep = _bars(self.site.kind, self.site.options)[2] is not None
-        full = drift is not None and len(late) >= self.window
         holds = {
             NOT_FINITE: broken > 0,
             DEAD_UNITS: gone is not None and gone > DEAD and self.rows >= LONG,
             FLAT: steep and saturated is not None and saturated > SATURATED,
-            DRIFT: full and drift is not None and self.base is not None and drift > self.base.limit,
+            DRIFT: late.rows >= self.window and self._beyond(drift),
         }
         findings = tuple(rule for rule, said in holds.items() if said)
         shares = (dead, gone, saturated, broken, drift)
@@ -237,15 +268,14 @@ class Tally:
         units = max(seen.units for seen in looks)
         return Reading(step, self.site.name, self.site.kind, training, rows, units, *known, findings)
 
+    def _beyond(self, drift: float | None) -> bool:
+        return drift is not None and self.base is not None and drift > self.base.limit
+
 
 def _share(looks: list[Look], name: str) -> float | None:
     """The mean over rows; None where a look has a value that is not finite, or the site has no such region."""
     sums, rows = [getattr(seen, name) for seen in looks], sum(seen.rows for seen in looks)
     return None if None in sums or not rows else float(sum(sums)) / rows
-
-
-def _mean(histograms: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    return tuple(sum(column) / len(histograms) for column in zip(*histograms, strict=True))
 
 
 def _deciles(sample: Tensor) -> Tensor:

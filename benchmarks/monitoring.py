@@ -1,13 +1,13 @@
 """What an ActivationMonitor costs, and how often it calls drift what is none.
 
     python -m benchmarks.monitoring                  # both loops, false alarms and what is found: a few minutes
-    python -m benchmarks.monitoring cost --rounds 20
+    python -m benchmarks.monitoring cost --steps 300
     python -m benchmarks.monitoring drift
 
-Cost: three copies of one model take turns in every round: bare, bare again (the A/A control) and monitored, with lines
-written to a file. The figure is the monitored copy's processor time by the bare copy's, over all rounds, beside the
-median, least and largest round. Processor time of this one process on one thread, so that a busy machine does not show.
-The monitor stays attached from the first round to the last, its first watched passes included.
+Cost: three copies of one model take turns, step by step and in every order: bare, bare again (the A/A control) and
+monitored, with lines written to a file. The figure is the monitored copy's processor time by the bare copy's over all
+steps, and the least and largest of five interleaved parts. Processor time of this one process on one thread, so that a
+busy machine shows less. The monitor stays attached from the first step to the last, its first watched passes included.
 
 Drift: images drawn with replacement from the same set the baseline was drawn from, in windows of the default size; every
 reading above the limit is a false alarm. Then corrupted ones: the share of windows in which some site is called drifted.
@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import math
 import os
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ from actsec.monitoring import Report
 from actsec.readings import DRIFT, WINDOWS
 
 BUDGET = 0.05
+PARTS = 5
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -64,91 +65,89 @@ def resnet20() -> tuple[nn.Module, Tensor] | None:
     return target.model.eval(), x
 
 
-def serving(model: nn.Module, x: Tensor, rows: int, passes: int) -> Callable[[], None]:
-    """A block of forward passes."""
-
-    def block() -> None:
+def serving(model: nn.Module, x: Tensor, rows: int, passes: int = 1) -> Iterator[None]:
+    """Forward passes without end; so many of them at each step."""
+    pieces = itertools.cycle(torch.split(x[: len(x) // rows * rows], rows))
+    while True:
         with torch.no_grad():
-            for at in range(passes):
-                start = at * rows % (len(x) - rows)
-                model(x[start : start + rows])
-
-    return block
+            for _ in range(passes):
+                model(next(pieces))
+        yield
 
 
-def training(model: nn.Module, x: Tensor, y: Tensor, rows: int, epochs: int) -> Callable[[], None]:
-    """A block of epochs."""
+def training(model: nn.Module, x: Tensor, y: Tensor, rows: int) -> Iterator[None]:
+    """Training steps without end."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     model.train()
-
-    def block() -> None:
-        for _ in range(epochs):
-            for piece, labels in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(model(piece), labels).backward()
-                optimizer.step()
-
-    return block
+    while True:
+        for piece, labels in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(piece), labels).backward()
+            optimizer.step()
+            yield
 
 
-def taking_turns(name: str, model: nn.Module, made: Callable[[nn.Module], Callable[[], None]], rounds: int) -> str:
+def taking_turns(name: str, model: nn.Module, made: Callable[[nn.Module], Iterator[None]], steps: int) -> str:
     """A row of the table."""
     copies = {arm: copy.deepcopy(model) for arm in ("bare", "again", "monitored")}
-    blocks = {arm: made(each) for arm, each in copies.items()}
-    for block in blocks.values():
-        block()
-    spent: dict[str, list[float]] = {arm: [] for arm in blocks}
+    loops = {arm: made(each) for arm, each in copies.items()}
+    for loop in loops.values():
+        next(loop)
+    spent: dict[str, list[float]] = {arm: [] for arm in loops}
+    orders = list(itertools.permutations(loops))
     with tempfile.TemporaryDirectory() as folder:
         monitor = actsec.ActivationMonitor(copies["monitored"], Path(folder) / "lines.jsonl", budget=BUDGET)
         with monitor:
-            for turn in range(rounds):
-                for arm in [*blocks][turn % 3 :] + [*blocks][: turn % 3]:
+            for turn in range(steps):
+                for arm in orders[turn % len(orders)]:
                     began = time.process_time()
-                    blocks[arm]()
+                    next(loops[arm])
                     spent[arm].append(time.process_time() - began)
 
     def told(arm: str) -> str:
-        each = [a / b for a, b in zip(spent[arm], spent["bare"], strict=True)]
-        spread = f"{statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
-        return f"{sum(spent[arm]) / sum(spent['bare']):.3f} | {spread}"
+        parts = [range(at, steps, PARTS) for at in range(PARTS)]
+        each = [sum(spent[arm][i] for i in part) / sum(spent["bare"][i] for i in part) for part in parts]
+        return f"{sum(spent[arm]) / sum(spent['bare']):.3f} | {min(each):.3f} to {max(each):.3f}"
 
     share = f"{monitor.watched} of {monitor.passes}"
     return f"| {name} | {told('monitored')} | {told('again')} | {share} |"
 
 
-def costs(rounds: int) -> str:
+def costs(steps: int) -> str:
     """The table of costs."""
     lines = [
-        "| loop | monitored, by bare | median round (least to largest) | bare again, by bare | median round | watched |",
+        "| loop | monitored, by bare | in fifths | bare again, by bare | in fifths | watched |",
         "|---|---|---|---|---|---|",
     ]
     given = resnet20()
     if given is None:
         lines.append("| ResNet-20 | not measured: the shared data is absent | | | | |")
     else:
-        model, x = given
-        made = lambda each: serving(each, x, 32, 20)  # noqa: E731  # one line each, side by side
-        lines.append(taking_turns("ResNet-20, forward, 32 rows", model, made, rounds))
+        model, images = given
+        made = lambda each: serving(each, images, 32)  # noqa: E731  # one line each, side by side
+        lines.append(taking_turns("ResNet-20, forward, 32 rows", model, made, steps))
     x, y = digits()
-    trained = lambda each: training(each, x, y, 64, 4)  # noqa: E731  # as above
-    lines.append(taking_turns("digits MLP, training, 64 rows", mlp(), trained, 2 * rounds))
-    served = lambda each: serving(each.eval(), x, 64, 400)  # noqa: E731  # as above
-    lines.append(taking_turns("digits MLP, forward, 64 rows", mlp(), served, 2 * rounds))
+    trained = lambda each: training(each, x, y, 64)  # noqa: E731  # as above
+    lines.append(taking_turns("digits MLP, training, 64 rows", mlp(), trained, 20 * steps))
+    served = lambda each: serving(each.eval(), x, 64, 10)  # noqa: E731  # as above
+    lines.append(taking_turns("digits MLP, forward, 64 rows", mlp(), served, 10 * steps))
     return "\n".join(lines)
 
 
-def windows(model: nn.Module, x: Tensor, changes: dict[str, Callable[[Tensor], Tensor]], many: int) -> list[str]:
+def windows(
+    model: nn.Module, x: Tensor, changes: dict[str, Callable[[Tensor], Tensor]], many: int, rows: int = 16
+) -> list[str]:
     """Rows of the drift table: the same images first, then changed ones, each against one baseline."""
     draw = torch.Generator().manual_seed(0)
     reports: list[Report] = []
     monitor = actsec.ActivationMonitor(model, callback=reports.append, budget=math.inf)
-    rows = []
+    table = []
     with monitor, torch.no_grad():
 
         def run(change: Callable[[Tensor], Tensor], count: int) -> list[Report]:
             del reports[:]
             while len(reports) < count:
-                model(change(x[torch.randint(len(x), (monitor.rows,), generator=draw)]))
+                model(change(x[torch.randint(len(x), (rows,), generator=draw)]))
             return list(reports)
 
         run(lambda each: each, WINDOWS + 1)
@@ -158,8 +157,8 @@ def windows(model: nn.Module, x: Tensor, changes: dict[str, Callable[[Tensor], T
             alarms = sum(DRIFT in reading.findings for report in said for reading in report.readings)
             share = sum(any(DRIFT in r.findings for r in report.readings) for report in said) / len(said)
             worst, middle = max(drifts), statistics.median(drifts)
-            rows.append(f"{name} | {alarms} of {len(drifts)} | {share:.0%} | {middle:.3f} | {worst:.3f} |")
-    return rows
+            table.append(f"{name} | {alarms} of {len(drifts)} | {share:.0%} | {middle:.3f} | {worst:.3f} |")
+    return table
 
 
 def drifts(many: int) -> str:
@@ -173,6 +172,7 @@ def drifts(many: int) -> str:
         "inverted": lambda x: 1 - x,
         "scaled to 0..255": lambda x: 255 * x,
     }
+    same = next(iter(changes.items()))
     lines = [
         "| model | inputs | sites called drifted | windows with one | median drift | largest |",
         "|---|---|---|---|---|---|",
@@ -183,26 +183,29 @@ def drifts(many: int) -> str:
     x, y = digits()
     for activation in (nn.ReLU, nn.Tanh):
         model = mlp(activation)
-        training(model, x, y, 64, 20)()
+        loop = training(model, x, y, 64)
+        for _ in range(500):
+            next(loop)
         name = f"digits MLP, {activation.__name__}"
         lines += [f"| {name} | {row}" for row in windows(model.eval(), x, changes, 5 * many)]
+        lines += [f"| {name}, one row a pass | {row}" for row in windows(model, x, dict([same]), 5 * many, rows=1)]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitoring", description=str(__doc__).splitlines()[0])
-    parser.add_argument("what", nargs="*", choices=["cost", "drift"], default=["cost", "drift"])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("what", nargs="*", metavar="cost|drift", help="both if not told")
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--windows", type=int, default=40)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, budget {BUDGET}")
-    if "cost" in options.what:
-        print(costs(options.rounds))
-    if "drift" in options.what:
+    if "cost" in options.what or not options.what:
+        print(costs(options.steps))
+    if "drift" in options.what or not options.what:
         print(drifts(options.windows))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
