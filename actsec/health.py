@@ -86,8 +86,7 @@ def site_health(target: Target, x: Tensor, y: Tensor, batch: int = 128) -> list[
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """``sites`` are dicts of result.SiteHealth in the order they were met; ``unresolved`` what is not watched, or not
-    on every input."""
+    """What was seen: ``sites``, dicts of result.SiteHealth, and what is not watched, or not on every input."""
 
     sites: list[dict[str, Any]]
     unresolved: tuple[Unresolved, ...]

@@ -17,8 +17,8 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -42,8 +42,8 @@ TIMED = 4
 """Passes before a watched one that are timed, to know what a pass costs unwatched."""
 SHARE = 0.8
 """Of the budget, what watching may use; the rest is for the hooks and for what a clock misses."""
-ROUNDS = 8
-"""How often sites are looked for anew, in train and in eval mode each, where calls that were never met come up."""
+ROUNDS = 32
+"""Passes in which sites are looked for, in train and in eval mode each, where calls that were never met come up."""
 _FORMAT = "actsec activation baseline 1"
 
 
@@ -59,17 +59,17 @@ class Report:
         return tuple(reading for reading in self.readings if reading.findings)
 
 
-class _Looker(Follower):
-    """Looks at the sites of one pass."""
+@dataclass(slots=True)
+class _Seen:
+    """What the sites of one pass showed."""
 
-    def __init__(self, root: nn.Module, known: _Known, rows: int) -> None:
-        super().__init__(root)
-        self.known, self.rows = known, rows
-        self.looks: list[tuple[Site, Look]] = []
-        self.failed: dict[str, str] = {}
-        self.strange: list[str] = []
+    known: _Known
+    rows: int
+    looks: list[tuple[Site, Look]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    strange: set[str] = field(default_factory=set)
 
-    def on_site(self, name: str, call: Activating) -> Tensor:
+    def take(self, name: str, call: Activating) -> None:
         site = self.known.sites.get(name)
         if site is not None and site.kind == call.kind:
             try:
@@ -77,8 +77,31 @@ class _Looker(Follower):
             except Exception as problem:  # noqa: BLE001  # whatever it is, the model must not fail of it
                 self.failed[name] = f"cannot be read: {type(problem).__name__}: {str(problem).partition(chr(10))[0]}"
         elif name not in self.known.seen:
-            self.strange.append(name)
+            self.strange.add(name)
+
+
+class _Looker(Follower):
+    """Looks at the sites of one pass."""
+
+    def __init__(self, root: nn.Module, seen: _Seen) -> None:
+        super().__init__(root)
+        self.seen = seen
+
+    def on_site(self, name: str, call: Activating) -> Tensor:
+        self.seen.take(name, call)
         return call.as_asked()
+
+
+class _Finder(Finder):
+    """Finds the calls of one pass, and looks at those that are known."""
+
+    def __init__(self, root: nn.Module, seen: _Seen, given: list[Tensor]) -> None:
+        super().__init__(root, *given)
+        self.seen = seen
+
+    def on_site(self, name: str, call: Activating) -> Tensor:
+        self.seen.take(name, call)
+        return super().on_site(name, call)
 
 
 @dataclass(slots=True)
@@ -89,6 +112,7 @@ class _Known:
     seen: set[str] = field(default_factory=set)
     left_out: set[str] = field(default_factory=set)
     first: Finder | None = None  # a pass in which some call seemed not to depend on the input: the next one tells
+    strange: set[str] = field(default_factory=set)  # calls that were met and not yet found
     settled: bool = False
     rounds: int = 0
 
@@ -103,7 +127,7 @@ class _Pass:
     rows: int
     fault: BaseException | None  # what was being handled when it began
     stack: ExitStack | None = None  # None: timed, not watched
-    follower: Finder | _Looker | None = None
+    follower: _Finder | _Looker | None = None
     hook: Any = None  # sees its end
 
     def unhook(self) -> None:
@@ -117,7 +141,7 @@ class ActivationMonitor:
     to: a path, which is appended to, or an open text file: one JSON object a line, the fields of ``Reading``, a line
     a site and window. callback: called with each ``Report``; what it raises ends the loop. budget: the share of the
     forward passes' time that watching may cost; ``math.inf`` watches every pass. rows: the most looked at in a watched
-    pass. window: the rows on which a reading rests. baseline: a path or dict that ``save_baseline`` and ``baseline`` gave;
+    pass. window: the rows on which a reading rests. baseline: what ``save_baseline`` wrote or ``baseline`` gave;
     without one it is taken from the first 4 windows in eval mode whose weights are the same.
 
     Raises ModelError for what cannot be watched: compiled and scripted models, a model spread over several devices.
@@ -274,8 +298,8 @@ class ActivationMonitor:
         if due and self._busy.acquire(blocking=False):
             try:
                 known = self._known[self.model.training]
-                found = known.settled
-                now.follower = _Looker(self.model, known, self.rows) if found else Finder(self.model, *given)
+                seen = _Seen(known, self.rows)
+                now.follower = _Looker(self.model, seen) if known.settled else _Finder(self.model, seen, given)
                 now.stack = ExitStack()
                 now.stack.enter_context(following(now.follower))
                 now.follower.enter(self.model)
@@ -316,11 +340,15 @@ class ActivationMonitor:
     def _settle(self, now: _Pass, output: Any) -> Report | None:
         """Take in what a watched pass showed; the report, when a window is full."""
         self.watched += 1
-        if isinstance(now.follower, Finder):
-            self._learn(now.follower, now.alike[1], now.rows, output)
-            return None
         assert now.follower is not None  # noqa: S101  # a watched pass has one
-        follower, training = now.follower, now.alike[1]
+        seen, training = now.follower.seen, now.alike[1]
+        if isinstance(now.follower, _Finder):
+            self._learn(now.follower, training, now.rows, output)
+        elif seen.strange:  # the way through the model depends on the input: its calls are looked for anew
+            self._known[training].strange |= seen.strange
+            self._known[training].settled = False
+        if not seen.looks and not seen.failed:
+            return None
         report = self._close(now.step) if self._looked and training != self._mode else None
         self._mode = training
         weights = _version(self.model)
@@ -328,16 +356,14 @@ class ActivationMonitor:
             self._weights = weights
             for tally in self._tallies.values():
                 tally.forget()
-        for site, seen in follower.looks:
-            self._tallies[site.name].add(seen, still=not training)
+        for site, each in seen.looks:
+            self._tallies[site.name].add(each, still=not training)
             self._failed.pop(site.name, None)
-        self._failed.update(follower.failed)
-        if follower.strange:
-            self._meet(follower.strange, training)
-        self._looked += max((seen.rows for _, seen in follower.looks), default=0)
+        self._failed.update(seen.failed)
+        self._looked += max((each.rows for _, each in seen.looks), default=0)
         return self._close(now.step) if self._looked >= self.window else report
 
-    def _learn(self, finder: Finder, training: bool, rows: int, output: Any) -> None:
+    def _learn(self, finder: _Finder, training: bool, rows: int, output: Any) -> None:
         """Sites of a pass. Where some call seems not to depend on the input, the next pass is asked as well."""
         known = self._known[training]
         finder.end(output)
@@ -345,8 +371,16 @@ class ActivationMonitor:
             known.first = finder
             return
         found = listed(finder, known.first, rows)
-        known.first, known.settled = None, True
+        known.first = None
+        known.rounds += 1
         known.seen |= found.seen
+        known.strange -= known.seen
+        if known.rounds >= ROUNDS:  # enough: what is strange by now stays so
+            why = "its calls change from pass to pass, too often to follow"
+            self._unresolved |= {name: Unresolved(name, why) for name in known.strange}
+            known.seen |= known.strange
+            known.strange = set()
+        known.settled = not known.strange
         self._take(found, known)
 
     def _take(self, found: Sites, known: _Known) -> None:
@@ -367,18 +401,6 @@ class ActivationMonitor:
             self._unresolved[f"{name}?"] = Unresolved(name, "the baseline has it, the model was not seen to call it")
         for name in self._given.keys() & self._tallies.keys():
             self._unresolved.pop(f"{name}?", None)
-
-    def _meet(self, names: Sequence[str], training: bool) -> None:
-        """Calls came up that no pass had shown: the way through the model depends on the input."""
-        known = self._known[training]
-        known.rounds += 1
-        if known.rounds <= ROUNDS:
-            known.settled = False
-            return
-        known.seen |= set(names)
-        for name in names:
-            why = "its calls change from pass to pass, too often to follow"
-            self._unresolved[name] = Unresolved(name, why)
 
     def _pay(self, now: _Pass, done: float) -> None:
         """How many passes go by until the next is watched, for the budget to hold."""
@@ -406,7 +428,9 @@ class ActivationMonitor:
             if (item.name, item.reason) not in self._told:
                 self._told.add((item.name, item.reason))
                 yield Reading(step, item.name, findings=(UNRESOLVED,), note=item.reason)
-        settled = any(known.settled for known in self._known.values())
+        settled = all(known.settled or not known.rounds for known in self._known.values()) and any(
+            known.settled for known in self._known.values()
+        )
         if settled and not self._tallies and ("", NO_SITE) not in self._told:
             self._told.add(("", NO_SITE))
             yield Reading(step, findings=(NO_SITE,), note="no activation that sees the input was found")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -226,7 +227,7 @@ class Tally:
                     self._histogram(values, many)
             return
         ends = [0, *torch.searchsorted(sample, self.edges.to(sample), right=True).tolist(), len(sample)]
-        shares = [(b - a) / len(sample) for a, b in zip(ends, ends[1:], strict=False)]
+        shares = [(b - a) / len(sample) for a, b in pairwise(ends)]
         if self.base is not None:
             self.late.add(shares, rows)
             return
@@ -279,8 +280,7 @@ def _share(looks: list[Look], name: str) -> float | None:
 
 
 def _deciles(sample: Tensor) -> Tensor:
-    """The inner deciles of sorted values, each a little above the value it stands at: an atom must not lie on an edge,
-    where rounding moves it over."""
+    """The inner deciles of sorted values, each a little above its value: rounding must not move an atom over an edge."""
     at = torch.arange(1, BINS, device=sample.device) * (len(sample) - 1) // BINS
     edges = sample[at]
     return torch.unique(edges + 1e-5 * torch.maximum(edges.abs(), sample[-1] - sample[0]).clamp(min=1e-30))

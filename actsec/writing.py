@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
@@ -56,8 +57,6 @@ class Lines:
     def close(self) -> None:
         """Close what ``open`` opened."""
         if self._file is not None:
-            try:
+            with suppress(OSError):  # every line was written, or warned of
                 self._file.close()
-            except OSError:
-                pass  # every line was written, or warned of
             self._file = None

@@ -9,8 +9,8 @@ monitored, with lines written to a file. The figure is the monitored copy's proc
 steps, and the least and largest of five interleaved parts. Processor time of this one process on one thread, so that a
 busy machine shows less. The monitor stays attached from the first step to the last, its first watched passes included.
 
-Drift: images drawn with replacement from the same set the baseline was drawn from, in windows of the default size; every
-reading above the limit is a false alarm. Then corrupted ones: the share of windows in which some site is called drifted.
+Drift: images drawn with replacement from the set the baseline was drawn from, in windows of the default size; every
+reading above the limit is a false alarm. Then changed ones: the share of windows in which a site is called drifted.
 """
 
 from __future__ import annotations
@@ -113,25 +113,22 @@ def taking_turns(name: str, model: nn.Module, made: Callable[[nn.Module], Iterat
     return f"| {name} | {told('monitored')} | {told('again')} | {share} |"
 
 
-def costs(steps: int) -> str:
+def costs(steps: int) -> Iterator[str]:
     """The table of costs."""
-    lines = [
-        "| loop | monitored, by bare | in fifths | bare again, by bare | in fifths | watched |",
-        "|---|---|---|---|---|---|",
-    ]
+    yield "| loop | monitored, by bare | in fifths | bare again, by bare | in fifths | watched |"
+    yield "|---|---|---|---|---|---|"
     given = resnet20()
     if given is None:
-        lines.append("| ResNet-20 | not measured: the shared data is absent | | | | |")
+        yield "| ResNet-20 | not measured: the shared data is absent | | | | |"
     else:
         model, images = given
         made = lambda each: serving(each, images, 32)  # noqa: E731  # one line each, side by side
-        lines.append(taking_turns("ResNet-20, forward, 32 rows", model, made, steps))
+        yield taking_turns("ResNet-20, forward, 32 rows", model, made, steps)
     x, y = digits()
     trained = lambda each: training(each, x, y, 64)  # noqa: E731  # as above
-    lines.append(taking_turns("digits MLP, training, 64 rows", mlp(), trained, 20 * steps))
+    yield taking_turns("digits MLP, training, 64 rows", mlp(), trained, 20 * steps)
     served = lambda each: serving(each.eval(), x, 64, 10)  # noqa: E731  # as above
-    lines.append(taking_turns("digits MLP, forward, 64 rows", mlp(), served, 10 * steps))
-    return "\n".join(lines)
+    yield taking_turns("digits MLP, forward, 64 rows", mlp(), served, 10 * steps)
 
 
 def windows(
@@ -202,7 +199,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, budget {BUDGET}")
     if "cost" in options.what or not options.what:
-        print(costs(options.steps))
+        for line in costs(options.steps):
+            print(line, flush=True)
     if "drift" in options.what or not options.what:
         print(drifts(options.windows))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import tempfile
 
@@ -11,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import inside
 from torch import nn
 
 import actsec
-from actsec import attacking, health
+from actsec import attacking, health, runner
 from actsec.activations import dead_counts, find, sites
 from actsec.errors import ModelError, ThreatError
+from actsec.plan import read, variants
 from actsec.types import Target
 
 NAMES = tuple("abc")
@@ -88,9 +87,7 @@ UNSEEN = {
     "compiled in place": (lambda: compiled_in_place(Net().eval()), "its own compile"),
     "compiled child": (lambda: compiled_in_place(Net().eval(), child=True), "its own compile"),
 }
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit", "ignore:The .grad attribute"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:The .grad attribute")
 
 
 @pytest.fixture
@@ -175,14 +172,7 @@ PLAN = """
 model = "{folder}/nets.py:{call}"
 data = "{folder}/{call}.npz"
 samples = 16
-corruptions = []
-budget = "quick"
-[[attacks]]
-attack = "fgsm"
-role = "single_step"
-[[attacks]]
-attack = "dead_relu(steps=2)"
-threat = "linf:0.1:kill"
+random_weights = true
 """
 
 
@@ -202,17 +192,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("call", "why"), [("scripted", "compiled by torch.jit"), ("linear", "no activation call")])
-def test_an_audit_leaves_out_what_cannot_be_done_and_does_the_rest(folder, call, why):
-    (folder / f"{call}.toml").write_text(PLAN.format(folder=folder, call=call))
-    said = inside("audit", folder / f"{call}.toml", "--out", folder / call, "--workers", 1, "--random-weights")
-    told = said.out + said.err
-    assert said.code in (0, 3), told
-    assert f"swap(to=leaky_relu) is left out: the {'model has' if call == 'linear' else 'activations'}" in told
-    assert why in told
-    result = json.loads((folder / call / "report.json").read_text())["result"]
-    (variant,) = (v for v in result["variants"] if v["audited"])
-    assert variant["sites"] == []
-    assert not [p for p in result["problems"] if p["rule"] == "ACT-E01"]
+def test_an_audit_leaves_out_the_defenses_that_do_not_fit_unless_they_were_chosen(folder, call, why):
+    text = PLAN.format(folder=folder, call=call)
+    (folder / "own.toml").write_text(text)
+    prepared = runner.prepare(read(folder / "own.toml"))
+    assert [note for note in prepared.notes if note.startswith("swap(to=leaky_relu) is left out: ") and why in note]
+    assert [str(v.chain) for v in variants(prepared.scene.plan) if "swap" in str(v.chain)] == []
+    (folder / "chosen.toml").write_text(text + 'defenses = ["swap(to=tanh)"]')
+    with pytest.raises(ModelError, match=why):
+        runner.prepare(read(folder / "chosen.toml"))
 
 
 # --- no activations -----------------------------------------------------------------------------------------------
@@ -230,7 +218,7 @@ def test_a_model_without_activations_has_none_and_says_so(x):
     reports = []
     with actsec.ActivationMonitor(model, callback=reports.append, budget=math.inf):
         model(x)
-    assert [r.findings for report in reports for r in report.readings][0] == ("ACT-A06",)
+    assert next(r.findings for report in reports for r in report.readings) == ("ACT-A06",)
 
 
 # --- dynamic control flow -----------------------------------------------------------------------------------------
