@@ -280,7 +280,7 @@ def _share(looks: list[Look], name: str) -> float | None:
 
 
 def _deciles(sample: Tensor) -> Tensor:
-    """The inner deciles of sorted values, each a little above its value: rounding must not move an atom over an edge."""
+    """The inner deciles of sorted values, each a little above its value: rounding moves no atom over an edge."""
     at = torch.arange(1, BINS, device=sample.device) * (len(sample) - 1) // BINS
     edges = sample[at]
     return torch.unique(edges + 1e-5 * torch.maximum(edges.abs(), sample[-1] - sample[0]).clamp(min=1e-30))

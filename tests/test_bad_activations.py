@@ -243,9 +243,9 @@ def test_units_are_not_compared_over_calls_that_change(x):
 
 def test_a_swap_never_guesses_at_a_call_that_nobody_looked_at(x):
     swapped = actsec.defend(target(Branch()), "swap(to=silu)")
+    both = torch.cat([mixed(x)[32:], x])
     with pytest.raises(ModelError, match="not called when its activations were looked for"):
-        swapped.logits(x)
-        swapped.logits(mixed(x)[32:])
+        [swapped.logits(piece) for piece in (both[:8], both[8:])]
 
 
 # --- NaN ----------------------------------------------------------------------------------------------------------
