@@ -275,7 +275,7 @@ class ActivationMonitor:
     # --- what the hooks do ----------------------------------------------------------------------------------------
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.jit.is_tracing():
+        if torch._C._get_tracing_state() is not None:  # noqa: SLF001  # torch.jit.is_tracing has no types
             return
         if module is not self.model:  # a replica of nn.DataParallel
             self.copies += 1
@@ -420,10 +420,14 @@ class ActivationMonitor:
         """End the window."""
         readings = [tally.read(step, self._mode) for tally in self._tallies.values()]
         self._looked = 0
-        kept = (*self._notes(step, ending), *(reading for reading in readings if reading is not None))
+        kept = (
+            *self._notes(step),
+            *(reading for reading in readings if reading is not None),
+            *self._last(step, ending),
+        )
         return Report(step, kept) if kept else None
 
-    def _notes(self, step: int, ending: bool) -> Iterator[Reading]:
+    def _notes(self, step: int) -> Iterator[Reading]:
         for item in self.unresolved:
             if (item.name, item.reason) not in self._told:
                 self._told.add((item.name, item.reason))
@@ -434,6 +438,8 @@ class ActivationMonitor:
         if settled and not self._tallies and ("", NO_SITE) not in self._told:
             self._told.add(("", NO_SITE))
             yield Reading(step, findings=(NO_SITE,), note="no activation that sees the input was found")
+
+    def _last(self, step: int, ending: bool) -> Iterator[Reading]:
         if ending:
             also = f", {self.copies} made by copies of the model and not seen" if self.copies else ""
             why = f"; {self._broken}" if self._broken else ""

@@ -265,9 +265,9 @@ class Tally:
         }
         findings = tuple(rule for rule, said in holds.items() if said)
         shares = (dead, gone, saturated, broken, drift)
-        known = (None if share is None else round(share, 6) for share in shares)
+        d, g, s, n, p = (None if share is None else round(share, 6) for share in shares)
         units = max(seen.units for seen in looks)
-        return Reading(step, self.site.name, self.site.kind, training, rows, units, *known, findings)
+        return Reading(step, self.site.name, self.site.kind, training, rows, units, d, g, s, n, p, findings)
 
     def _beyond(self, drift: float | None) -> bool:
         return drift is not None and self.base is not None and drift > self.base.limit
@@ -283,4 +283,5 @@ def _deciles(sample: Tensor) -> Tensor:
     """The inner deciles of sorted values, each a little above its value: rounding moves no atom over an edge."""
     at = torch.arange(1, BINS, device=sample.device) * (len(sample) - 1) // BINS
     edges = sample[at]
-    return torch.unique(edges + 1e-5 * torch.maximum(edges.abs(), sample[-1] - sample[0]).clamp(min=1e-30))
+    above: Tensor = torch.unique(edges + 1e-5 * torch.maximum(edges.abs(), sample[-1] - sample[0]).clamp(min=1e-30))
+    return above
