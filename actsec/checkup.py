@@ -64,7 +64,8 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = (), before: tu
     x, y = (torch.from_numpy(a[:rows]).to(target.device) for a in (test.x, test.y))
     with threads(plan.threads):
         with counting(target.model) as passes:
-            sites = tuple(SiteHealth(**site) for site in health.site_health(target, x, y))
+            watched = health.observed(target, x, y)
+            sites = tuple(SiteHealth(**site) for site in watched.sites)
             layers, ratio = gradients(target, x, y)
             measured = measure(target, test, plan)
         vitals = vital_signs(target, x, y, (layers, ratio), loaded.splits.train, plan.seed)
@@ -80,7 +81,7 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = (), before: tu
     clean = dataclasses.replace(statistics.clean(right, test.y, test.classes), accuracy=measured.accuracy)
     kinds = [site.kind for site in sites]
     left_out = [site.role if site.role != "activation" else "constant" for site in found if site not in found.active]
-    unresolved = tuple(f"{item.name or 'the model'}: {item.reason}" for item in found.unresolved)
+    unresolved = tuple(f"{item.name or 'the model'}: {item.reason}" for item in watched.unresolved)
     steep = frozenset(site.name for site in found.active if site.activation.properties.saturated_above is not None)
     seen = Seen(sites, steep, unresolved, ratio, measured.accuracy, measured.calibration, rows, vitals)
     problems = findings(seen)
