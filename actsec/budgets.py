@@ -347,13 +347,18 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
     if trial.samples == 0 and ("minimal" in roles or name == "one_pixel"):
         size = min(samples, budget.minimal if "minimal" in roles else budget.pixels)
     guessed = "minimal" if threat_read.eps is None else "noise" if "noise" in roles else "attack"
-    guessed = "kill" if threat_read.region and guessed == "attack" else guessed
-    if threat_read.aim:
-        guessed = "miscalibrate_noise" if guessed == "noise" else "miscalibrate"
+    guessed = _guessed(guessed, threat_read)
     if "transfer" in roles:
         guessed, trial = "transfer", _from_base(trial, attack, plan)
     role = trial.role or guessed
     return dataclasses.replace(trial, attack=str(parse(trial.attack)), samples=min(size, rows), role=role)
+
+
+def _guessed(role: str, threat: Threat) -> str:
+    """The role of a trial that has none: goals that are no misclassification have roles of their own."""
+    if threat.aim:
+        return "miscalibrate_noise" if role == "noise" else "miscalibrate"
+    return "kill" if threat.region and role == "attack" else role
 
 
 def _from_base(trial: Trial, attack: Any, plan: Plan) -> Trial:

@@ -44,7 +44,8 @@ class Surety:
     """Where confidence is to rise, the log odds of the row's target, or without one of the decided class (m,).
 
     Where it is to fall, mean_j z_j - log sum_j exp(z_j): minus the divergence of the probabilities from all alike. The
-    negative log odds would only raise the runner-up until the label is at its boundary, with 1/2 each.
+    negative log odds would only raise the runner-up until the label is at its boundary, with 1/2 each. Where another
+    class leads, how far the label is behind, which leads back to it.
     """
 
     aim: Aim
@@ -54,7 +55,9 @@ class Surety:
         z = observed.logits
         label = torch.where(cases.target >= 0, cases.target, z.argmax(1))
         level = (z.mean(1) - z.logsumexp(1)).double()
-        return torch.where(sign(self.aim, label, cases.y) > 0, odds(z, label), level).to(z.dtype)
+        climbed = torch.where(sign(self.aim, label, cases.y) > 0, odds(z, label), level)
+        lead = (z.gather(1, label[:, None]) - z.amax(1, keepdim=True)).squeeze(1)
+        return torch.where(z.argmax(1) == label, climbed, lead.double()).to(z.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,5 +94,7 @@ def goal_of(threat: Threat, attack: object, threshold: float | None) -> Miscalib
     assert threat.aim is not None  # noqa: S101  # the caller looked
     own = getattr(attack, "goal", None)
     if own is not None and own != threat.goal:
-        raise ThreatError(f"an attack on {own} at {threat}", f"Write {threat.norm}:eps:{own}, or give the attack its aim.")
+        raise ThreatError(
+            f"an attack on {own} at {threat}", f"Write {threat.norm}:eps:{own}, or give the attack its aim."
+        )
     return Miscalibrate(threat.aim, threshold)

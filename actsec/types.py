@@ -36,7 +36,7 @@ SLACK = 1e-6
 
 Region = Literal["dead", "saturated", "zero_tail"]
 Aim = Literal["over", "under", "worst"]
-"""Where a calibration attack moves the confidence: up, down, or up where the label is wrong and down where it is right."""
+"""Where a calibration attack moves confidence: up, down, or up where the label is wrong and down where it is right."""
 Ends = tuple[Region, float | None, float | None]
 """A region of pre-activations: up to the first number, and from the second; None where it has no such end."""
 

@@ -1,7 +1,7 @@
 """Miscalibration: move the confidence and leave the label, so that accuracy stays and calibration breaks.
 
-x_{t+1} = P(a + s * d(grad J)), up or down by the aim (Galil and El-Yaniv 2021, "Disrupting deep uncertainty estimation
-without harming accuracy"; Obadinma et al. 2024, "Calibration attacks", section 3):
+x_{t+1} = P(x_t + step_size * (1 - t / steps) * d(grad J)), up or down by the aim (Galil and El-Yaniv 2021, "Disrupting
+deep uncertainty estimation without harming accuracy"; Obadinma et al. 2024, "Calibration attacks", section 3):
 
     over     surer of everything: what is wrong looks certain
     under    less sure of everything: what is right looks doubtful
@@ -9,17 +9,19 @@ without harming accuracy"; Obadinma et al. 2024, "Calibration attacks", section 
 
 Up, J = z_k - log sum_{j != k} exp(z_j), the log odds of the decided class k. Down, J = mean_j z_j - log sum_j exp(z_j),
 which lowers k and whoever has caught up with it and raises the rest: towards 1 / classes, where minus the log odds
-would stop at 1 / 2. a is the last point that still had the label: a step that crosses into another class is taken back
-and the next is half as long; after one that did not, half as long again, at most 4 * eps / steps falling to 0.
+would stop at 1 / 2. From a point with another label J is the lead of k, so that a step across the boundary is followed
+by one back and the search runs along it. (On a ResNet-20 at 8/255 the mean confidence falls from 0.94 to 0.19; taking
+such steps back and halving them, it falls to 0.33, and to 0.48 by the log odds.)
 
 The goal is ``miscalibrate``: a candidate counts when it is inside ball and box and the decision, by the target's own
 rule and threshold, is that of the untouched input; of each row the one whose confidence moved most is kept. The control
 is noise at the same eps under the same goal. Cost: steps forwards and backwards, and 1 forward, for each restart. The
 first begins at the input itself, further ones at random points of the ball.
 
-Known failures: temperature scaling divides the log odds and moves no optimum, so it repairs the ECE of untouched inputs
-and not that of attacked ones; the search does not see a detector, whose rejections do not count; where float32 rounds
-the gradient to 0 the row stands still.
+Known failures: temperature scaling divides the log odds and moves no optimum, so that it repairs the ECE of untouched
+inputs and not that of attacked ones. Down, all classes alike is not the only way to a low probability of the first: between
+three classes of a network in the plane one start ends at a median of 0.03 above what an exhaustive search finds, four
+at 0.006. The search does not see a detector, whose rejections do not count.
 """
 
 from __future__ import annotations
@@ -37,21 +39,13 @@ from actsec.geometry import bounded, free, nearest, place, random_start, spread,
 from actsec.losses import graded
 from actsec.types import Aim, Ask, Cases, Knowledge, Norm, Reply
 
-_GROWN = 1.5
 
 @dataclass(frozen=True, slots=True)
 class MiscalibrationState:
-    """The candidate to be judged next; the last point with the label, its direction, and the length of the next step.
-
-    label (n,) is the decision on the untouched input, -1 before it is known; met (n,) whether a step ever crossed.
-    """
+    """The candidate to be judged next, the decision (n,) on the untouched input, -1 before it is known, and the step."""
 
     x: Tensor
-    anchor: Tensor
-    direction: Tensor
-    length: Tensor
     label: Tensor
-    met: Tensor
     step: Tensor
     done: Tensor
 
@@ -82,12 +76,8 @@ class Miscalibration:
 
     def start(self, cases: Cases, draws: Draws) -> MiscalibrationState:
         bounded(cases, "miscalibration")
-        step, still = torch.zeros_like(cases.id), torch.zeros_like(cases.x)
-        label = torch.full_like(cases.y, -1)
-        return MiscalibrationState(cases.x, cases.x, still, self._first(cases), label, step.bool(), step, step.bool())
-
-    def _first(self, cases: Cases) -> Tensor:
-        return cases.eps * 4 / self.steps if self.step_size is None else torch.full_like(cases.eps, self.step_size)
+        step = torch.zeros_like(cases.id)
+        return MiscalibrationState(cases.x, torch.full_like(cases.y, -1), step, step.bool())
 
     def ask(self, state: MiscalibrationState, cases: Cases) -> Ask:
         # The last point of a start is only judged.
@@ -95,20 +85,13 @@ class Miscalibration:
         return Ask(state.x[:, None], Surety(self.aim), wants, state.label[:, None])
 
     def tell(self, state: MiscalibrationState, reply: Reply, cases: Cases, draws: Draws) -> MiscalibrationState:
-        decided = reply.logits[:, 0].argmax(1)
-        label = torch.where(state.label >= 0, state.label, decided)
-        crossed = decided != label
-        gradient = steepest(free(graded(reply)[1][:, 0], state.x, cases), cases.norm)
-        anchor = torch.where(spread(crossed, state.x), state.anchor, state.x)
-        direction = torch.where(spread(crossed, state.x), state.direction, gradient)
-        turn = state.step % (self.steps + 1)
-        falls = self._first(cases) * (1 - turn / self.steps)
-        length = torch.where(crossed, state.length / 2, torch.minimum(state.length * _GROWN, falls))
-        x = nearest(cases, anchor + direction * spread(length, direction).to(direction.dtype))
-        step, met = state.step + 1, state.met | crossed
+        label = torch.where(state.label >= 0, state.label, reply.logits[:, 0].argmax(1))
+        direction = steepest(free(graded(reply)[1][:, 0], state.x, cases), cases.norm)
+        first = cases.eps * 4 / self.steps if self.step_size is None else torch.full_like(cases.eps, self.step_size)
+        length = first * (1 - state.step % (self.steps + 1) / self.steps)
+        x = nearest(cases, state.x + direction * spread(length, direction).to(direction.dtype))
+        step = state.step + 1
         again = step % (self.steps + 1) == 0
         if self.restarts > 1 and bool(again.any()):
-            new = place(cases, random_start(cases, draws, step))
-            x, length = torch.where(spread(again, x), new, x), torch.where(again, self._first(cases), length)
-        done = step >= self.restarts * (self.steps + 1)
-        return MiscalibrationState(x, anchor, direction, length, label, met, step, done)
+            x = torch.where(spread(again, x), place(cases, random_start(cases, draws, step)), x)
+        return MiscalibrationState(x, label, step, step >= self.restarts * (self.steps + 1))

@@ -63,15 +63,16 @@ def nonsense(g: Gathered, classes: Sequence[str]) -> Nonsense | None:
         n=len(g.nonsense.arrays["confidence"]),
         above_90=share_of(share_above(g.nonsense, HIGH)),
         test_above_90=share_of(sure > HIGH),
-        kinds=tuple(_kind(g.nonsense, kind, {"confidence": sure, "energy": energy, "entropy": -entropy}, classes) for kind in kinds),
+        kinds=tuple(
+            _kind(g.nonsense, kind, {"confidence": sure, "energy": energy, "entropy": -entropy}, classes)
+            for kind in kinds
+        ),
         far=_far(g.nonsense),
         fooling=_fooling(g.fooled, classes) if g.fooled else None,
     )
 
 
-def _kind(
-    outcome: Outcome, kind: int, test: Mapping[str, Array | None], classes: Sequence[str]
-) -> NonsenseKind:
+def _kind(outcome: Outcome, kind: int, test: Mapping[str, Array | None], classes: Sequence[str]) -> NonsenseKind:
     """One kind of nonsense. test holds, by the name of a score, those of the test images: higher is more familiar."""
     rows = outcome.arrays["kind"] == kind
     confidence, label = outcome.arrays["confidence"][rows], outcome.arrays["label"][rows]
