@@ -366,10 +366,10 @@ class Corruptions:
 class NonsenseKind:
     """Confidence on one kind of nonsense inside the box. sure: at least 99 %.
 
-    auroc_confidence, auroc_energy, auroc_entropy: how often a test image scores above one of these, by the
-    probability of the decided class, by the logsumexp of the logits and by minus the entropy (0.5 is a coin); fpr95_...: the share
-    of these that passes where 95 % of the test images do; None where the model has no such score. attractor is the class said
-    most often. not_finite and rejected inputs have no answer and count as not confident.
+    auroc_confidence, auroc_energy, auroc_entropy: how often a test image scores above one of these, by the probability
+    of the decided class, by the logsumexp of the logits and by minus the entropy (0.5 is a coin); fpr95_...: the share
+    of these that passes where 95 % of the test images do; None where the model has no such score. attractor is the
+    class said most often. not_finite and rejected inputs have no answer and count as not confident.
     """
 
     kind: str

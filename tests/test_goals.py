@@ -24,7 +24,16 @@ from actsec.verdict.gathering import Gathered, Tried
 from actsec.verdict.threats import attack_result, threat_result
 
 GOALS = st.one_of(
-    st.sampled_from(["misclassify", "miscalibrate", "miscalibrate=over", "miscalibrate=under", "kill", "saturate", "zero_tail", "least_likely"]),
+    st.sampled_from(
+        [
+            "misclassify",
+            "kill",
+            "saturate",
+            "zero_tail",
+            "least_likely",
+            *(f"miscalibrate{a}" for a in ("", "=over", "=under")),
+        ]
+    ),
     st.integers(0, 10**6).map(lambda k: f"class={k}"),
     st.floats(0.5, 1, exclude_max=True).map(lambda p: f"confident={p!r}"),
 )

@@ -19,9 +19,9 @@ is noise at the same eps under the same goal. Cost: steps forwards and backwards
 first begins at the input itself, further ones at random points of the ball.
 
 Known failures: temperature scaling divides the log odds and moves no optimum, so that it repairs the ECE of untouched
-inputs and not that of attacked ones. Down, all classes alike is not the only way to a low probability of the first: between
-three classes of a network in the plane one start ends at a median of 0.03 above what an exhaustive search finds, four
-at 0.006. The search does not see a detector, whose rejections do not count.
+inputs and not that of attacked ones. Down, all classes alike is not the only way to a low probability of the first:
+between three classes of a network in the plane one start ends at a median of 0.03 above what an exhaustive search
+finds, four at 0.006. The search does not see a detector, whose rejections do not count.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from actsec.types import Aim, Ask, Cases, Knowledge, Norm, Reply
 
 @dataclass(frozen=True, slots=True)
 class MiscalibrationState:
-    """The candidate to be judged next, the decision (n,) on the untouched input, -1 before it is known, and the step."""
+    """The candidate to be judged next, the decision (n,) on the untouched input (-1 before it is known), the step."""
 
     x: Tensor
     label: Tensor

@@ -95,7 +95,7 @@ def measure(
 
 
 def words(found: Miscalibration) -> str:
-    """``mean confidence 94.4 % to 37.4 % (noise 83.1 %), ECE 0.031 to 0.560 (noise ...)``: one sentence, no full stop."""
+    """``mean confidence 94.4 % to 37.4 % (noise 83.1 %), ECE 0.031 to 0.560 (noise ...)``, as part of a sentence."""
     before, after, noise = found.before, found.after, found.noise
     sure = f"mean confidence {before.mean_confidence:.1%} to {after.mean_confidence:.1%}"
     sure += f" (noise {noise.mean_confidence:.1%})" if noise else ""

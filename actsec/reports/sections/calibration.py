@@ -115,10 +115,11 @@ def _moved(result: Result) -> Iterator[Block]:
         yield Paragraph("Not done: no attack tried to move the confidence without the label.")
         return
     yield Paragraph(
-        "Each input is changed within eps so that its decided class stays and the confidence in it moves as far as the "
-        "attack can. Accuracy is the same by construction, so whatever ECE rises by is the attack's doing. Noise is the "
-        "control: of its draws at the same eps, the one that moves the confidence most and keeps the label. "
-        "Temperature scaling divides all logits: it mends untouched confidence; what it leaves under attack stands here."
+        "Each input is changed within eps so that its decided class stays and the confidence in it moves as far as "
+        "the attack can. Accuracy is the same by construction, so whatever ECE rises by is the attack's doing. "
+        "Noise is the control: of its draws at the same eps, the one that moves the confidence most and keeps the "
+        "label. Temperature scaling divides all logits: it mends untouched confidence; what it leaves under attack "
+        "stands here."
     )
     for threat in dict.fromkeys(m.threat for _, m in rows):
         under = [(v, m) for v, m in rows if m.threat == threat]
