@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from actsec import budgets, losses
-from actsec.attacks import Noise
+from actsec import budgets, losses, registry
 from actsec.ledger import Verdicts
 from actsec.oracle import Oracle, frozen
 from actsec.referee import attack_target
@@ -20,8 +19,8 @@ def measure(attack: str, under: Threat, target: Target, cases: Cases, verdicts: 
 
     Raises ModelError for logits that are not finite.
     """
-    noise, repeats = Noise(NOISE_DRAWS), budgets.repeats("standard", target)
     spec = f"noise(draws={NOISE_DRAWS})"
+    noise, repeats = registry.build("attacks", spec), budgets.repeats("standard", target)
     goal, name = losses.goal_of(under, noise, target.threshold), f"{spec}@{under}"
     noised = attack_target(noise, target, cases, goal, seed=seed, name=name, repeats=repeats)
     # Decision logits are shifted so that the largest decides; what the model says is not.
