@@ -26,7 +26,7 @@ def linear(n: int = 12, d: int = 12, seed: int = 0) -> tuple[Target, Tensor, Ten
 
 
 @cache
-def digits() -> tuple[Target, Tensor, Tensor]:
+def digits(activation: type[nn.Module] = nn.ReLU) -> tuple[Target, Tensor, Tensor]:
     """A small CNN trained for a moment on scikit-learn's digits, and 64 of its test images."""
     from sklearn.datasets import load_digits
 
@@ -36,12 +36,12 @@ def digits() -> tuple[Target, Tensor, Tensor]:
         torch.manual_seed(0)
         model = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1),
-            nn.ReLU(),
+            activation(),
             nn.Conv2d(8, 16, 3, stride=2, padding=1),
-            nn.ReLU(),
+            activation(),
             nn.Flatten(),
             nn.Linear(256, 32),
-            nn.ReLU(),
+            activation(),
             nn.Linear(32, 10),
         )
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)

@@ -49,6 +49,11 @@ def threats(name):
     return [(norm, None if "minimal" in cls.roles else EPS[norm]) for norm in cls.norms]
 
 
+def subject(name):
+    """A network with units that an attack of this name can reach, and images."""
+    return digits({"saturation": nn.Tanh, "zero_tail": nn.GELU}.get(name, nn.ReLU))
+
+
 def attack_of(name):
     return registry.build("attacks", QUICK.get(name, name))
 
@@ -58,7 +63,7 @@ def goal_of(attack):
 
 
 def run(name, n=12, **options):
-    target, x, y = digits()
+    target, x, y = subject(name)
     attack = attack_of(name)
     return [
         attack_target(attack, target, cases_of(target, x[:n], y[:n], norm, eps), goal_of(attack), **options)

@@ -11,7 +11,7 @@ from attack_models import digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_attacks import NAMES, attack_of, goal_of, threats
+from test_attacks import NAMES, attack_of, goal_of, subject, threats
 
 import actsec
 from actsec import masks, runner
@@ -28,7 +28,7 @@ LEFT[:, :4] = True
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_admissible_candidate_of_every_attack_keeps_the_mask(name):
-    target, x, y = digits()
+    target, x, y = subject(name)
     attack = attack_of(name)
     if isinstance(attack, Proposer) or "transfer" in attack.roles or name == "replay":
         pytest.skip("proposes what others made")

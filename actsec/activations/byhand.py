@@ -98,9 +98,9 @@ class Forms:
         steps = [value for value in read if isinstance(value, Step)]
         if not steps or len({id(step.root or step) for step in steps}) > 1:
             return None
-        shapes = {v.shape for v in given if isinstance(v, Tensor) and not constant(v)}
+        shapes = [v.shape for v in given if isinstance(v, Tensor) and not constant(v)]  # an exporter's have no hash
         size = 1 + sum(step.size for step in steps)
-        if len(shapes) > 1 or size > _LARGEST or any(value is _UNREAD for value in read):
+        if any(shape != shapes[0] for shape in shapes) or size > _LARGEST or any(value is _UNREAD for value in read):
             return None
         keys = tuple(value.key if isinstance(value, Step) else _plain(value) for value in read)
         curved = entry.curved or any(step.curved for step in steps) or (len(steps) > 1 and entry.product)
