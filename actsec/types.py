@@ -525,6 +525,31 @@ class Defense(Protocol):
         """Fit the wrapped target's parameters in place. Everything learned is in its model's state_dict."""
 
 
+Enters = Literal["training", "scaler", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """What a poisoner knows: the same network trained on clean rows, the rate of its plain gradient steps, a seed."""
+
+    target: Target
+    learning_rate: float
+    seed: int = 0
+
+
+class Poison(Protocol):
+    """Train split to train split, judged by training twins. A frozen dataclass of options.
+
+    enters is where the planted rows take effect: among the rows of a training from the beginning, there and in the
+    standardisation fitted to them, or as the whole of a later update of a trained model.
+    """
+
+    enters: ClassVar[Enters]
+
+    def poison(self, train: Split, victim: Victim) -> Split:
+        """The rows of train as they were, and after them the planted ones, whose ids run down from -1."""
+
+
 Status = Literal["ok", "warn", "red", "not_done", "not_applicable", "error"]
 
 
