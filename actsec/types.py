@@ -546,6 +546,9 @@ class Poison(Protocol):
 
     enters: ClassVar[Enters]
 
+    def count(self, train: Split) -> int:
+        """How many rows it plants."""
+
     def poison(self, train: Split, victim: Victim) -> Split:
         """The rows of train as they were, and after them the planted ones, whose ids run down from -1."""
 

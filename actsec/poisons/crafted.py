@@ -2,10 +2,10 @@
 
 White box against a trained network that is to be updated on rows from outside. The batch is searched by signed gradient
 steps through one unrolled step of plain gradient descent, theta' = theta - rate * dL(rows; theta)/dtheta (after Munoz-
-Gonzalez et al. 2017, who unroll the whole training): what is raised is the mean, over the units of a site and the clean
-training rows watched, of a smooth count of those that theta' puts below the end of their dead half-line (relu and its
-kin) or into a saturated tail (sigmoid, tanh). ``worst=true`` counts a unit by the clean row that keeps it most alive, so
-that it must go silent on all of them. The best batch seen is planted. Labels stay fixed: the rows' own or random ones.
+Gonzalez et al. 2017, who unroll the whole training). What is raised is a smooth count, a mean over sites: of relu's
+units and their kin, those that theta' puts past the end of their dead half-line on every clean row watched, told by the
+row that keeps each most alive; of sigmoid's and tanh's, the mean share in a saturated tail. The best batch seen is
+planted. Labels stay fixed: the rows' own or random ones.
 
 What it does must exceed that of ``random_rows``, the same count in the same place. Known limits: an update of many steps
 or with another optimizer is not what was unrolled; activations whose units neither die nor saturate are refused; clean
@@ -41,7 +41,6 @@ class Crafted:
     steps: Annotated[int, "steps of the search"] = 60
     step_size: Annotated[float, "of the search, as a share of the box"] = 0.05
     labels: Annotated[Labels, "random, or those of the rows it starts from (consistent)"] = "random"
-    worst: Annotated[bool, "count a unit by the clean row that keeps it most alive"] = True
     softness: Annotated[float, "width of the smooth count, in standard deviations of the site's values"] = 0.25
     watched: Annotated[int, "clean training rows that the count is over"] = 256
 
@@ -51,6 +50,9 @@ class Crafted:
         for option in ("rows", "steps", "step_size", "softness", "watched"):
             if not getattr(self, option) > 0:
                 raise BadOption(f"crafted({option}={getattr(self, option)})", f"{option} is above 0.")
+
+    def count(self, train: Split) -> int:
+        return self.rows
 
     def poison(self, train: Split, victim: Victim) -> Split:
         draws, target = Draws(victim.seed, "crafted"), victim.target
@@ -104,10 +106,10 @@ class _Search:
         return torch.stack(found).mean()
 
     def of_site(self, z: Tensor, ends: Ends, scale: float) -> Tensor:
-        """The smooth share of units past either end, on each row or on the row that is furthest from it."""
-        _, below, above = ends
+        """The smooth share: of units dead on the row furthest from it, or of units and rows saturated."""
+        region, below, above = ends
         width = self.options.softness * scale
         past = [(below - z) / width] if below is not None else []
         past += [(z - above) / width] if above is not None else []
         depth = past[0] if len(past) == 1 else torch.maximum(*past)
-        return torch.sigmoid(depth.amin(0) if self.options.worst else depth).mean()
+        return torch.sigmoid(depth.amin(0) if region == "dead" else depth).mean()

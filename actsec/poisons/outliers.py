@@ -33,8 +33,11 @@ class Outliers:
     def __post_init__(self) -> None:
         check("outliers", self.share, self.magnitude)
 
+    def count(self, train: Split) -> int:
+        return rows_of(self.share, train)
+
     def poison(self, train: Split, victim: Victim) -> Split:
         draws = Draws(victim.seed, "outliers")
-        rows = chosen(train, rows_of(self.share, train), draws)
+        rows = chosen(train, self.count(train), draws)
         y = labels(self.labels, train.y[rows], len(victim.target.classes), draws)
         return planted(train, train.x[rows] * self.magnitude, y)

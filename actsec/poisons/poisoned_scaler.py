@@ -32,6 +32,9 @@ class PoisonedScaler:
     def __post_init__(self) -> None:
         check("poisoned_scaler", self.share, self.magnitude)
 
+    def count(self, train: Split) -> int:
+        return rows_of(self.share, train)
+
     def poison(self, train: Split, victim: Victim) -> Split:
-        rows = chosen(train, rows_of(self.share, train), Draws(victim.seed, "poisoned_scaler"))
+        rows = chosen(train, self.count(train), Draws(victim.seed, "poisoned_scaler"))
         return planted(train, train.x[rows] * self.magnitude, train.y[rows])

@@ -31,6 +31,9 @@ class RandomRows:
         if self.rows < 1:
             raise BadOption(f"random_rows(rows={self.rows})", "rows is at least 1.")
 
+    def count(self, train: Split) -> int:
+        return self.rows
+
     def poison(self, train: Split, victim: Victim) -> Split:
         draws, (low, high) = Draws(victim.seed, "random_rows"), victim.target.bounds
         at = torch.arange(self.rows)
