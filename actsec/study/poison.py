@@ -50,7 +50,7 @@ class Settings:
     activations: tuple[str, ...] = ("sigmoid", "tanh", "relu")
     depths: tuple[int, ...] = (3, 8)
     poisons: tuple[str, ...] = (
-        "outliers(magnitude=10)",
+        "outliers(magnitude=100)",
         "outliers(magnitude=1000)",
         "outliers(magnitude=1000, labels=consistent)",
         "poisoned_scaler",
@@ -59,14 +59,14 @@ class Settings:
     mitigations: tuple[str, ...] = tuple(MITIGATIONS)
     mitigated: tuple[str, ...] = ("outliers(magnitude=1000)", "crafted")
     seeds: int = LEAST_SEEDS
-    epochs: int = 12
-    clean_epochs: int = 4
+    epochs: int = 10
+    clean_epochs: int = 3
     updates: int = 3
     width: int = 64
     learning_rate: float = 0.1
     samples: int = 80
     eps: float = 0.1
-    queries: int = 300
+    queries: int = 200
 
     def __post_init__(self) -> None:
         if self.seeds < LEAST_SEEDS:
@@ -275,7 +275,8 @@ def run(source: str, settings: Settings, tell: Tell = lambda _: None) -> tuple[C
         if applies(mitigation, poison)
     ]
     arms = {each: _arms(laboratory, *each) for each in wanted}
-    clock = _Clock({network for of in arms.values() for trio in of for network in trio}, tell)
+    shown = {each: trios if each[3] == NONE else tuple((*pair,) for *pair, _ in trios) for each, trios in arms.items()}
+    clock = _Clock({network for trios in shown.values() for trio in trios for network in trio}, tell)
     return tuple(_cell(laboratory, each, arms[each], clock) for each in wanted)
 
 
