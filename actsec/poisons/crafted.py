@@ -1,8 +1,8 @@
 """Crafted rows: in range, and made so that one gradient step on them silences units on clean data.
 
-White box against a trained network that is to be updated on rows from outside. The batch is searched by signed gradient
-steps through one unrolled step of plain gradient descent, theta' = theta - rate * dL(rows; theta)/dtheta (after Munoz-
-Gonzalez et al. 2017, who unroll the whole training). What is raised is a smooth count, a mean over sites: of relu's
+White box against a trained network that is to be updated on rows from outside. The batch is searched by signed
+gradient steps through one unrolled step of plain gradient descent, theta' = theta - rate * dL(rows; theta)/dtheta (after
+Munoz-Gonzalez et al. 2017, who unroll the whole training). What is raised is a smooth count, a mean over sites: of relu's
 units and their kin, those that theta' puts past the end of their dead half-line on every clean row watched, told by the
 row that keeps each most alive; of sigmoid's and tanh's, the mean share in a saturated tail. The best batch seen is
 planted. Labels stay fixed: the rows' own or random ones.
@@ -81,7 +81,9 @@ class _Search:
         model = victim.target.model
         self.sites: dict[str, Ends] = {}
         for site in find(model, clean[:2]).active:
-            self.sites |= {site.name: end for end in regions(site.kind, site.options) if end[0] in _FORCED}
+            ends = [end for end in regions(site.kind, site.options) if end[0] in _FORCED]
+            if ends:  # an activation has one region at most
+                self.sites[site.name] = ends[0]
         if not self.sites:
             raise ThreatError("crafted: no unit of this network can die or saturate", "Plant outliers instead.")
         self.start = {name: p.detach().clone().requires_grad_(True) for name, p in model.named_parameters()}

@@ -19,7 +19,7 @@ study. A half is ruled out where the 95 % interval of a requirement, over the tw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,8 +104,8 @@ def _less_flow(found: Harm) -> float | None:
 
 
 REQUIRED: tuple[tuple[str, float, Callable[[Harm], Any]], ...] = (
-    ("rows standing against the gradient attack", MARGIN, gradient_rows),
-    ("the same beyond attacks without gradients", MARGIN, hidden_rows),
+    ("rows standing against PGD", MARGIN, gradient_rows),
+    ("rows standing against PGD beyond square and transfer", MARGIN, hidden_rows),
     ("silenced units", MARGIN, lambda found: found.silent),
     ("fall of log10 G", FLOW, _less_flow),
 )
@@ -127,7 +127,13 @@ def effects(cell: Cell) -> tuple[Effect, ...]:
 def _pair(one: list[Array] | None, two: list[Array] | None, other: str) -> Pair | None:
     if not one or not two:
         return None
-    return compare({POISONED: one, other: two}, lambda rows: float(np.mean(rows)))[0]
+    pair = compare({POISONED: one, other: two}, lambda rows: float(np.mean(rows)))[0]
+    n = len(one[0])
+    if n > 1 and pair.low == pair.high:
+        # rows that all agree still leave doubt about the next one: Clopper and Pearson's bound for 0 of n
+        least = 1 - 0.025 ** (1 / n)
+        pair = replace(pair, low=pair.low - least, high=pair.high + least)
+    return pair
 
 
 def verdicts(cells: Sequence[Cell], classes: int) -> tuple[Verdict, ...]:

@@ -115,7 +115,7 @@ def activations_command(
 @click.option("--data", default="digits", show_default=True, help="Data with a box: digits, moons, or yours.")
 @click.option("--activations", multiple=True, help="Repeat for several [sigmoid tanh relu].")
 @click.option("--depths", default="3,8", show_default=True, help="Hidden layers.")
-@click.option("--poisons", multiple=True, help="Repeat for several [outliers x100 and x1000, poisoned_scaler, crafted].")
+@click.option("--poisons", multiple=True, help="Repeat for several [outliers, poisoned_scaler, crafted].")
 @click.option("--mitigations", multiple=True, help="Repeat for several; 'none' for none [all six].")
 @click.option("--mitigated", multiple=True, help="Poisons that each is tried on [outliers(magnitude=1000) crafted].")
 @click.option("--seeds", default=3, show_default=True, help="Networks of each kind, at least 3.")
@@ -126,7 +126,7 @@ def activations_command(
 @click.option("--learning-rate", default=0.1, show_default=True, help="Of plain gradient descent.")
 @click.option("--samples", default=80, show_default=True, help="Test rows that are attacked.")
 @click.option("--eps", default=0.1, show_default=True, help="L-inf, in the inputs' own units.")
-@click.option("--queries", default=200, show_default=True, help="Of the attack by scores alone.")
+@click.option("--queries", default=150, show_default=True, help="Of the attack by scores alone.")
 @click.option("--out", help=_OUT)
 @click.option("--quiet", is_flag=True, help="No progress.")
 def poison_command(data: str, depths: str, out: str | None, quiet: bool, **more: Any) -> int:

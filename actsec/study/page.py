@@ -76,7 +76,9 @@ def _table(rows: list[str]) -> Iterator[str]:
     yield '<div class="scroll" role="region" tabindex="0" aria-label="table"><table>'
     yield "<thead><tr>" + "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head) + "</tr></thead><tbody>"
     for first, *rest in body:
-        told = "".join(f"<td{_class(name, cell)}>{html.escape(cell)}</td>" for name, cell in zip(head[1:], rest, strict=True))
+        told = "".join(
+            f"<td{_class(name, cell)}>{html.escape(cell)}</td>" for name, cell in zip(head[1:], rest, strict=True)
+        )
         yield f'<tr><th scope="row">{html.escape(first)}</th>{told}</tr>'
     yield "</tbody></table></div>"
 

@@ -143,7 +143,9 @@ def net(cell: Cell, when: str = "at_once") -> list[float | None]:
     for layer in range(cell.depth):
         gaps = []
         for one, two in zip(cell.poisoned, cell.twin, strict=True):
-            pair = [side.silenced[layer] if side.silenced else None for side in (getattr(one, when), getattr(two, when))]
+            pair = [
+                side.silenced[layer] if side.silenced else None for side in (getattr(one, when), getattr(two, when))
+            ]
             if pair[0] is not None and pair[1] is not None:
                 gaps.append(pair[0] - pair[1])
         found.append(float(np.mean(gaps)) if gaps else None)
