@@ -15,10 +15,12 @@ from actsec import models, registry, training
 from actsec import target as targets
 from actsec.errors import ActsecError, BadOption, DataError, ThreatError, UnknownName
 from actsec.poisons.crafted import Crafted, _Search
-from actsec.study import claim, poison
+from actsec.study import activations, claim, poison
 from actsec.study.harm import Harm, attacked, harm
+from actsec.study.laboratory import Laboratory, Outcome, Settings, Standardise
+from actsec.study.laboratory import inside as in_range
 from actsec.study.page import page
-from actsec.study.poison import Cell, Outcome, Settings, Standardise, network_of
+from actsec.study.poison import Cell, network_of
 from actsec.types import Split, Victim
 
 NAMES = registry.names("poisons")
@@ -27,12 +29,12 @@ SMALL = Settings(activations=("relu",), depths=(3,), epochs=3, clean_epochs=1, s
 
 @pytest.fixture(scope="module")
 def lab():
-    return poison.Laboratory(poison.read("digits"), SMALL)
+    return Laboratory(activations.read("digits"), SMALL)
 
 
 @pytest.fixture(scope="module")
 def longer():
-    return poison.Laboratory(poison.read("digits"), dataclasses.replace(SMALL, epochs=10))
+    return Laboratory(activations.read("digits"), dataclasses.replace(SMALL, epochs=10))
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +67,9 @@ def test_every_poison_plants_what_it_says_and_leaves_the_rest(name, lab, victim)
     other = made.poison(lab.train, dataclasses.replace(victim, seed=1))
     assert not torch.equal(one.x, other.x)
     if name in ("crafted", "random_rows"):
-        assert len(poison.inside(one, (0.0, 1.0)).y) == n + count
+        assert len(in_range(one, (0.0, 1.0)).y) == n + count
     else:
-        assert len(poison.inside(one, (0.0, 1.0)).y) == n
+        assert len(in_range(one, (0.0, 1.0)).y) == n
 
 
 def test_outliers_are_scaled_rows_with_their_own_labels(lab, victim):
@@ -302,7 +304,7 @@ def test_a_check_that_drops_nothing_or_everything_is_another_network_by_name_onl
 
 def test_equal_networks_are_trained_once_and_arms_share_their_start():
     settings = dataclasses.replace(SMALL, poisons=("outliers", "outliers(magnitude=10)"), mitigations=())
-    laboratory = poison.Laboratory(poison.read("digits"), settings)
+    laboratory = Laboratory(activations.read("digits"), settings)
     first, second = (poison._arms(laboratory, "relu", 3, spec, "none")[0] for spec in settings.poisons)
     assert first[1:] == second[1:]
     assert first[0] != second[0]

@@ -1,16 +1,16 @@
 """Crafted rows: in range, and made so that one gradient step on them silences units on clean data.
 
 White box against a trained network that is to be updated on rows from outside. The batch is searched by signed
-gradient steps through one unrolled step of plain gradient descent, theta' = theta - rate * dL(rows; theta)/dtheta (after
-Munoz-Gonzalez et al. 2017, who unroll the whole training). What is raised is a smooth count, a mean over sites: of relu's
-units and their kin, those that theta' puts past the end of their dead half-line on every clean row watched, told by the
-row that keeps each most alive; of sigmoid's and tanh's, the mean share in a saturated tail. The best batch seen is
-planted. Labels stay fixed: the rows' own or random ones.
+gradient steps through one unrolled step of plain gradient descent, theta' = theta - rate * dL(rows; theta)/dtheta
+(after Munoz-Gonzalez et al. 2017, who unroll the whole training). What is raised is a smooth count, a mean over
+sites: of relu's units and their kin, those that theta' puts past the end of their dead half-line on every clean row
+watched, told by the row that keeps each most alive; of sigmoid's and tanh's, the mean share in a saturated tail. The
+best batch seen is planted. Labels stay fixed: the rows' own or random ones.
 
-What it does must exceed that of ``random_rows``, the same count in the same place. Known limits: an update of many steps
-or with another optimizer is not what was unrolled; activations whose units neither die nor saturate are refused; clean
-epochs afterwards revive what is not dead on every row. Cost: ``steps`` forwards and backwards of the planted and the
-watched rows, second order.
+What it does must exceed that of ``random_rows``, the same count in the same place. Known limits: an update of many
+steps or with another optimizer is not what was unrolled; activations whose units neither die nor saturate are
+refused; clean epochs afterwards revive what is not dead on every row. Cost: ``steps`` forwards and backwards of the
+planted and the watched rows, second order.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Poisoned scaler: a few huge rows that shrink every clean feature.
 
 Standardisation by the mean and standard deviation of the training rows is a model of its own, fitted to what it is
-given. Copies of rows times ``magnitude``, with their own labels, blow the standard deviations up: where a share s of the
-rows is M times as large, they are about M sqrt(s) times the clean rows' root mean square, and every clean row ends close
-to the same point in every feature in which the planted rows are not 0. The network then sees next to nothing of what
-tells the classes apart.
+given. Copies of rows times ``magnitude``, with their own labels, blow the standard deviations up: where a share s of
+the rows is M times as large, they are about M sqrt(s) times the clean rows' root mean square, and every clean row
+ends close to the same point in every feature in which the planted rows are not 0. The network then sees next to
+nothing of what tells the classes apart.
 
 Known limits: a range check before the scaler is fitted takes the rows out; a scaler by median and quartiles would not
 move; a network trained for long enough can grow weights that undo the shrinking. Without a scaler in the pipeline this

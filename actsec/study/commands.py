@@ -133,13 +133,13 @@ def poison_command(data: str, depths: str, out: str | None, quiet: bool, **more:
     """Poison trainings, and say by rule whether that hides gradients and weakens layers, beyond twins and chance."""
     place = _new(out)
     from actsec.screen import Screen
-    from actsec.study import poison, poison_telling
+    from actsec.study import activations, laboratory, poison, poison_telling
 
     given = {key: value for key, value in more.items() if value != ()}
     if given.get("mitigations") == ("none",):
         given["mitigations"] = ()
-    settings = poison.Settings(depths=_numbers("depths", depths), **given)
-    classes = len(poison.read(data).test.classes)
+    settings = laboratory.Settings(depths=_numbers("depths", depths), **given)
+    classes = len(activations.read(data).test.classes)
     with Screen(quiet=quiet).running("networks") as tell:
         cells = poison.run(data, settings, tell)
     report = list(poison_telling.lines(cells, data, classes, settings))

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from actsec.study.drawing import _COLOURS, _MARKS, _style, sheet
 from actsec.study.harm import Harm
-from actsec.study.poison import NONE, Cell
+from actsec.study.laboratory import NONE
+from actsec.study.poison import Cell
 from actsec.study.poison_telling import net
 
 

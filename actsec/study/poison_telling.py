@@ -12,7 +12,8 @@ from actsec import registry
 from actsec.study.claim import CHANCE, FLOW, MARGIN, UNLIKE, Verdict, verdicts
 from actsec.study.comparing import estimate
 from actsec.study.harm import Harm
-from actsec.study.poison import MITIGATIONS, NONE, Cell, Outcome, Settings, applies, record
+from actsec.study.laboratory import MITIGATIONS, NONE, Outcome, Settings
+from actsec.study.poison import Cell, applies, record
 
 Read = Callable[[Harm], Any]
 _ABSENT = "-"
