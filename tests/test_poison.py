@@ -305,10 +305,18 @@ def test_a_check_that_drops_nothing_or_everything_is_another_network_by_name_onl
 def test_equal_networks_are_trained_once_and_arms_share_their_start():
     settings = dataclasses.replace(SMALL, poisons=("outliers", "outliers(magnitude=10)"), mitigations=())
     laboratory = Laboratory(activations.read("digits"), settings)
-    first, second = (poison._arms(laboratory, "relu", 3, spec, "none")[0] for spec in settings.poisons)
+    first, second = (poison._arms(laboratory, "relu", 3, spec, "none") for spec in settings.poisons)
     assert first[1:] == second[1:]
     assert first[0] != second[0]
-    assert len({network.recipe.seed for network in first}) == 1
+    assert [len({network.recipe.seed for network in trio}) for trio in zip(*first, strict=True)] == [1, 1, 1]
+
+
+def test_rows_are_crafted_only_where_units_can_be_silenced():
+    assert poison.applies("relu", "none", "crafted")
+    assert poison.applies("tanh", "none", "crafted(rows=8)")
+    assert not poison.applies("tanh", "leaky_relu", "crafted")
+    assert not poison.applies("gelu", "none", "crafted")
+    assert poison.applies("leaky_relu", "none", "outliers")
 
 
 def test_the_command_writes_verdicts_numbers_and_a_page(tmp_path):

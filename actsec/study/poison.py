@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ import numpy as np
 
 from actsec import registry
 from actsec.activations import activation
+from actsec.activations.regions import regions
 from actsec.runner import Progress, Tell
+from actsec.spec import parse
 from actsec.study.activations import read
 from actsec.study.harm import Harm
-from actsec.study.laboratory import MITIGATIONS, NONE, RANDOM, Laboratory, Network, Outcome, Settings
+from actsec.study.laboratory import CLEAN, MITIGATIONS, NONE, RANDOM, Laboratory, Network, Outcome, Settings
 from actsec.training import Recipe
 from actsec.types import Poison
 
@@ -61,77 +63,74 @@ def network_of(settings: Settings, kind: str, depth: int, seed: int, mitigation:
 def run(source: str, settings: Settings, tell: Tell = lambda _: None) -> tuple[Cell, ...]:
     """Train and measure every network. Raises what reading data, building and the poisons raise."""
     laboratory = Laboratory(read(source), settings)
+    tried = [(NONE, poison) for poison in settings.poisons]
+    tried += [(mitigation, poison) for mitigation in settings.mitigations for poison in settings.mitigated]
     wanted = [
-        (k, d, poison, NONE) for k in settings.activations for d in settings.depths for poison in settings.poisons
-    ]
-    wanted += [
         (kind, depth, poison, mitigation)
         for kind in settings.activations
         for depth in settings.depths
-        for mitigation in settings.mitigations
-        for poison in settings.mitigated
-        if applies(mitigation, poison)
+        for mitigation, poison in tried
+        if applies(kind, mitigation, poison)
     ]
-    arms = {each: _arms(laboratory, *each) for each in wanted}
-    shown = {each: trios if each[3] == NONE else tuple((*pair,) for *pair, _ in trios) for each, trios in arms.items()}
-    clock = _Clock({network for trios in shown.values() for trio in trios for network in trio}, tell)
-    return tuple(_cell(laboratory, each, arms[each], clock) for each in wanted)
+    arms = [_arms(laboratory, *each) for each in wanted]
+    clock = _Clock({network for of in arms for arm in of for network in arm}, tell)
+    return tuple(_cell(laboratory, each, of, clock) for each, of in zip(wanted, arms, strict=True))
 
 
-def applies(mitigation: str, poison: str) -> bool:
-    """Whether a poison can be planted at all: units of leaky_relu neither die nor saturate, so none are crafted."""
-    return not (mitigation == "leaky_relu" and poison.startswith("crafted"))
+def applies(kind: str, mitigation: str, poison: str) -> bool:
+    """Whether a poison can be planted at all: rows are crafted to make units die or saturate, if they can."""
+    found = activation(MITIGATIONS.get(mitigation, {}).get("activation", kind)).spec
+    forced = any(region in ("dead", "saturated") for region, _, _ in regions(found.name, found.options))
+    return forced or parse(poison).name != "crafted"
 
 
-Trio = tuple[Network, Network, Network]
+Arms = tuple[tuple[Network, ...], tuple[Network, ...], tuple[Network, ...]]
+"""Poisoned networks, their clean twins, and random controls, one a seed."""
 
 
-def _arms(laboratory: Laboratory, kind: str, depth: int, poison: str, mitigation: str) -> tuple[Trio, ...]:
-    """Poisoned, clean and random networks, a trio a seed."""
+def _arms(laboratory: Laboratory, kind: str, depth: int, poison: str, mitigation: str) -> Arms:
+    """The networks of a cell. Mitigations are held against their own twins alone: no controls."""
     made: Poison = registry.build("poisons", poison)
-    count, found = made.count(laboratory.train), []
-    for seed in range(laboratory.settings.seeds):
-        clean = network_of(laboratory.settings, kind, depth, seed, mitigation)
-        as_many = count if made.enters == "update" else 0
-        found.append(
-            (
-                dataclasses.replace(clean, arm=poison, enters=made.enters, planted=count),
-                dataclasses.replace(clean, enters=made.enters, planted=as_many),
-                dataclasses.replace(clean, arm=RANDOM, enters=made.enters, planted=count),
-            )
-        )
-    return tuple(found)
+    count, settings = made.count(laboratory.train), laboratory.settings
+    clean = [network_of(settings, kind, depth, seed, mitigation) for seed in range(settings.seeds)]
+    as_many = count if made.enters == "update" else 0
+
+    def each(arm: str, planted: int) -> tuple[Network, ...]:
+        return tuple(dataclasses.replace(one, arm=arm, enters=made.enters, planted=planted) for one in clean)
+
+    return each(poison, count), each(CLEAN, as_many), each(RANDOM, count) if mitigation == NONE else ()
 
 
-def _cell(laboratory: Laboratory, each: tuple[str, int, str, str], trios: tuple[Trio, ...], clock: _Clock) -> Cell:
-    """A cell, measured. Transfer crafts on the clean twin of the next seed, the same for all of a trio."""
+def _cell(laboratory: Laboratory, each: tuple[str, int, str, str], arms: Arms, clock: _Clock) -> Cell:
+    """A cell, measured. Transfer crafts on the clean twin of the next seed, the same for all three arms."""
     kind, depth, poison, mitigation = each
-    columns: list[list[Outcome]] = [[], [], []]
-    for seed, trio in enumerate(trios):
-        other = network_of(laboratory.settings, kind, depth, (seed + 1) % len(trios))
-        source = other if mitigation == NONE else None
-        for column, network in zip(columns, trio, strict=True):
-            if mitigation != NONE and network.arm == RANDOM:
-                continue  # mitigations are held against their own twins
-            with_label = f"{kind}, {depth} hidden layers, {mitigation}: {network.arm}"
-            column.append(clock.timed(network, with_label, lambda n=network, s=source: laboratory.outcome(n, s)))  # type: ignore[misc]  # bound at once
-    return Cell(kind, depth, poison, mitigation, *(tuple(column) for column in columns))
+    seeds = laboratory.settings.seeds
+
+    def measured(arm: tuple[Network, ...]) -> tuple[Outcome, ...]:
+        found = []
+        for seed, network in enumerate(arm):
+            other = network_of(laboratory.settings, kind, depth, (seed + 1) % seeds)
+            found.append(laboratory.outcome(network, other if mitigation == NONE else None))
+            clock.told(network, f"{kind}, {depth} hidden layers, {mitigation}: {network.arm}")
+        return tuple(found)
+
+    poisoned, twin, control = map(measured, arms)
+    return Cell(kind, depth, poison, mitigation, poisoned, twin, control)
 
 
 class _Clock:
-    """Tells how many networks are done, and the time left by the mean of those that took any."""
+    """Tells how many networks are done, and the time left by their mean so far."""
 
     def __init__(self, networks: set[Network], tell: Tell) -> None:
-        self.left, self.total, self.tell, self.begun = set(networks), len(networks), tell, time.monotonic()
+        self.left, self.total, self.tell, self.begun = networks, len(networks), tell, time.monotonic()
 
-    def timed(self, network: Network, label: str, work: Callable[[], Outcome]) -> Outcome:
-        found = work()
-        if network in self.left:
-            self.left.remove(network)
-            done = self.total - len(self.left)
-            remaining = (time.monotonic() - self.begun) / done * len(self.left)
-            self.tell(Progress(done, self.total, label, remaining))
-        return found
+    def told(self, network: Network, label: str) -> None:
+        if network not in self.left:
+            return
+        self.left = self.left - {network}
+        done = self.total - len(self.left)
+        remaining = (time.monotonic() - self.begun) / done * len(self.left)
+        self.tell(Progress(done, self.total, label, remaining))
 
 
 def record(cells: tuple[Cell, ...]) -> list[dict[str, Any]]:

@@ -175,8 +175,10 @@ def _mitigations(cells: Sequence[Cell], settings: Settings) -> Iterator[str]:
     yield ""
     yield from (f"- {name}: {_SAID[name]}." for name in settings.mitigations)
     yield ""
-    if any(not applies(m, p) for m in settings.mitigations for p in settings.mitigated):
-        yield "Crafted rows are not tried on leaky_relu, whose units neither die nor saturate."
+    if any(
+        not applies(k, m, p) for k in settings.activations for m in settings.mitigations for p in settings.mitigated
+    ):
+        yield "Crafted rows are not tried on activations whose units neither die nor saturate, such as leaky_relu."
         yield ""
     yield "| network | poison | mitigation | accuracy | the twin's | silenced, less the twin's | broke off | later |"
     yield "|---|---|---|---|---|---|---|---|"
