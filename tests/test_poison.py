@@ -249,7 +249,7 @@ HIDDEN = {"pgd": 0.8, "free": 0.4, "silent": 0.6, "ratio": 1.0}
         (HONEST, HONEST, HONEST, claim.FAILS, "No obfuscation"),
         (HONEST | {"silent": 0.6}, HONEST, HONEST, claim.FAILS, "Layers are weaker: silenced units +0.5"),
         (HIDDEN | {"free": 0.8}, HONEST, HONEST, claim.FAILS, "beyond square and transfer"),
-        (HIDDEN | {"silent": 0.05}, HONEST, HONEST, claim.FAILS, "No weaker layers"),
+        (HIDDEN | {"silent": 0.05}, HONEST, HONEST, claim.FAILS, "weaken by less"),
         (HIDDEN | {"accuracy": 0.1}, HONEST, HONEST, claim.FAILS, "Destroyed: all are near chance"),
         (HIDDEN | {"broke": (0, 1, 2)}, HONEST, HONEST, claim.FAILS, "broke off in all 3 seeds"),
         (HIDDEN | {"broke": (1,)}, HONEST, HONEST, claim.UNLIKE, "broke off in 1 of 3 seeds"),
@@ -273,7 +273,7 @@ def test_rows_that_all_agree_leave_doubt():
     cell = Cell("relu", 1, "outliers", "none", *[outcomes(0.0, 0.0, 0.05, 1.0, n=20)] * 3)
     (found,) = claim.verdicts([cell], 10)
     assert found.word == claim.FAILS
-    assert "No weaker layers" in found.sentence
+    assert "weaken by less" in found.sentence
     assert found.effects[0].over_twin.high == pytest.approx(1 - 0.025 ** (1 / 20))
 
 

@@ -158,9 +158,9 @@ def _verdict(cell: Cell, found: tuple[Effect, ...], p: float | None, classes: in
             word, sentence = HOLDS, "Gradients mislead the attack, and layers are weaker."
         elif standing.ruled_out or hidden.ruled_out:
             which = standing if standing.ruled_out else hidden
-            word, sentence = FAILS, f"No obfuscation: {_below(which)}. {_weaker(units, flow)}"
+            word, sentence = FAILS, f"No obfuscation beyond the margin: {_below(which)}. {_weaker(units, flow)}"
         elif units.ruled_out and flow.ruled_out:
-            word, sentence = FAILS, f"No weaker layers: {_below(units)}."
+            word, sentence = FAILS, f"Layers weaken by less than the margin: {_below(units)}."
         else:
             word, sentence = UNKNOWN, f"Obfuscation is neither seen nor ruled out. {_weaker(units, flow)}"
     return Verdict(cell.activation, cell.depth, cell.poison, word, sentence, 1.0 if p is None else p, found)
@@ -197,6 +197,7 @@ def _below(effect: Effect) -> str:
 def _weaker(units: Effect, flow: Effect) -> str:
     """Whether layers are weaker, in words; by its own p, corrected for being one of two alone."""
     seen = [effect for effect in (units, flow) if 2 * effect.p < 0.05]
-    if not seen:
-        return "Weaker layers were not detected."
-    return "Layers are weaker: " + "; ".join(_below(effect) for effect in seen) + "."
+    if seen:
+        return "Layers are weaker: " + "; ".join(_below(effect) for effect in seen) + "."
+    shown = [_below(effect) for effect in (units, flow) if effect.over_twin is not None]
+    return "Weaker layers were not detected beyond both twin and control" + (f": {shown[0]}." if shown else ".")
