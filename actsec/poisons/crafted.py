@@ -20,7 +20,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call  # type: ignore[attr-defined]  # torch exports it without listing it
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from actsec.activations import find, watch

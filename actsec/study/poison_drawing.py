@@ -32,7 +32,7 @@ def silenced(cells: Sequence[Cell]) -> Figure:
         ax.set_xlabel("hidden layer")
         ax.set_ylabel("silenced, less twin's")
         ax.set_xticks(range(1, depth + 1))
-        ax.set_ylim(-0.15, 1.05)
+        ax.set_ylim(min(-0.15, ax.get_ylim()[0]), 1.05)
     for ax in axes[len(groups) :]:
         ax.set_axis_off()
     _legend(figure, axes)
