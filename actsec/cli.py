@@ -365,7 +365,7 @@ def report(run: str, form: str, out: str | None) -> int:
 @cli.command(name="list")
 @click.argument("kind", type=click.Choice(pages.KINDS))
 def list_command(kind: str) -> int:
-    """List attacks, defenses, activations, diagnostics, lints, symptoms, models or data."""
+    """List attacks, defenses, activations, diagnostics, lints, poisons, symptoms, models or data."""
     for name, meaning in pages.listing(kind):
         click.echo(f"{name:28} {meaning}".rstrip())
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 from actsec import registry
 from actsec.errors import unknown
 
-KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "symptoms", "models", "data")
+KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data")
 
 
 def listing(kind: str) -> list[tuple[str, str]]:
@@ -49,7 +49,7 @@ def explained(name: str) -> str:
         from actsec.activations.cards import card
 
         return "\n".join(card(activation(name)))
-    for kind in ("attacks", "defenses", "diagnostics", "lints", "symptoms"):
+    for kind in ("attacks", "defenses", "diagnostics", "lints", "poisons", "symptoms"):
         for plug_in in registry.names(kind):
             found = registry.find(kind, plug_in)
             known.append(plug_in)

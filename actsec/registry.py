@@ -1,7 +1,7 @@
 """Names to plug-ins. The file name is the name; nothing is imported before it is asked for.
 
-A built-in plug-in is the one public class (attacks, defenses, diagnostics, lints, symptoms) or function (sections,
-formats) of its file that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and are
+A built-in plug-in is the one public class (attacks, defenses, diagnostics, lints, poisons, symptoms) or function
+(sections, formats) of its file that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and are
 addressed as ``package/name``, so that they never shadow a built-in.
 """
 
@@ -22,7 +22,7 @@ from actsec import spec as notation
 from actsec.errors import ActsecError, BadOption, unknown
 from actsec.spec import Spec
 
-Kind = Literal["attacks", "defenses", "diagnostics", "lints", "symptoms", "sections", "formats"]
+Kind = Literal["attacks", "defenses", "diagnostics", "lints", "poisons", "symptoms", "sections", "formats"]
 ART = "art/"
 """``art/Name`` is an attack of the Adversarial Robustness Toolbox. They are not listed: there are dozens."""
 
@@ -32,6 +32,7 @@ _ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "diagnostics": ("actsec.diagnostics", ("rule",)),
     "lints": ("actsec.lints", ("rule",)),
     "symptoms": ("actsec.symptoms", ("rule",)),
+    "poisons": ("actsec.poisons", ("poison",)),
     "sections": ("actsec.reports.sections", ("section",)),
     "formats": ("actsec.reports.formats", ("render",)),
 }

@@ -541,6 +541,35 @@ class Defense(Protocol):
 GRADIENT = ("single_step", "iterative", "doubled", "margin")
 """Roles that follow the model's gradients within the threat; unbounded does too, under another threat."""
 
+
+Enters = Literal["training", "scaler", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """What a poisoner knows: the same network trained on clean rows, the rate of its plain gradient steps, a seed."""
+
+    target: Target
+    learning_rate: float
+    seed: int = 0
+
+
+class Poison(Protocol):
+    """Train split to train split, judged by training twins. A frozen dataclass of options.
+
+    enters is where the planted rows take effect: among the rows of a training from the beginning, there and in the
+    standardisation fitted to them, or as the whole of a later update of a trained model.
+    """
+
+    enters: ClassVar[Enters]
+
+    def count(self, train: Split) -> int:
+        """How many rows it plants."""
+
+    def poison(self, train: Split, victim: Victim) -> Split:
+        """The rows of train as they were, and after them the planted ones, whose ids run down from -1."""
+
+
 Status = Literal["ok", "warn", "red", "not_done", "not_applicable", "error"]
 
 

@@ -275,7 +275,7 @@ def test_where_attacked_images_go_is_checked_before_the_attack(option, folder, t
 
 
 @pytest.mark.parametrize(
-    "kind", ["attacks", "defenses", "activations", "diagnostics", "lints", "symptoms", "models", "data"]
+    "kind", ["attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data"]
 )
 def test_lists(kind):
     said = inside("list", kind)

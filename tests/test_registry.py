@@ -13,7 +13,7 @@ from actsec import registry
 from actsec.errors import UnknownName
 from actsec.spec import parse, table
 
-KINDS = ("attacks", "defenses", "diagnostics", "lints", "symptoms", "sections", "formats")
+KINDS = ("attacks", "defenses", "diagnostics", "lints", "poisons", "symptoms", "sections", "formats")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -26,7 +26,7 @@ def test_every_name_leads_to_a_documented_plug_in(kind):
         assert len(registry.page(kind, name)) > 20, name
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defenses"])
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "poisons"])
 def test_canonical_is_complete_and_stable(kind):
     for name in registry.names(kind):
         needed = [option for option, _, default, _ in table(registry.find(kind, name)) if default == "required"]
@@ -84,7 +84,7 @@ def test_others_come_by_entry_points_and_never_shadow(tmp_path, monkeypatch):
 def test_listing_imports_no_torch():
     code = (
         "import sys; from actsec import registry\n"
-        "kinds = ('attacks', 'defenses', 'diagnostics')\n"
+        "kinds = ('attacks', 'defenses', 'diagnostics', 'poisons')\n"
         "[registry.page(kind, name) for kind in kinds for name in registry.names(kind)]\n"
         "assert 'torch' not in sys.modules"
     )

@@ -1,7 +1,8 @@
-"""Experiments about activation functions rather than about one model: ``actsec study depth | activations | curves``.
+"""Experiments about activation functions rather than about one model: ``actsec study``.
 
     depth         gradient norms at initialisation over depth, activation and initialisation
     activations   the same architecture trained with every activation, and what differs beyond seeds and sampling
+    poison        trainings poisoned, against clean twins and random rows
     curves        f and f' drawn
 
 Importing this imports no torch and no matplotlib.

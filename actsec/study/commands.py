@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actsec.errors import BadOption
+from actsec.study.page import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OUT = "A new folder for report.md, report.json and the plots."
+_OUT = "A new folder for report.html, report.md, report.json and the plots."
 
 
 @click.group()
 def study() -> None:
-    """Experiments about activation functions: gradients over depth, trained networks compared, curves drawn."""
+    """Experiments about activation functions: gradients over depth, networks compared, poisoned training, curves."""
 
 
 @study.command(name="depth")
@@ -110,6 +111,47 @@ def activations_command(
     return 0
 
 
+@study.command(name="poison")
+@click.option("--data", default="digits", show_default=True, help="Data with a box: digits, moons, or yours.")
+@click.option("--activations", multiple=True, help="Repeat for several [sigmoid tanh relu].")
+@click.option("--depths", default="3,8", show_default=True, help="Hidden layers.")
+@click.option("--poisons", multiple=True, help="Repeat for several [outliers, poisoned_scaler, crafted].")
+@click.option("--mitigations", multiple=True, help="Repeat for several; 'none' for none [all six].")
+@click.option("--mitigated", multiple=True, help="Poisons that each is tried on [outliers(magnitude=1000) crafted].")
+@click.option("--seeds", default=3, show_default=True, help="Networks of each kind, at least 3.")
+@click.option("--epochs", default=10, show_default=True, help="Passes over the training rows, planted ones among them.")
+@click.option("--clean-epochs", default=3, show_default=True, help="Clean passes afterwards, for what persists.")
+@click.option("--updates", default=3, show_default=True, help="Steps of an update on planted rows alone.")
+@click.option("--width", default=64, show_default=True, help="Units a layer.")
+@click.option("--learning-rate", default=0.1, show_default=True, help="Of plain gradient descent.")
+@click.option("--samples", default=80, show_default=True, help="Test rows that are attacked.")
+@click.option("--eps", default=0.1, show_default=True, help="L-inf, in the inputs' own units.")
+@click.option("--queries", default=150, show_default=True, help="Of the attack by scores alone.")
+@click.option("--out", help=_OUT)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def poison_command(data: str, depths: str, out: str | None, quiet: bool, **more: Any) -> int:
+    """Poison trainings, and say by rule whether that hides gradients and weakens layers, beyond twins and chance."""
+    place = _new(out)
+    from actsec.screen import Screen
+    from actsec.study import activations, laboratory, poison, poison_telling
+
+    given = {key: value for key, value in more.items() if value != ()}
+    if given.get("mitigations") == ("none",):
+        given["mitigations"] = ()
+    settings = laboratory.Settings(depths=_numbers("depths", depths), **given)
+    classes = len(activations.read(data).test.classes)
+    with Screen(quiet=quiet).running("networks") as tell:
+        cells = poison.run(data, settings, tell)
+    report = list(poison_telling.lines(cells, data, classes, settings))
+    if place is not None:
+        from actsec.study import poison_drawing
+
+        plots = {"silenced": poison_drawing.silenced(cells), "obfuscation": poison_drawing.obfuscation(cells)}
+        _write(place, report, poison_telling.noted(cells, data, classes, settings), plots)
+    _say(report, place)
+    return 0
+
+
 @study.command(name="curves")
 @click.option("--activations", multiple=True, help="Repeat for several [the whole catalogue].")
 @click.option("--reach", default=5.0, show_default=True, help="Drawn from -reach to reach.")
@@ -162,6 +204,8 @@ def _write(place: Path, report: list[str], found: dict[str, Any], plots: dict[st
         figure.savefig(place / f"{name}.png", dpi=110, metadata={"Software": "actsec"})
     shown = [line for name in plots if f"]({name}.png)" not in "\n".join(report) for line in (f"![]({name}.png)", "")]
     (place / "report.md").write_text("\n".join([*report, *shown]).rstrip() + "\n")
+    images = {name: (place / f"{name}.png").read_bytes() for name in plots}
+    (place / "report.html").write_text(page([*report, *shown], images))
     (place / "report.json").write_text(json.dumps(_plain(found), indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
