@@ -360,6 +360,15 @@ def report(run: str, form: str, out: str | None) -> int:
     return 0
 
 
+@cli.command()
+def schema() -> int:
+    """Print the JSON schema of report.json, as published in docs/report.schema.json."""
+    from actsec.reports.schema import schema_json
+
+    click.echo(schema_json(), nl=False)
+    return 0
+
+
 @cli.command(name="list")
 @click.argument("kind", type=click.Choice(pages.KINDS))
 def list_command(kind: str) -> int:
