@@ -341,23 +341,29 @@ def _store_checkup(found: Any, loaded: Any, target: Any, folder: Path) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path())
-@click.option("--format", "form", default="html", show_default=True, help="html, md, json or terminal.")
-@click.option("--out", help="File to write; - prints [RUN/report.FORMAT].")
-def report(run: str, form: str, out: str | None) -> int:
+@click.option("--format", "form", default="html", show_default=True, help="html, md, json, sarif, junit or terminal.")
+@click.option("--out", help="File to write; - prints [RUN/report.FORMAT; actsec.sarif, junit.xml].")
+@click.option("--plan", default="", metavar="FILE", help="The plan file that SARIF points into [RUN/plan.toml].")
+def report(run: str, form: str, out: str | None, plan: str) -> int:
     """Render the report of a run again. Needs no model, no data and no torch."""
     from actsec.reports.load import read, render, write
 
-    found = read(Path(run))
+    found = dataclasses.replace(read(Path(run)), plan=plan)
     if out == "-" or (out is None and form == "terminal"):
         if form == "terminal":
             _show(found)
         else:
             click.echo(render(found, form), nl=False)
         return 0
-    path = Path(out) if out else Path(run) / f"report.{form}"
+    path = Path(out) if out else Path(run) / _file_name(form)
     write(found, path, form)
     click.echo(str(path))
     return 0
+
+
+def _file_name(form: str) -> str:
+    """What a report is called where nothing else is said: as those who read it look for it."""
+    return {"sarif": "actsec.sarif", "junit": "junit.xml"}.get(form, f"report.{form}")
 
 
 @cli.command()
