@@ -361,6 +361,29 @@ def report(run: str, form: str, out: str | None, plan: str) -> int:
     return 0
 
 
+@cli.command()
+@click.argument("base", type=click.Path())
+@click.argument("new", type=click.Path())
+@click.option(
+    "--fail-on", multiple=True, metavar="METRIC", help="Exit 1 when it is worse in NEW: robust_accuracy, ece."
+)
+@click.option("--worse-than", default=0.0, metavar="MARGIN", help="With --fail-on: how much may be lost, such as 0.03.")
+@click.option("--format", "form", type=click.Choice(["terminal", "md", "json"]), default="terminal", show_default=True)
+def compare(base: str, new: str, fail_on: tuple[str, ...], worse_than: float, form: str) -> int:
+    """Compare the audited models of two finished runs, paired on the same examples.
+
+    Exit code: 0 unless a metric of --fail-on is worse (1) or cannot be decided (3); 2 where the runs did not ask the
+    same.
+    """
+    _import_core()
+    from actsec.reports.compared import render
+    from actsec.verdict import between
+
+    found = between.compare(base, new, fail_on, worse_than)
+    click.echo(render(found, form), nl=False)
+    return found.exit_code
+
+
 def _file_name(form: str) -> str:
     """What a report is called where nothing else is said: as those who read it look for it."""
     return {"sarif": "actsec.sarif", "junit": "junit.xml"}.get(form, f"report.{form}")
