@@ -105,6 +105,21 @@ def audit_command(
 
 
 @cli.command()
+@click.argument("plan_file", default="plan.toml", metavar="[PLAN.toml]")
+@_plan_options()
+def init(plan_file: str, **options: Any) -> int:
+    """Write a commented plan to start from: plan.toml, or a name of your own. Nothing is overwritten."""
+    import shlex
+
+    from actsec.starting import create
+
+    create(Path(plan_file), _plan(None, options, None, None))
+    click.echo(f"{plan_file}: every key with its meaning; change what you like")
+    click.echo(f"next: actsec audit {shlex.quote(plan_file)}")
+    return 0
+
+
+@cli.command()
 @click.argument("run", type=click.Path())
 @click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")

@@ -464,20 +464,21 @@ def write(plan: Plan) -> str:
     for spec_field in dataclasses.fields(plan):
         value = getattr(plan, spec_field.name)
         if spec_field.name not in ("attacks", "features") and value is not None:
-            lines.append(f"{spec_field.name} = {_toml(value)}")
+            lines.append(f"{spec_field.name} = {toml(value)}")
     for trial in plan.attacks:
         lines += ["", "[[attacks]]"]
         given = {key: value for key, value in dataclasses.asdict(trial).items() if value not in ("", 0, ())}
-        lines += [f"{key} = {_toml(value)}" for key, value in given.items()]
+        lines += [f"{key} = {toml(value)}" for key, value in given.items()]
     for rule in plan.features:
-        lines += ["", f"[features.{_toml(rule.name)}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in rule.options.items()]
+        lines += ["", f"[features.{toml(rule.name)}]"]
+        lines += [f"{key} = {toml(value)}" for key, value in rule.options.items()]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
+    """A value as TOML text."""
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml, value))}]"
     # A JSON text is a TOML text but for DEL, which TOML wants escaped.
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
