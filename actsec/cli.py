@@ -24,10 +24,10 @@ from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
 from actsec.plan import Plan, Trial
 from actsec.study.commands import study
 
-_MANY = {"activations", "attacks", "corruptions", "defenses", "gates", "features"}
+_MANY = {"accept", "activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _AUDIT_ONLY: tuple[str, ...] = (
     *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
-    *("mask", "memory", "shard", "gates", "positive"),
+    *("mask", "memory", "shard", "gates", "accept", "positive"),
 )
 """Fields of the plan that mean nothing where nothing is attacked."""
 
@@ -180,7 +180,7 @@ def _show(report: Any) -> None:
 
 @cli.command(name="attack")
 @click.argument("attack")
-@_plan_options(without=("attacks", "defenses", "gates", "per_class"))
+@_plan_options(without=("attacks", "defenses", "gates", "accept", "per_class"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 @click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")

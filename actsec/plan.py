@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from actsec import models, registry
+from actsec.conditions import accept_text, gate_texts
 from actsec.errors import BadOption, PlanError, SpecError, UsageError, unknown
 from actsec.features import FeatureRule
 from actsec.spec import Spec, parse, parse_chain, parse_value
@@ -93,6 +94,7 @@ class Plan:
     memory: Annotated[int, "MiB that the activations of one model call may take"] = 2048
     shard: Annotated[int, "images in one job"] = 250
     gates: Annotated[tuple[str, ...], "conditions such as robust_accuracy@linf:0.1>=0.3"] = ()
+    accept: Annotated[tuple[str, ...], "findings out of the gates until a day: 'ACT-D01 until 2027-03-31: why'"] = ()
     label_column: Annotated[str | None, "tables: the column of labels, or several of 0 and 1 (a,b,c)"] = None
     label: Annotated[str | None, "tables: which of several label columns is audited"] = None
     positive: Annotated[str | None, "report the miss rate of this class, clean and attacked"] = None
@@ -368,6 +370,8 @@ def plan_id(plan: Plan, facts: Facts) -> str:
         "gates": plan.gates,
         "positive": plan.positive,
     }
+    if plan.accept:
+        content["accept"] = plan.accept
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
@@ -390,7 +394,7 @@ def from_table(table: Mapping[str, Any]) -> Plan:
     """A plan from a TOML table, every key and type checked."""
     hints = typing.get_type_hints(Plan)
     values: dict[str, Any] = {}
-    for key, value in table.items():
+    for key, value in _as_texts(table).items():
         if key not in hints:
             raise unknown("plan key", key, hints)
         if key == "features":
@@ -398,6 +402,18 @@ def from_table(table: Mapping[str, Any]) -> Plan:
         else:
             values[key] = _trials(value) if key == "attacks" else _plan_value(key, hints[key], value)
     return Plan(**values)
+
+
+def _as_texts(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with every ``[[gate]]`` and ``[[accept]]`` as the text it comes to."""
+    found = dict(table)
+    if (gates := found.pop("gate", None)) is not None:
+        listed = found.get("gates", [])
+        texts = [text for each in (gates if isinstance(gates, list) else [gates]) for text in gate_texts(each)]
+        found["gates"] = [*([listed] if isinstance(listed, str) else listed), *texts]
+    if (accepted := found.get("accept")) is not None:
+        found["accept"] = [accept_text(each) for each in (accepted if isinstance(accepted, list) else [accepted])]
+    return found
 
 
 def override(plan: Plan, options: Mapping[str, Any]) -> Plan:

@@ -84,7 +84,15 @@ def measured(value: float | None) -> str:
 
 def _problems(result: Result) -> Iterator[Issue]:
     for each in result.problems:
-        yield Issue(each.rule, "", each.severity, each.variant, each.claim, each.advice)
+        yield Issue(
+            each.rule,
+            "",
+            each.severity,
+            each.variant,
+            each.claim,
+            each.advice,
+            accepted=_accepted(result, each.rule),
+        )
 
 
 def _checks(result: Result) -> Iterator[Issue]:
@@ -96,5 +104,17 @@ def _checks(result: Result) -> Iterator[Issue]:
             if check.status in _SEVERITY:
                 dig = f" {check.command}" if check.command else ""
                 yield Issue(
-                    check.rule, check.title, _SEVERITY[check.status], variant.id, check.claim, check.advice + dig
+                    check.rule,
+                    check.title,
+                    _SEVERITY[check.status],
+                    variant.id,
+                    check.claim,
+                    check.advice + dig,
+                    accepted="" if check.status == "error" else _accepted(result, check.rule),
                 )
+
+
+def _accepted(result: Result, rule: str) -> str:
+    """Until when and why the plan accepts a rule's findings."""
+    found = (a for a in result.accepted if a.finding == rule and a.state == "accepted")
+    return next((f"until {a.until}: {a.reason}" for a in found), "")

@@ -76,7 +76,9 @@ def _add(case: ET.Element, tag: str, kind: str, message: str) -> None:
 def _found(result: Result) -> list[str]:
     """Findings and checks that are not clean, one a line."""
     return [
-        f"{issue.rule} ({issue.severity}) {issue.subject}: {issue.claim}" for issue in issues(result) if not issue.gate
+        f"{each.rule} ({each.severity}{each.accepted and ', accepted '}{each.accepted}) {each.subject}: {each.claim}"
+        for each in issues(result)
+        if not each.gate
     ]
 
 
