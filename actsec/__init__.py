@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actsec.api import Attacked, Run, attack, audit, defend, diagnose, fitted
     from actsec.curves import Curve, curve
     from actsec.errors import ActsecError
+    from actsec.monitoring import ActivationMonitor
     from actsec.nonsense import Fooled, fool
     from actsec.spec import Spec
     from actsec.target import load
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ActivationMonitor": "monitoring",
     "ActsecError": "errors",
     "Attacked": "api",
     "Curve": "curves",
@@ -44,6 +46,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ActivationMonitor",
     "ActsecError",
     "Attacked",
     "Curve",

@@ -30,6 +30,7 @@ from actsec import (
     health,
     losses,
     masks,
+    moving,
     probe,
     proposals,
     registry,
@@ -48,11 +49,11 @@ from actsec.features import Table
 from actsec.ledger import ALREADY_WRONG, FOUND, Verdicts
 from actsec.plan import from_table
 from actsec.referee import attack_target, cases_of
-from actsec.result import Result, Share, saved_as
+from actsec.result import Miscalibration, Result, Share, saved_as
 from actsec.spec import Spec, parse, parse_chain
 from actsec.tables import constrained
 from actsec.types import Ask, Attack, Cases, Defense, Fitted, Material, Recipe, Region, Reply, Split, Target, Threat
-from actsec.verdict import statistics
+from actsec.verdict import miscalibrated, statistics
 from actsec.verdict.threats import NOTHING
 
 Array = NDArray[Any]
@@ -80,6 +81,8 @@ class Attacked:
     sentence: str
     counted: Array
     whole: Array | None = None
+    miscalibration: Miscalibration | None = None
+    """What moving the confidence did to calibration, beside noise (see moving), under that goal alone."""
 
 
 def attack(
@@ -143,7 +146,15 @@ def attack(
         grid=grid,
         note=flat,
     )
-    return _achieved(brief, under, target, cases, proposals.paid(made, verdicts), grid, flat)
+    achieved = _achieved(brief, under, target, cases, proposals.paid(made, verdicts), grid, flat)
+    return achieved if under.aim is None else _with_calibration(achieved, brief, under, target, cases, seed)
+
+
+def _with_calibration(found: Attacked, brief: str, under: Threat, target: Target, cases: Cases, seed: int) -> Attacked:
+    """The same with what moved confidence did to calibration."""
+    made = moving.measure(brief, under, target, cases, found.verdicts, seed)
+    sentence = f"{found.sentence}; {miscalibrated.words(made)}"
+    return dataclasses.replace(found, miscalibration=made, sentence=sentence)
 
 
 def _ids(made: Any, x: Tensor, id: Images | None) -> Tensor | None:
@@ -244,6 +255,9 @@ def _sentence(
     n = int(counted.sum())
     if threat.region is not None:
         return f"{name} at {threat}: {n} tested, {_rise(name, threat.region, verdicts)}"
+    if threat.aim is not None:
+        moved = int((verdicts.status == FOUND).sum())
+        return f"{name} at {threat}: {n} tested, confidence moved on {moved} and the label on none"
     text = f"{name} at {threat}: {n} tested, {before} correct before, {still.k} still correct after"
     if aimed:
         text = f"{name} at {threat}: {n} tested, {before} not there before, {still.k} not driven there"

@@ -51,7 +51,7 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
         )
     cases = _cases(job, loaded, target, threat)
     region = threat.region
-    if region and (reason := health.kill_profile(target, cases.x[:2], cases.x[:2], region=region).reason):
+    if region and (reason := _inapplicable(target, cases.x[:2], region)):
         return Outcome(job.id, {"not_applicable": reason.removeprefix("not applicable: ")})
     name, grid = f"{spec}@{threat}", None if region else loaded.test.grid
     made = proposals.ready(built, target, cases, Draws(plan.seed, name))
@@ -127,6 +127,14 @@ def _left(job: Job, loaded: Scene, target: Target, cases: Cases, verdicts: Verdi
     if bool((cases.target >= 0).any()):
         left["counted"] = goals.counted(cases).cpu().numpy()
     return left
+
+
+def _inapplicable(target: Target, x: Tensor, region: Region) -> str:
+    """Why units of this model cannot be forced; empty when they can."""
+    try:
+        return health.kill_profile(target, x, x, region=region).reason
+    except ModelError as problem:  # compiled, scripted, or other calls on other inputs
+        return problem.problem
 
 
 def _with_kills(

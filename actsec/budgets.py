@@ -27,7 +27,7 @@ from actsec.plan import (
     variants,
 )
 from actsec.spec import Spec, parse, parse_chain, show
-from actsec.types import Norm, Target, Threat, chain_text
+from actsec.types import Aim, Norm, Target, Threat, chain_text
 
 DEMO_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh")
 DEMO_DEFENSES = (
@@ -75,6 +75,8 @@ class Budget:
     pixel_forwards: int
     carlini_wagner: str = "carlini_wagner"
     cascade: str = "cascade"
+    aims: tuple[Aim, ...] = ("worst", "over", "under")
+    """Where attacks on calibration move the confidence."""
 
 
 BUDGETS = {
@@ -89,6 +91,7 @@ BUDGETS = {
         pixel_forwards=1_600,
         carlini_wagner=SHORT,
         cascade="cascade(steps=10, restarts=5, queries=50)",
+        aims=("worst",),
     ),
     "standard": Budget(
         samples=1000, minimal=300, pixels=100, steps=50, draws=100, queries=1000, search=100, pixel_forwards=10_000
@@ -224,7 +227,19 @@ def default_trials(
         Trial("dead_relu", kill, few, "kill"),
         Trial(f"noise(draws={budget.draws})", kill, few, "kill_noise"),
         Trial(f"pgd(steps={budget.steps})", kill, few, "kill_pgd"),
+        *(trial for aim in budget.aims for trial in _miscalibrating(aim, eps, samples, budget, fixed)),
     )
+
+
+def _miscalibrating(aim: Aim, eps: float, samples: int, budget: Budget, fixed: tuple[str, ...]) -> tuple[Trial, Trial]:
+    """The attack on calibration of an aim, and noise beside it. ECE wants many examples: they face as many as others.
+
+    A model that draws at inference has no label that certainly stays.
+    """
+    attack = f"miscalibration(steps={budget.steps}, aim={aim})"
+    at = f"linf:{show(eps)}:{registry.build('attacks', attack).goal}"
+    noise = f"noise(draws={budget.draws})"
+    return Trial(attack, at, samples, "miscalibrate", fixed), Trial(noise, at, samples, "miscalibrate_noise", fixed)
 
 
 def _twins(models: Sequence[VariantPlan]) -> list[str]:
@@ -332,11 +347,18 @@ def _filled(trial: Trial, plan: Plan, samples: int, budget: Budget, images: Imag
     if trial.samples == 0 and ("minimal" in roles or name == "one_pixel"):
         size = min(samples, budget.minimal if "minimal" in roles else budget.pixels)
     guessed = "minimal" if threat_read.eps is None else "noise" if "noise" in roles else "attack"
-    guessed = "kill" if threat_read.region and guessed == "attack" else guessed
+    guessed = _guessed(guessed, threat_read)
     if "transfer" in roles:
         guessed, trial = "transfer", _from_base(trial, attack, plan)
     role = trial.role or guessed
     return dataclasses.replace(trial, attack=str(parse(trial.attack)), samples=min(size, rows), role=role)
+
+
+def _guessed(role: str, threat: Threat) -> str:
+    """The role of a trial that has none: goals that are no misclassification have roles of their own."""
+    if threat.aim:
+        return "miscalibrate_noise" if role == "noise" else "miscalibrate"
+    return "kill" if threat.region and role == "attack" else role
 
 
 def _from_base(trial: Trial, attack: Any, plan: Plan) -> Trial:
@@ -387,6 +409,11 @@ def _with_checks(
                 Trial(f"noise(draws={budget.draws})", kill.threat, kill.samples, "kill_noise"),
                 Trial(f"pgd(steps={budget.steps})", kill.threat, kill.samples, "kill_pgd"),
             ]
+    noisy = {trial.threat for trial in trials if trial.role == "miscalibrate_noise"}
+    for moved in {trial.threat: trial for trial in trials if trial.role == "miscalibrate"}.values():
+        if moved.threat not in noisy:
+            noise = f"noise(draws={budget.draws})"
+            missing.append(Trial(noise, moved.threat, moved.samples, "miscalibrate_noise", moved.variants))
     every = (*trials, *(_filled(trial, plan, samples, budget, images) for trial in missing))
     for trial in every:
         here = Threat.parse(trial.threat) == Threat("linf", eps)

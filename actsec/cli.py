@@ -326,8 +326,10 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
         hardened.check_place(out)
     with screen.busy("looking"):
         loaded = runner.resolved(scene.load(checkup.whole(plan)))
-        target = _target(loaded)
-        found = checkup.examine(target, loaded, plan.gates)
+        target, notes, refused = checkup.subject(loaded)
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        found = checkup.examine(target, loaded, plan.gates, () if refused is None else (refused,))
     if out is not None:
         _store_checkup(found, loaded, target, Path(out).expanduser())
     if as_json:
@@ -416,7 +418,7 @@ def schema() -> int:
 @cli.command(name="list")
 @click.argument("kind", type=click.Choice(pages.KINDS))
 def list_command(kind: str) -> int:
-    """List attacks, defenses, activations, diagnostics, models or data."""
+    """List attacks, defenses, activations, diagnostics, lints, symptoms, models or data."""
     for name, meaning in pages.listing(kind):
         click.echo(f"{name:28} {meaning}".rstrip())
     return 0
@@ -425,7 +427,7 @@ def list_command(kind: str) -> int:
 @cli.command()
 @click.argument("name")
 def explain(name: str) -> int:
-    """Explain an attack, a defense, a diagnostic (by name or id such as ACT-M03) or an activation."""
+    """Explain an attack, a defense, a rule (by name or id such as ACT-M03, ACT-A01) or an activation."""
     click.echo(pages.explained(name))
     return 0
 

@@ -85,6 +85,10 @@ class NoVerdict(ActsecError):
     exit_code: ClassVar[int] = 3
 
 
+class Guessing(NoVerdict):
+    """The model answers all alike, or no better than chance: nothing to attack, and much to diagnose."""
+
+
 class Unsafe(ActsecError):
     """The file would execute code when opened."""
 

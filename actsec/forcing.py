@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from actsec.errors import ActsecError, ThreatError, unknown
+from actsec.errors import ActsecError, ModelError, ThreatError, unknown
 from actsec.types import Cases, Observed, Region, SiteValues
 
 Aim = Literal["count", "critical", "blackout"]
@@ -127,8 +127,18 @@ class Kill:
     settles: ClassVar[bool] = False
 
     def baseline(self, observed: Observed) -> tuple[Tensor, ...]:
-        """One bool tensor (n, units) a site of the region: gone on the clean input. Raises ThreatError without one."""
-        gone = tuple(inside >= 0 for _, inside in sites_of(observed, self.region, self.site))
+        """One bool tensor (n, units) a site of the region: gone on the clean input.
+
+        Raises ThreatError without one, ModelError where a value is not finite.
+        """
+        depths = list(sites_of(observed, self.region, self.site))
+        for site, inside in depths:
+            if not bool(torch.isfinite(inside).all()):
+                raise ModelError(
+                    f"{site.name} has values that are not finite: a NaN is neither dead nor alive",
+                    "Look for NaN in the weights and inputs; a site without them can be named: site=NAME.",
+                )
+        gone = tuple(inside >= 0 for _, inside in depths)
         if not gone:
             found = ", ".join(dict.fromkeys(s.kind for s in observed.sites)) or "no activation"
             verb = VERBS[self.region]
@@ -143,16 +153,20 @@ class Kill:
         if self.aim == "blackout":
             return self._blackout(observed, baseline)
         pairs = zip(baseline, sites_of(observed, self.region, self.site), strict=True)
+        broken = torch.zeros_like(rise, dtype=torch.bool)
         for before, (site, inside) in pairs:
             after = inside >= 0
+            broken |= ~torch.isfinite(inside).all(1)
             mask = torch.ones_like(after) if self.chosen is None else self.chosen.at(site, cases)
             rise = rise + ((after & mask).sum(1) - (before & mask).sum(1)).to(rise.dtype)
             units = units + mask.sum(1)
-        return rise / units.clamp_min(1)
+        # a candidate with a NaN is worse than any other: nothing is known to have died
+        return torch.where(broken, -torch.ones_like(rise), rise / units.clamp_min(1))
 
     def _blackout(self, observed: Observed, baseline: tuple[Tensor, ...]) -> Tensor:
         best = observed.logits.new_full((len(observed.logits),), -1.0)
-        for before, after in zip(baseline, self.baseline(observed), strict=True):
+        sites = sites_of(observed, self.region, self.site)
+        for before, after in zip(baseline, (inside >= 0 for _, inside in sites), strict=True):
             share = after.to(best.dtype).mean(1) - 1 + 0.5 / after.shape[1]
             best = torch.where(before.all(1), best, torch.maximum(best, share))
         return best

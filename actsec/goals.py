@@ -2,7 +2,7 @@
 
 ``linf:8/255:class=3`` wants every image called class 3, ``least_likely`` the class that the model finds least likely on
 the untouched image, ``confident=0.99`` any wrong class with at least that probability. An image that belongs to the
-wanted class is not counted: calling it so is no mistake.
+wanted class is not counted: calling it so is no mistake. ``miscalibrate`` wants the same class with another confidence.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def words(goal: str) -> str:
     """What success is under a goal, for people."""
     kind, _, value = goal.partition("=")
     return {
+        "miscalibrate": "success is the same answer with another confidence",
         "class": f"success is to be called class {value}; images of that class are left out",
         "least_likely": "success is to be called what was least likely untouched",
         "confident": f"success is a wrong answer with a probability of at least {value}",

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actsec.activations import Site, activation, find, watch
-from actsec.activations.regions import regions
+from actsec.activations import Site, Sites, Unresolved, activation, find, watch
+from actsec.activations.regions import regions, tails
 from actsec.draws import Draws
 from actsec.forcing import VERBS, depth
 from actsec.oracle import Oracle, by_row, frozen
@@ -58,7 +58,7 @@ class _Tally:
         known, alike = self.finite and self.rows > 0, _properties(self.site)
         gone = ~self.ever_alive if known and self.ever_alive is not None else None
         slope = self.slope / max(self.rows, 1)
-        can_saturate = _ends(self.site) != (None, None)
+        can_saturate = tails(self.site.kind, self.site.options) != (None, None)
         return SiteHealth(
             name=self.site.name,
             kind=self.site.kind,
@@ -81,26 +81,58 @@ def site_health(target: Target, x: Tensor, y: Tensor, batch: int = 128) -> list[
     A unit is one number of the pre-activation: a channel at a position. Gates and calls that do not depend on the input
     are left out. Costs 1 forward and 1 backward a row, and memory for the sites of one batch.
     """
+    return observed(target, x, y, batch).sites
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What was seen: ``sites``, dicts of result.SiteHealth, and what is not watched, or not on every input."""
+
+    sites: list[dict[str, Any]]
+    unresolved: tuple[Unresolved, ...]
+
+
+def observed(target: Target, x: Tensor, y: Tensor, batch: int = 128) -> Observed:
+    """``site_health``, with what it could not watch.
+
+    A model may make other calls on other inputs: calls that come up later are looked for then, and what was not called
+    on every input says so. Raises ModelError for compiled and scripted models.
+    """
     batch = min(batch, target.batch)
     with frozen(target.model):
-        tallies = {site.name: _Tally(site) for site in _sites(target, x)}
+        found = _find(target, x[:2])
+        met, unresolved = set(found.seen), list(found.unresolved)
+        tallies = {site.name: _Tally(site) for site in found.active}
         for piece, labels in zip(torch.split(x, batch), torch.split(y, batch), strict=True):
             leaf = piece.detach().clone().requires_grad_(True)
-            with watch(target.model, only=frozenset(tallies), post=False) as seen:
+            # everything, for which calls come is not known before
+            with watch(target.model, post=False) as seen:
                 logits = target.decision_logits(target.logits(leaf))
-            calls = [call for call in seen.calls if call.pre.shape[0] == len(piece) * target.draws]
+            if not seen.met <= met:
+                more = _find(target, piece)
+                met |= seen.met | more.seen
+                unresolved += [item for item in more.unresolved if item not in unresolved]
+                tallies |= {site.name: _Tally(site) for site in more.active if site.name not in tallies}
+            rows = len(piece) * target.draws
+            calls = [call for call in seen.calls if call.name in tallies and call.pre.shape[0] == rows]
             loss = F.cross_entropy(logits, labels, reduction="sum")
             gradients = _by_site(loss, [call.pre for call in calls])
             for call, gradient in zip(calls, gradients, strict=True):
                 by_site = None if gradient is None else by_row(gradient, target.draws)
                 tallies[call.name].add(by_row(call.pre.detach(), target.draws).flatten(1), by_site)
-        return [asdict(tally.health()) for tally in tallies.values()]
+        for name, tally in tallies.items():
+            if tally.rows < len(x):
+                part = f"called on {tally.rows} of {len(x)} inputs: what is said of it is of those alone"
+                none = f"a {tally.site.kind} not called on these inputs, or not with one row for each: not watched"
+                unresolved.append(Unresolved(name, part if tally.rows else none))
+        return Observed([asdict(t.health()) for t in tallies.values() if t.rows], tuple(unresolved))
 
 
 def dead_share(target: Target, x: Tensor, batch: int = 128) -> NDArray[np.float64] | None:
     """The share of all units that are dead on each of x (n, *shape): (n,). Units that cannot die are never dead.
 
-    None for a model without activation calls, or with a value at one that is not finite. One forward a row.
+    None for a model without activation calls, with a value at one that is not finite, or that makes other calls on
+    other inputs. One forward a row.
     """
     batch, shares = min(batch, target.batch), []
     with frozen(target.model), torch.no_grad():
@@ -109,6 +141,8 @@ def dead_share(target: Target, x: Tensor, batch: int = 128) -> NDArray[np.float6
         for piece in torch.split(x, batch):
             with watch(target.model, only=frozenset(known), post=False) as seen:
                 target.logits(piece)
+            if not known.keys() <= seen.met:
+                return None
             counts = torch.zeros(2, len(piece), dtype=torch.float64)  # dead, all
             for call in (call for call in seen.calls if call.pre.shape[0] == len(piece) * target.draws):
                 z, alike = by_row(call.pre, target.draws).flatten(1), known[call.name]
@@ -210,8 +244,11 @@ def _site_kill(site: Site, sums: NDArray[np.float64], n: int) -> dict[str, Any]:
 
 
 def _sites(target: Target, x: Tensor) -> tuple[Site, ...]:
-    example = x[:2]
-    return find(target.model, target.normalization(example) if target.normalization else example).active
+    return _find(target, x[:2]).active
+
+
+def _find(target: Target, x: Tensor) -> Sites:
+    return find(target.model, target.normalization(x) if target.normalization else x)
 
 
 def _by_site(loss: Tensor, sites: list[Tensor]) -> list[Tensor | None]:
@@ -227,18 +264,9 @@ def _properties(site: Site) -> Any:
     return activation(Spec(site.kind, site.options)).properties
 
 
-def _ends(site: Site) -> tuple[float | None, float | None]:
-    """Where the saturated tails begin, below and above; a dead half-line is no saturation but death."""
-    alike = _properties(site)
-    if not activation(Spec(site.kind, site.options)).elementwise:
-        return None, None
-    below = None if alike.can_die and alike.dead_below == alike.saturated_below else alike.saturated_below
-    return below, alike.saturated_above
-
-
 def _saturated(site: Site, z: Tensor) -> Tensor:
-    below, above = _ends(site)
-    tails = torch.zeros_like(z, dtype=torch.bool)
+    below, above = tails(site.kind, site.options)
+    flat = torch.zeros_like(z, dtype=torch.bool)
     if below is not None:
-        tails = tails | (z < below)
-    return tails if above is None else tails | (z > above)
+        flat = flat | (z < below)
+    return flat if above is None else flat | (z > above)

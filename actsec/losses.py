@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from actsec import confidence
 from actsec.errors import ActsecError
 from actsec.forcing import Kill
 from actsec.types import Cases, Goal, Loss, Observed, Reply, Threat
@@ -199,6 +200,8 @@ def goal_of(threat: Threat, attack: object, threshold: float | None = None) -> G
     """What success is under a threat. An attack that aims at a confidence (Carlini-Wagner's kappa) is held to it."""
     if threat.confidence is not None:
         return Confident(threat.confidence, threshold)
+    if threat.aim is not None:
+        return confidence.goal_of(threat, attack, threshold)
     if threat.region is not None:
         # An attack that aims at one site, or at a whole one, is held to that.
         return Kill(threat.region, getattr(attack, "site", None), getattr(attack, "aim", "count"))

@@ -61,13 +61,15 @@ class Nonsense:
 
     confidence (n,) float64: the probability of the decided class, 0 where there is no answer; label (n,) int64: that
     class, REJECTED where the target's detector abstains, NOT_FINITE where the logits are not; energy (n,): logsumexp of
-    the logits, NaN where there is no answer and for a stochastic target; kind (n,) int64 indexes KINDS; shown (kinds,
+    the logits, NaN where there is no answer and for a stochastic target; entropy (n,): that of the probabilities in
+    nats, NaN where there is no answer; kind (n,) int64 indexes KINDS; shown (kinds,
     *shape): of each kind the input that the target is surest of, row by row in surest.
     """
 
     confidence: Array
     label: Array
     energy: Array
+    entropy: Array
     kind: Array
     shown: Array
     surest: Array
@@ -106,12 +108,16 @@ def measure(target: Target, x: Tensor, id: Tensor | None = None, *, seed: int = 
     probability = torch.softmax(logits, 1).gather(1, label[:, None])[:, 0]
     confidence = torch.where(answered, probability, 0.0).numpy()
     energy = torch.where(answered & (repeats == 1), logits.logsumexp(1), torch.nan)
+    log_p = logits.log_softmax(1)
+    # A probability of 0 adds nothing; its log is minus infinity.
+    entropy = torch.where(answered, -(log_p.exp() * log_p).nan_to_num(0.0).sum(1), torch.nan)
     codes = kind.numpy()
     surest = np.array([np.flatnonzero(codes == k)[confidence[codes == k].argmax()] for k in range(len(KINDS))])
     return Nonsense(
         confidence,
         torch.where(answered, label, torch.where(finite, REJECTED, NOT_FINITE)).numpy(),
         energy.numpy(),
+        entropy.numpy(),
         codes,
         made[torch.from_numpy(surest)].cpu().numpy(),
         surest,

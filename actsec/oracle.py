@@ -64,6 +64,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     Put back, bit for bit: each submodule's train flag, requires_grad, .grad, every buffer, the global random state, and
     the switches of ``_plain_arithmetic``.
     """
+    for copied in (p for p in model.parameters() if not p.is_leaf):
+        copied.detach_().requires_grad_(True)  # copy.deepcopy leaves a scripted module's on the graph of the original's
     modes = [(m, m.training) for m in model.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     # By owner and name, for a model may replace a buffer by a new tensor as well as write into it.
@@ -247,6 +249,13 @@ class Oracle:
                 )
                 for call in seen.calls
                 if call.pre.shape[0] == len(padded) * self.target.draws
+            )
+        if not self.watched <= seen.met:
+            name = min(self.watched - seen.met)
+            raise ModelError(
+                f"{self.target.name} calls other activations on other inputs: {name!r} is not always called",
+                "Units are compared call by call, which takes a model that makes the same calls on every input. "
+                "Attacks on its decisions work on it as it is.",
             )
         return Observed(logits, sites, self._rejection(padded, m))
 

@@ -7,7 +7,7 @@ from typing import Any
 from actsec import registry
 from actsec.errors import unknown
 
-KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "models", "data")
+KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "symptoms", "models", "data")
 
 
 def listing(kind: str) -> list[tuple[str, str]]:
@@ -34,7 +34,7 @@ def listing(kind: str) -> list[tuple[str, str]]:
 
 
 def explained(name: str) -> str:
-    """The page of an activation or plug-in, by its name or a diagnostic's or lint's id. Raises UnknownName."""
+    """The page of an activation or plug-in, by its name or a rule's id. Raises UnknownName."""
     from actsec.activations import activation, names
 
     known: list[str] = list(names())
@@ -49,7 +49,7 @@ def explained(name: str) -> str:
         from actsec.activations.cards import card
 
         return "\n".join(card(activation(name)))
-    for kind in ("attacks", "defenses", "diagnostics", "lints"):
+    for kind in ("attacks", "defenses", "diagnostics", "lints", "symptoms"):
         for plug_in in registry.names(kind):
             found = registry.find(kind, plug_in)
             known.append(plug_in)

@@ -27,11 +27,13 @@ from actsec.spec import Spec, parse, parse_chain, parse_value
 from actsec.training.recipe import Recipe
 from actsec.types import Job, Threat, chain_text
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised when a job would give other numbers for the same recipe."""
 
 
-EXPERIMENTS = frozenset({"unbounded", "curve", "noise_curve", "kill", "kill_noise", "kill_pgd"})
+EXPERIMENTS = frozenset(
+    {"unbounded", "curve", "noise_curve", "kill", "kill_noise", "kill_pgd", "miscalibrate", "miscalibrate_noise"}
+)
 """Roles of trials that belong to no headline threat: they serve a check, a curve or another question."""
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from actsec.errors import ActsecError, BadOption, DataError, ModelError, NoVerdict
+from actsec.errors import ActsecError, BadOption, DataError, Guessing, ModelError, NoVerdict
 from actsec.loading.fitting import check_finite
 from actsec.loading.normalizing import HALF, IMAGENET, normalization, show_normalization
 from actsec.oracle import frozen
@@ -226,7 +226,7 @@ def _check_outputs(heads: Tensor, x: Tensor) -> None:
         )
     different = len(x) > 1 and bool((x != x[:1]).any())
     if different and bool((heads == heads[:1]).all()):
-        raise NoVerdict(
+        raise Guessing(
             "the model returns the same output for every example: it does not see its input",
             "Dead activations, zero weights or a wrong input scale do that; no attack can be judged on it.",
         )
@@ -335,13 +335,13 @@ def _against_chance(
     """NoVerdict when guessing does as well: at most 1 / classes, or not above it by a one-sided 5 % binomial test."""
     mend = "Check weights, preprocessing and class order; an audit of a guessing model says nothing."
     if len(set(y.tolist())) > 1 and len(set(decided.tolist())) == 1:
-        raise NoVerdict(f"the model says {classes[int(decided[0])]!r} to all of {len(y)} examples", mend)
+        raise Guessing(f"the model says {classes[int(decided[0])]!r} to all of {len(y)} examples", mend)
     guess = 1 / len(classes)
     p = sum(
         math.comb(measured.n, k) * guess**k * (1 - guess) ** (measured.n - k) for k in range(measured.k, measured.n + 1)
     )
     if measured.value <= guess or (p >= 0.05 and measured.n >= LEAST):
-        raise NoVerdict(f"clean accuracy is {_percent(measured)}, no better than guessing ({guess:.1%})", mend)
+        raise Guessing(f"clean accuracy is {_percent(measured)}, no better than guessing ({guess:.1%})", mend)
     if p >= 0.05:
         return [f"{measured.n} examples are too few to tell {_percent(measured)} from guessing ({guess:.1%})"]
     return []

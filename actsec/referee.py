@@ -18,7 +18,7 @@ from actsec import geometry, losses, rows, units
 from actsec.draws import Draws
 from actsec.ledger import ALREADY_WRONG, FOUND, NORMS_KEPT, REFUSED, Ledger, Verdicts, opened
 from actsec.oracle import Oracle, frozen, rejected
-from actsec.types import BATCH, JUDGE_DRAWS, Ask, Attack, Cases, Goal, Loss, Norm, Recipe, Reply, Target
+from actsec.types import BATCH, JUDGE_DRAWS, Ask, Attack, Cases, Goal, Loss, Norm, Observed, Recipe, Reply, Target
 
 CANDIDATE_VALUES = 1 << 23
 """Values of all candidates in play at once: 32 MiB in float32, a few times that at work."""
@@ -152,9 +152,12 @@ def _heard(court: _Court, ask: Ask, live: Cases, index: Tensor, *, opens: bool) 
 def _opening(attack: Attack[object] | Recipe, oracle: Oracle, goal: Goal, cases: Cases, draws: Draws) -> Reply | None:
     """The clean pass and the first question in one, for an attack that begins with the gradient at the input.
 
-    None where the first question is another one, as one row tells, or needs more than the clean pass gives.
+    None where the first question is another one, as one row tells, needs more than the clean pass gives, or is judged
+    by a goal that compares with that pass.
     """
     if isinstance(attack, Recipe) or goal.watches or not len(cases) or oracle.repeats > 1:
+        return None
+    if goal.baseline(Observed(cases.x.new_zeros(1, len(oracle.target.classes)))):
         return None
     one = cases.rows(slice(0, 1))
     ask = attack.ask(attack.start(one, draws), one)

@@ -1,8 +1,8 @@
 """Names to plug-ins. The file name is the name; nothing is imported before it is asked for.
 
-A built-in plug-in is the one public class (attacks, defenses, diagnostics, lints) or function (sections, formats) of
-its file that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and are addressed as
-``package/name``, so that they never shadow a built-in.
+A built-in plug-in is the one public class (attacks, defenses, diagnostics, lints, symptoms) or function (sections,
+formats) of its file that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and are
+addressed as ``package/name``, so that they never shadow a built-in.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from actsec import spec as notation
 from actsec.errors import ActsecError, BadOption, unknown
 from actsec.spec import Spec
 
-Kind = Literal["attacks", "defenses", "diagnostics", "lints", "sections", "formats"]
+Kind = Literal["attacks", "defenses", "diagnostics", "lints", "symptoms", "sections", "formats"]
 ART = "art/"
 """``art/Name`` is an attack of the Adversarial Robustness Toolbox. They are not listed: there are dozens."""
 
@@ -31,6 +31,7 @@ _ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "defenses": ("actsec.defenses", ("wrap",)),
     "diagnostics": ("actsec.diagnostics", ("rule",)),
     "lints": ("actsec.lints", ("rule",)),
+    "symptoms": ("actsec.symptoms", ("rule",)),
     "sections": ("actsec.reports.sections", ("section",)),
     "formats": ("actsec.reports.formats", ("render",)),
 }

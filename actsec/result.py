@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from actsec.vitals import Vitals
+
 SCHEMA = 1
 
 
@@ -234,6 +236,32 @@ class SiteKill:
 
 
 @dataclass(frozen=True, slots=True)
+class Miscalibration:
+    """Confidence moved and the label left, on the first n test inputs: what that does to calibration.
+
+    aim: over, under, or worst (up where the label is wrong, down where it is right). before, after and noise are of the
+    same inputs: untouched, after the attack, and after noise at the same eps under the same goal, None where not done;
+    an input whose confidence could not be moved is the untouched one. moved and noise_moved count those that could.
+    accuracy is the same before and after: changed counts labels that are not, and is 0 unless something is broken.
+    forwards and backwards: means over inputs.
+    """
+
+    threat: str
+    aim: Literal["over", "under", "worst"]
+    attack: str
+    n: int
+    accuracy: Share
+    changed: int
+    before: Calibration
+    after: Calibration
+    noise: Calibration | None
+    moved: Share
+    noise_moved: Share | None
+    forwards: float
+    backwards: float
+
+
+@dataclass(frozen=True, slots=True)
 class KillEffect:
     """What forcing units did to the model, over n images.
 
@@ -340,9 +368,10 @@ class Corruptions:
 class NonsenseKind:
     """Confidence on one kind of nonsense inside the box. sure: at least 99 %.
 
-    auroc_confidence, auroc_energy: how often a test image scores above one of these, by the largest probability and by
-    the logsumexp of the logits (0.5 is a coin); None where the model has no such score. attractor is the class said
-    most often. not_finite and rejected inputs have no answer and count as not confident.
+    auroc_confidence, auroc_energy, auroc_entropy: how often a test image scores above one of these, by the probability
+    of the decided class, by the logsumexp of the logits and by minus the entropy (0.5 is a coin); fpr95_...: the share
+    of these that passes where 95 % of the test images do; None where the model has no such score. attractor is the
+    class said most often. not_finite and rejected inputs have no answer and count as not confident.
     """
 
     kind: str
@@ -355,6 +384,10 @@ class NonsenseKind:
     attracted: Share
     not_finite: int
     rejected: int = 0
+    auroc_entropy: float | None = None
+    fpr95_confidence: float | None = None
+    fpr95_energy: float | None = None
+    fpr95_entropy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,6 +483,8 @@ class Variant:
     corruptions: Corruptions | None = None
     certificate: Certificate | None = None
     nonsense: Nonsense | None = None
+    vitals: Vitals | None = None
+    miscalibrations: tuple[Miscalibration, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,13 +542,18 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A finding about the model, its data or the audit itself."""
+    """A finding about the model, its data or the audit itself.
+
+    cause and evidence are those of activation health (ACT-A): why it is so, by rule, and what was measured.
+    """
 
     rule: str
     severity: Literal["low", "medium", "high"]
     variant: str
     claim: str
     advice: str
+    cause: str = ""
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from actsec import budgets, costs, goals, scene, tables
-from actsec.errors import DataError, Interrupted, PlanError, unknown
+from actsec.errors import DataError, Interrupted, ModelError, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
 from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
 from actsec.result import Result
 from actsec.scene import Given, Scene
+from actsec.spec import parse_chain
 from actsec.store import Store
 from actsec.types import Job, Target, Threat
 from actsec.verdict import acceptance
@@ -83,9 +84,9 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
             scene.base_target(loaded, variant)
     else:
         base, checked = look(loaded)
-        for variant in variants(loaded.plan):
-            scene.wrapped(base, variant.chain)  # a defense that cannot be put on this model is a mistake of the plan
         notes += checked
+        loaded, left = fitting(loaded, base, chosen=plan.defenses is not None)
+        notes += left
         given = dataclasses.replace(loaded.given, target=base if loaded.given.target else None)
         loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes), given=given)
     if plan.positive is not None and plan.positive not in loaded.test.classes:
@@ -94,6 +95,24 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         test = loaded.test
         goals.check(Threat.parse(trial.threat), tuple(test.x.shape[1:]), test.bounds, len(test.classes))
     return Prepared(loaded, scene.facts(loaded, base), notes)
+
+
+def fitting(loaded: Scene, base: Target, *, chosen: bool) -> tuple[Scene, tuple[str, ...]]:
+    """The scene with the defenses that can be put on this model, and what is left out.
+
+    Raises ModelError for one that was chosen: that is a mistake of the plan. Those that a plan has when nobody chose,
+    such as a swap on a model without activations, or one that is compiled, are left out with a note.
+    """
+    kept, notes = [], []
+    for text in loaded.plan.defenses or ():
+        try:
+            scene.wrapped(base, parse_chain(text))
+            kept.append(text)
+        except ModelError as problem:
+            if chosen:
+                raise
+            notes.append(f"{text} is left out: {problem.problem}")
+    return dataclasses.replace(loaded, plan=loaded.plan.having(defenses=tuple(kept))), tuple(notes)
 
 
 def resolved(loaded: Scene) -> Scene:

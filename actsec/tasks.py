@@ -41,7 +41,6 @@ from actsec import (
     timing,
     training,
 )
-from actsec.activations import find
 from actsec.budgets import REPEATS
 from actsec.chains import fit_chain, threads
 from actsec.crafting import last_candidates
@@ -234,11 +233,15 @@ def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
     with frozen(target.model):
         numbers: dict[str, Any] = {
             "probe": probe.probe(target, x[:PROBE_ROWS], y[:PROBE_ROWS], plan.eps or 0.1, "linf", plan.seed),
-            "sites": health.site_health(target, x, y),
+            "sites": [],
         }
-        dead = health.dead_share(target, x)
-        sites = find(target.model, x[:2] if target.normalization is None else target.normalization(x[:2]))
-    numbers["unresolved"] = [f"{item.name}: {item.reason}" for item in sites.unresolved]
+        dead = None
+        try:
+            seen = health.observed(target, x, y)
+            numbers["sites"], dead = seen.sites, health.dead_share(target, x)
+            numbers["unresolved"] = [f"{item.name}: {item.reason}" for item in seen.unresolved]
+        except ModelError as problem:  # compiled or scripted: the rest of the audit stands all the same
+            numbers["unresolved"] = [f"the model: {problem.problem}"]
     return Outcome(job.id, numbers, {} if dead is None else {"dead": dead})
 
 

@@ -35,11 +35,15 @@ SLACK = 1e-6
 """A candidate is inside the ball when its size is at most eps * (1 + SLACK): float32 rounding, nothing more."""
 
 Region = Literal["dead", "saturated", "zero_tail"]
+Aim = Literal["over", "under", "worst"]
+"""Where a calibration attack moves confidence: up, down, or up where the label is wrong and down where it is right."""
 Ends = tuple[Region, float | None, float | None]
 """A region of pre-activations: up to the first number, and from the second; None where it has no such end."""
 
 FORCING: dict[str, Region] = {"kill": "dead", "saturate": "saturated", "zero_tail": "zero_tail"}
 """Goals that force units into a region, whatever the label."""
+
+_AIMS: dict[str, Aim] = {"miscalibrate": "worst", "miscalibrate=over": "over", "miscalibrate=under": "under"}
 
 S = TypeVar("S")
 
@@ -50,9 +54,10 @@ class Threat:
 
     eps is in input units (pixels for l0); None asks for the smallest change that works. goal is ``misclassify``,
     ``class=3`` (that very class), ``least_likely`` (the class least likely untouched), ``confident=0.99`` (any wrong
-    class, with at least that probability), or about units and not labels: ``kill``, ``saturate``, ``zero_tail``;
-    knowledge is what the adversary sees; queries bounds the
-    forwards per example.
+    class, with at least that probability), ``miscalibrate`` (the same class, but sure where it is wrong and unsure
+    where it is right; ``=over`` and ``=under``: surer, or less sure, of everything), or about units and not labels:
+    ``kill``, ``saturate``, ``zero_tail``; knowledge is what the adversary sees; queries bounds the forwards per
+    example.
     """
 
     norm: Norm
@@ -80,6 +85,11 @@ class Threat:
         """The probability that a wrong class must have, where the goal names one."""
         kind, _, value = self.goal.partition("=")
         return float(value) if kind == "confident" else None
+
+    @property
+    def aim(self) -> Aim | None:
+        """Where the confidence is to move, where the goal is to move it and to leave the label."""
+        return _AIMS.get(self.goal)
 
     @property
     def region(self) -> Region | None:
@@ -110,8 +120,10 @@ class Threat:
 def _goal(text: str) -> str:
     """A goal as it is always written. Raises ThreatError."""
     kind, sign, value = text.partition("=")
-    if text in ("misclassify", "least_likely", *FORCING):
+    if text in ("misclassify", "least_likely", *FORCING, *_AIMS):
         return text
+    if text == "miscalibrate=worst":
+        return "miscalibrate"
     if kind == "class" and value.isascii() and value.isdigit():
         return f"class={int(value)}"
     if kind == "confident" and sign:
@@ -125,7 +137,8 @@ def _goal(text: str) -> str:
     raise ThreatError(
         f"cannot read the goal {text!r} of a threat",
         "Write norm:eps:goal, such as linf:8/255, l2:0.5 or l0:1; "
-        "goals are class=3, least_likely, confident=0.99, kill, saturate and zero_tail.",
+        "goals are class=3, least_likely, confident=0.99, miscalibrate, miscalibrate=over, miscalibrate=under, "
+        "kill, saturate and zero_tail.",
     )
 
 

@@ -29,6 +29,7 @@ QUICK = {
     "dead_relu": "dead_relu(steps=5)",
     "saturation": "saturation(steps=5)",
     "zero_tail": "zero_tail(steps=5)",
+    "miscalibration": "miscalibration(steps=5)",
     "pgd": "pgd(steps=5, restarts=2)",
     "apgd": "apgd(steps=6, restarts=2, targets=2, loss=dlr)",
     "fab": "fab(steps=4, targets=3)",

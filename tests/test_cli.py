@@ -274,7 +274,9 @@ def test_where_attacked_images_go_is_checked_before_the_attack(option, folder, t
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "taken.npz"]
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defenses", "activations", "diagnostics", "models", "data"])
+@pytest.mark.parametrize(
+    "kind", ["attacks", "defenses", "activations", "diagnostics", "lints", "symptoms", "models", "data"]
+)
 def test_lists(kind):
     said = inside("list", kind)
     assert said.code == 0

@@ -16,6 +16,7 @@ import actsec
 from actsec import checkup
 from actsec.errors import StoreError
 from actsec.result import Calibration, Clean, Share, SiteHealth
+from actsec.symptoms._seen import Seen
 from actsec.verdict import activity
 
 NETS = """
@@ -234,10 +235,15 @@ def test_deep_sigmoids_vanish_and_deep_tanh_does_not():
     ratios = {kind: checkup.gradients(deep(kind, 10), x, y)[1] for kind in (nn.Sigmoid, nn.Tanh)}
     assert ratios[nn.Sigmoid] < activity.VANISHING
     assert 0.1 < ratios[nn.Tanh] < 30
-    claims = activity.findings((site(),), frozenset(), (), ratios[nn.Sigmoid], share(90), calibrated(), 10)
+    claims = told((site(),), frozenset(), (), ratios[nn.Sigmoid], share(90), calibrated(), 10)
     assert [each.rule for each in claims] == ["ACT-A04"]
     assert "vanish" in claims[0].claim
-    assert not activity.findings((site(),), frozenset(), (), ratios[nn.Tanh], share(90), calibrated(), 10)
+    assert not told((site(),), frozenset(), (), ratios[nn.Tanh], share(90), calibrated(), 10)
+
+
+def told(*seen):
+    """What the rules say of a checkup without vitals."""
+    return activity.findings(Seen(*seen))
 
 
 def site(**changes):
@@ -270,29 +276,29 @@ def calibrated(**changes):
     ],
 )
 def test_limits_of_sites(changes, rule):
-    found = activity.findings((site(**changes),), frozenset("a"), (), 1.0, share(90), calibrated(), 10)
+    found = told((site(**changes),), frozenset("a"), (), 1.0, share(90), calibrated(), 10)
     assert [each.rule for each in found] == ([rule] if rule else [])
 
 
 def test_half_lines_that_are_flat_by_nature_are_no_finding():
     flat = site(kind="leaky_relu", saturated=0.9)
-    assert not activity.findings((flat,), frozenset(), (), 1.0, share(90), calibrated(), 10)
+    assert not told((flat,), frozenset(), (), 1.0, share(90), calibrated(), 10)
 
 
 @pytest.mark.parametrize(("ratio", "rules"), [(0.9e-3, 1), (1e-3, 0), (1e3, 0), (1.1e3, 1), (None, 0)])
 def test_limits_of_gradients(ratio, rules):
-    found = activity.findings((site(),), frozenset(), (), ratio, share(90), calibrated(), 10)
+    found = told((site(),), frozenset(), (), ratio, share(90), calibrated(), 10)
     assert len(found) == rules
 
 
 def test_unresolved_calls_are_said():
-    found = activity.findings((site(),), frozenset(), ("h: a clamp at 0",), 1.0, share(90), calibrated(), 10)
+    found = told((site(),), frozenset(), ("h: a clamp at 0",), 1.0, share(90), calibrated(), 10)
     assert "h: a clamp at 0" in found[0].claim
 
 
 def test_lines_hold_every_site_and_finding():
     sites = (site(name="first"), site(name="second", finite=False, gradient_norm=None))
-    found = activity.findings(sites, frozenset(), ("x: y",), math.inf, share(50), calibrated(ece=0.4), 10)
+    found = told(sites, frozenset(), ("x: y",), math.inf, share(50), calibrated(ece=0.4), 10)
     whole = activity.Checkup(
         "m", "d", 10, {"relu": 2}, 9, "f", clean(), calibrated(), sites, ("x: y",), {"gate": 1}, (), None, found, (), 3
     )

@@ -24,7 +24,16 @@ from actsec.verdict.gathering import Gathered, Tried
 from actsec.verdict.threats import attack_result, threat_result
 
 GOALS = st.one_of(
-    st.sampled_from(["misclassify", "kill", "saturate", "zero_tail", "least_likely"]),
+    st.sampled_from(
+        [
+            "misclassify",
+            "kill",
+            "saturate",
+            "zero_tail",
+            "least_likely",
+            *(f"miscalibrate{a}" for a in ("", "=over", "=under")),
+        ]
+    ),
     st.integers(0, 10**6).map(lambda k: f"class={k}"),
     st.floats(0.5, 1, exclude_max=True).map(lambda p: f"confident={p!r}"),
 )
@@ -53,6 +62,7 @@ def test_a_threat_reads_back_as_it_is_written(norm, eps, goal):
         ("l2:confident=99/100", "confident=0.99"),
         ("linf:0.1:least_likely", "least_likely"),
         ("l2:0.5", "misclassify"),
+        ("l2:0.5:miscalibrate=worst", "miscalibrate"),
     ],
 )
 def test_goals_are_read_in_any_of_their_writings(text, goal):

@@ -17,7 +17,7 @@ from attack_models import CLASSES, digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import inside
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
 import actsec
@@ -384,6 +384,13 @@ def test_an_audit_measures_every_variant_on_the_same_inputs(finished):
             assert row["auroc_confidence"] == pytest.approx(roc_auc_score(y, np.r_[sure, here]))
             energy = np.r_[np.logaddexp.reduce(logits, axis=1), g.nonsense.arrays["energy"][kinds[0] == k]]
             assert row["auroc_energy"] == pytest.approx(roc_auc_score(y, energy))
+            p = torch.softmax(torch.from_numpy(logits), 1)
+            entropy = np.r_[torch.special.entr(p).sum(1).numpy(), g.nonsense.arrays["entropy"][kinds[0] == k]]
+            assert row["auroc_entropy"] == pytest.approx(roc_auc_score(y, -entropy))
+            scores = {"confidence": np.r_[sure, here], "energy": energy, "entropy": -entropy}
+            for name, score in scores.items():
+                passing, kept, _ = roc_curve(y, score, drop_intermediate=False)
+                assert row[f"fpr95_{name}"] == pytest.approx(passing[kept >= 0.95].min())
             assert row["sure"]["k"] == int((here >= 0.99).sum())
             labels = g.nonsense.arrays["label"][kinds[0] == k]
             assert row["attracted"]["k"] == int((labels == int(row["attractor"])).sum())

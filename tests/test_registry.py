@@ -13,7 +13,7 @@ from actsec import registry
 from actsec.errors import UnknownName
 from actsec.spec import parse, table
 
-KINDS = ("attacks", "defenses", "diagnostics", "lints", "sections", "formats")
+KINDS = ("attacks", "defenses", "diagnostics", "lints", "symptoms", "sections", "formats")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -96,7 +96,7 @@ class _Marks(Generic[T]):
 class Finder(Follower):
     """Lists the activation calls of one forward pass, with what becomes of their outputs."""
 
-    def __init__(self, root: nn.Module, example: Tensor) -> None:
+    def __init__(self, root: nn.Module, *given: Tensor) -> None:
         super().__init__(root)
         self.found: list[Found] = []
         self.unresolved: list[Unresolved] = []
@@ -104,7 +104,8 @@ class Finder(Follower):
         self._origins: _Marks[_Origin] = _Marks()
         self._products: list[Found] = []
         self.softmaxes: list[str] = []
-        self._depends.set(example, True)
+        for tensor in given:
+            self._depends.set(tensor, True)
 
     def on_site(self, name: str, call: Activating) -> Tensor:
         self._consume(call.reads or (call.z,))

@@ -220,7 +220,14 @@ def refuse_unseen(module: nn.Module) -> None:
     if type(module).__name__ == "OptimizedModule":
         raise ModelError(
             "the activations of a compiled model (OptimizedModule) cannot be seen",
-            "Give the model as it was before torch.compile: it is kept as model._orig_mod.",
+            "Give the model as it was before torch.compile: it is kept as model._orig_mod. Attacks, calibration and "
+            "robust accuracy work on it as it is.",
+        )
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        raise ModelError(
+            f"the activations of a compiled model ({type(module).__name__}, by its own compile()) cannot be seen",
+            "Give copy.deepcopy(model), which is not compiled. Attacks, calibration and robust accuracy work on it as "
+            "it is.",
         )
     if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
         raise ModelError(

@@ -139,17 +139,22 @@ def find_in_training(model: nn.Module, example: Tensor) -> Sites:
 
 def _find(model: nn.Module, example: Tensor) -> Sites:
     first = _pass(model, example)
+    # numpy and custom autograd functions hide where a tensor comes from: believe it only if another input agrees
+    doubted = example.device.type != "meta" and any(not found.depends for found in first.found)
+    return listed(first, _pass(model, _another(example)) if doubted else None, len(example))
+
+
+def listed(first: Finder, second: Finder | None, rows: int) -> Sites:
+    """What one pass of ``rows`` inputs showed; a second one, of other inputs, has a say in what is constant."""
     constant = {place for place, found in enumerate(first.found) if not found.depends}
-    if constant and example.device.type != "meta":
-        # numpy and custom autograd functions hide where a tensor comes from: believe it only if another input agrees
-        second = _pass(model, _another(example))
+    if second is not None:
         pairs = zip(first.found, second.found, strict=False)
         same = [a.name == b.name and _equal(a.z, b.z) for a, b in pairs]
         constant = {place for place in constant if place < len(same) and same[place]}
     attention = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
     kept = [(found, place in constant) for place, found in enumerate(first.found) if not found.absorbed]
     return Sites(
-        sites=tuple(_site(found, index, len(example), fixed) for index, (found, fixed) in enumerate(kept)),
+        sites=tuple(_site(found, index, rows, fixed) for index, (found, fixed) in enumerate(kept)),
         unresolved=tuple(first.unresolved),
         fused=tuple(name for module, name in first.names.items() if isinstance(module, attention)),
         softmaxes=tuple(first.softmaxes),

@@ -42,3 +42,14 @@ def regions(kind: str, options: Options) -> tuple[Ends, ...]:
     f, slope = curve(known, z)
     edge = _leading(z, (f.abs() <= NEGLIGIBLE) & (slope.abs() <= NEGLIGIBLE))
     return () if edge is None else (("zero_tail", edge, None),)
+
+
+@cache
+def tails(kind: str, options: Options) -> tuple[float | None, float | None]:
+    """Where the saturated tails begin, below and above; a dead half-line is no saturation but death."""
+    known = activation(Spec(kind, options))
+    if not known.elementwise:
+        return None, None
+    alike = known.properties
+    below = None if alike.can_die and alike.dead_below == alike.saturated_below else alike.saturated_below
+    return below, alike.saturated_above

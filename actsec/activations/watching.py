@@ -47,15 +47,17 @@ class Recorder(Follower):
     def __init__(self, root: nn.Module, only: frozenset[str] | None, post: bool, read: Reader | None) -> None:
         super().__init__(root)
         self.calls: list[Call] = []
+        self.met: set[str] = set()  # every call of the last pass by name, kept or not
         self._only, self._post, self._reader = only, post, read
         self._kept: dict[int, list[tuple[Call, str]]] = {}
 
     def begin(self) -> None:
         super().begin()
-        self.calls = []
+        self.calls, self.met = [], set()
         self._kept = {}
 
     def on_site(self, name: str, call: Activating) -> Tensor:
+        self.met.add(name)
         if call.parts:
             self.calls = [record for record in self.calls if record.name not in call.parts]
         if call.target is not None and self._kept:

@@ -19,6 +19,7 @@ _CLASSES = {
     "DeadReLU": "dead_relu",
     "Saturation": "saturation",
     "ZeroTail": "zero_tail",
+    "Miscalibration": "miscalibration",
     "Noise": "noise",
     "Square": "square",
     "Replay": "replay",

@@ -99,9 +99,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Drawings that belong together, side by side where there is room."""
+    """Drawings that belong together, side by side where there is room; small ones many to a row, without captions."""
 
     items: tuple[Figure, ...]
+    small: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,29 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from actsec import registry
 from actsec.errors import PlanError, unknown
-from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
+from actsec.result import Calibration, Clean, GateResult, Problem, SiteHealth
 from actsec.verdict import gates as audited
+from actsec.vitals import Layer, Spread, Vitals
 
 if TYPE_CHECKING:
     from actsec.architecture import Architecture
+    from actsec.symptoms._seen import Seen
 
 VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5
-WRONG, SURE = 5, 0.9
-"""Wrong answers are called sure when there are at least 5 and their mean confidence is above 0.9."""
 _GATE = re.compile(r"\s*(?P<metric>[a-z_]+)\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*")
 METRICS = ("dead", "permanently_dead", "saturated", "gradient_ratio", "ece", "confidence_when_wrong")
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer with weights, in the order of the first call: the norm of the loss's gradient by them, median."""
-
-    name: str
-    gradient_norm: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +31,8 @@ class Checkup:
     """What was found. n images were watched; clean and calibration are on all test images.
 
     left_out counts calls that are no hidden activation: gates, the output, constants. gradient_ratio is G, None where
-    the last layer has no gradient. exit_code: 0, 1 where a gate failed, 3 where nothing can be said.
+    the last layer has no gradient. vitals are units, gradients and causes. exit_code: 0, 1 where a gate failed, 3 where
+    nothing can be said.
     """
 
     model: str
@@ -57,30 +51,12 @@ class Checkup:
     findings: tuple[Problem, ...]
     gates: tuple[GateResult, ...]
     exit_code: int
+    vitals: Vitals | None = None
 
 
-def findings(
-    sites: Sequence[SiteHealth],
-    steep: frozenset[str],
-    unresolved: Sequence[str],
-    ratio: float | None,
-    accuracy: Share,
-    calibration: Calibration,
-    n: int,
-) -> tuple[Problem, ...]:
-    """What is wrong, worst first. steep names the sites that saturate above, where saturation is no matter of course.
-
-    Limits: 25 % of a site's units dead on every image, half of its units saturated on average, G outside [1e-3, 1e3],
-    ECE above the 95 % point of its null.
-    """
-    found = [*_of_sites(sites, steep, n), *_of_confidence(accuracy, calibration)]
-    if ratio is not None and not VANISHING <= ratio <= EXPLODING:
-        what, cure = ("vanish", "relu, tanh or residual connections") if ratio < 1 else ("explode", "gradient clipping")
-        claim = f"gradients {what}: the first layer's is {ratio:.2g} times the last layer's"
-        found.append(_problem("ACT-A04", "medium", claim, f"Try {cure}, normalisation, another initialisation."))
-    if unresolved:
-        claim = f"{len(unresolved)} calls act as activations and cannot be watched: {unresolved[0]}"
-        found.append(_problem("ACT-A02", "low", claim, "They are neither watched nor swapped."))
+def findings(seen: Seen) -> tuple[Problem, ...]:
+    """What every rule of ``actsec.symptoms`` finds, worst first."""
+    found = [problem for name in registry.names("symptoms") for problem in registry.find("symptoms", name)()(seen)]
     return worst_first(found)
 
 
@@ -88,47 +64,6 @@ def worst_first(found: Sequence[Problem]) -> tuple[Problem, ...]:
     """By severity, then by rule."""
     order = ("high", "medium", "low")
     return tuple(sorted(found, key=lambda problem: (order.index(problem.severity), problem.rule)))
-
-
-def _of_sites(sites: Sequence[SiteHealth], steep: frozenset[str], n: int) -> Iterator[Problem]:
-    if not sites:
-        yield _problem("ACT-A06", "high", "no activation that sees the input was found", "Is the model linear?")
-    if broken := [site.name for site in sites if not site.finite]:
-        claim = f"{broken[0]} gives values that are not finite, {len(broken)} of {len(sites)} sites do"
-        yield _problem("ACT-A00", "high", claim, "Look for NaN in the weights.")
-    dead = [site for site in sites if (site.permanently_dead or 0) > DEAD]
-    if dead:
-        worst = max(dead, key=lambda site: site.permanently_dead or 0)
-        claim = f"{worst.permanently_dead:.0%} of the units of {worst.name} are dead on all {n} images; {_and(dead)}"
-        advice = "Usual causes: a high learning rate, initialisation, a large negative bias, poisoned data."
-        yield _problem("ACT-A01", "medium", claim, advice)
-    flat = [site for site in sites if site.name in steep and (site.saturated or 0) > SATURATED]
-    if flat:
-        worst = max(flat, key=lambda site: site.saturated or 0)
-        claim = f"{worst.saturated:.0%} of the units of {worst.name} are saturated on average; {_and(flat)}"
-        yield _problem("ACT-A03", "medium", claim, "Usual causes: large weights, inputs of another scale than trained.")
-
-
-def _and(sites: Sequence[SiteHealth]) -> str:
-    return "no other site is" if len(sites) == 1 else f"{len(sites)} sites are over the limit"
-
-
-def _of_confidence(accuracy: Share, calibration: Calibration) -> Iterator[Problem]:
-    over = calibration.mean_confidence > accuracy.value
-    if calibration.ece > calibration.null_p95:
-        claim = (
-            f"{'overconfident' if over else 'underconfident'}: mean confidence {calibration.mean_confidence:.3f}, "
-            f"accuracy {accuracy.value:.3f}; ECE {calibration.ece:.3f}, by chance up to {calibration.null_p95:.3f}"
-        )
-        yield _problem("ACT-A05", "medium" if over else "low", claim, "Try actsec defend temperature.")
-    wrong, sure = accuracy.n - accuracy.k, calibration.confidence_when_wrong
-    if wrong >= WRONG and sure is not None and sure > SURE:
-        claim = f"sure of its mistakes: mean confidence {sure:.3f} on {wrong} wrong answers"
-        yield _problem("ACT-A07", "medium", claim, "Do not use its confidence to decide what a person should look at.")
-
-
-def _problem(rule: str, severity: Any, claim: str, advice: str) -> Problem:
-    return Problem(rule, severity, "", claim, advice)
 
 
 def metrics(sites: Sequence[SiteHealth], ratio: float | None, calibration: Calibration) -> dict[str, float | None]:
@@ -171,7 +106,7 @@ def exit_code(found: Sequence[Problem], gates: Sequence[GateResult]) -> int:
     """1 where a gate failed, 3 where nothing can be said, else 0: finished, which is not the same as healthy."""
     if any(gate.outcome == "failed" for gate in gates):
         return 1
-    blocked = any(problem.rule in ("ACT-A00", "ACT-A06") for problem in found)
+    blocked = any(problem.rule in ("ACT-A00", "ACT-A06", "ACT-M00") for problem in found)
     return 3 if blocked or any(gate.outcome == "no verdict" for gate in gates) else 0
 
 
@@ -196,6 +131,8 @@ def lines(found: Checkup) -> Iterator[str]:
     else:
         first, last = found.layers[0].name, found.layers[-1].name
         yield f"gradient, first layer over last ({first} / {last}): {found.gradient_ratio:.3g}"
+    if found.vitals is not None:
+        yield from _vital(found.vitals)
     yield ""
     width = max([len(site.name) for site in found.sites] + [4])
     yield f"{'site':{width}}  {'kind':11} {'units':>8}  {'dead':>7}  {'always':>7}  {'saturated':>9}  {'gradient':>9}"
@@ -205,10 +142,55 @@ def lines(found: Checkup) -> Iterator[str]:
         odd = "" if site.finite else "  NOT FINITE"
         yield f"{site.name:{width}}  {site.kind:11} {site.units:>8}  {'  '.join(shares)}  {norm:>9}{odd}"
     yield ""
-    yield from (f"{each.rule} {each.severity}: {each.claim}. {each.advice}" for each in found.findings)
+    if found.vitals is not None and found.vitals.units:
+        yield from _of_units(found.vitals, width)
+        yield ""
+    for each in found.findings:
+        yield f"{each.rule} {each.severity}: {each.claim}. {each.advice}"
+        if each.cause:
+            yield f"  cause: {each.cause}{f' ({each.evidence})' if each.evidence else ''}"
     if not found.findings:
         yield "nothing stands out"
     yield from (f"gate {gate.gate}: {gate.outcome} ({gate.why})" for gate in found.gates)
+
+
+def _vital(found: Vitals) -> Iterator[str]:
+    """Gradients with fresh weights and by the input, outliers, cost."""
+    flow, inputs = found.flow, found.inputs
+    if flow.fresh is not None:
+        span = f"{flow.fresh_low:.3g} to {flow.fresh_high:.3g} in {flow.draws} draws"
+        yield f"  with fresh weights {flow.fresh:.3g} ({span}, each layer's own default)"
+    else:
+        yield f"  with fresh weights: not measured{f', {flow.reason}' if flow.reason else ''}"
+    if inputs.reason:
+        yield f"gradient by the input: not measured, {inputs.reason}"
+    else:
+        zeros = f"cross-entropy {inputs.zero_cross_entropy}, margin {inputs.zero_margin} of {inputs.n}"
+        norm = "" if inputs.norm is None else f"; norm {inputs.norm.median:.3g} ({_span(inputs.norm)})"
+        yield f"gradient by the input exactly 0: {zeros}{norm}"
+        bend = "not measured" if inputs.bend is None else f"{inputs.bend.median:.3g} ({_span(inputs.bend)})"
+        turn = "not measured" if inputs.turn is None else f"{inputs.turn.median:.3g} ({_span(inputs.turn)})"
+        yield f"over a random step of {inputs.reach:g}: departure from the tangent {bend}, cosine {turn}"
+    train = "not given" if found.train is None else f"{found.train.found} of {found.train.n} rows"
+    yield f"outliers: {found.test.found} of {found.test.n} images, training data {train}"
+    yield f"cost: {found.forwards:,} forwards and {found.backwards:,} backwards of one image"
+
+
+def _span(found: Spread) -> str:
+    return f"{found.q05:.3g} to {found.q95:.3g}"
+
+
+def _of_units(found: Vitals, width: int) -> Iterator[str]:
+    """On how many images units live, and where their pre-activations lie: a line a site."""
+    yield f"{'site':{width}}  {'never':>6} {'<half':>6} {'>=half':>6} {'all':>6}   pre-activation 5 / 50 / 95 %"
+    for units in found.units:
+        live = f"{'cannot':>27}"
+        if units.live is not None:
+            groups = (units.live[:1], units.live[1:6], units.live[6:-1], units.live[-1:])
+            live = " ".join(f"{sum(group) / max(units.count, 1):>6.1%}" for group in groups)
+        z = "not finite" if units.quantiles is None else " / ".join(f"{q:.3g}" for q in units.quantiles)
+        marks = f", bends at {' and '.join(f'{mark:.3g}' for mark in units.marks)}" if units.marks else ""
+        yield f"{units.site:{width}}  {live}   {z}{marks}"
 
 
 def linted(network: Architecture, found: Sequence[Problem]) -> Iterator[str]:

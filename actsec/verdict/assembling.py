@@ -45,6 +45,7 @@ from actsec.verdict.corrupted import corrupted
 from actsec.verdict.effects import compare, pair, strongest
 from actsec.verdict.gates import gate_results
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
+from actsec.verdict.miscalibrated import miscalibrations
 from actsec.verdict.nonsense import nonsense, pictured
 from actsec.verdict.policy import exit_code, heading, headline, problems
 from actsec.verdict.statistics import share_of
@@ -71,6 +72,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
             corruptions=corrupted(g, plan, facts.shape),
             nonsense=nonsense(g, classes),
             certificate=certified(g, plan, facts, y),
+            miscalibrations=miscalibrations(g, y, plan.seed),
         )
         for g, v in zip(gathered, made, strict=True)
     )

@@ -43,6 +43,7 @@ def checked(found: Checkup, scene: Scene, facts: Facts, command: str) -> Result:
         sites=found.sites,
         unresolved=found.unresolved,
         kills=(),
+        vitals=found.vitals,
     )
     return Result(
         schema=SCHEMA,

@@ -24,7 +24,10 @@ _GATE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A condition on a metric: ``robust_accuracy@linf:0.1>=0.3``, ``ece[relu | temperature]<=0.05``."""
+    """A condition on a metric: ``robust_accuracy@linf:0.1>=0.3``, ``ece[relu | temperature]<=0.05``.
+
+    ``ece@linf:0.1:miscalibrate<=0.3`` speaks of attacked confidence, ``ece`` alone of untouched inputs.
+    """
 
     metric: str
     threat: str | None
@@ -41,13 +44,25 @@ class Gate:
         if match["metric"] not in METRICS:
             raise unknown("metric", match["metric"], METRICS)
         threat = str(Threat.parse(match["threat"])) if match["threat"] else None
-        if (match["metric"] in _OF_THREAT) != (threat is not None):
-            needs = "needs a threat" if match["metric"] in _OF_THREAT else "takes no threat"
-            raise PlanError(f"gate {text!r}: {match['metric']} {needs}", "For example robust_accuracy@linf:0.1>=0.3.")
+        _check_threat(text, match["metric"], threat)
         limit = float(match["limit"])
         if limit > 1:
             raise PlanError(f"gate {text!r}: every metric lies in [0, 1]", f"Write {limit / 100:g} for {limit:g} %.")
         return Gate(match["metric"], threat, match["variant"], match["sign"] == ">=", limit)
+
+
+def _moves_confidence(threat: str) -> bool:
+    return Threat.parse(threat).aim is not None
+
+
+def _check_threat(text: str, metric: str, threat: str | None) -> None:
+    """Raise PlanError for a threat that the metric cannot have, or lacks."""
+    if threat is not None and metric in {*_OF_THREAT, "ece"} and (metric == "ece") != _moves_confidence(threat):
+        mend = f"Write ece@{threat}:miscalibrate, or ece alone." if metric == "ece" else "Such threats have ece alone."
+        raise PlanError(f"gate {text!r}: {metric} says nothing of {threat}", mend)
+    if metric != "ece" and (metric in _OF_THREAT) != (threat is not None):
+        needs = "needs a threat" if metric in _OF_THREAT else "takes no threat"
+        raise PlanError(f"gate {text!r}: {metric} {needs}", "For example robust_accuracy@linf:0.1>=0.3.")
 
 
 Value = tuple[float, float, float, bool, str]
@@ -76,13 +91,18 @@ def _worst(classes: Sequence[ClassShare], threat: ThreatResult | None = None) ->
     return _share(found, threat)
 
 
-def _ece(variant: Variant) -> Value | None:
-    found = next((c for c in variant.calibration if c.condition == "clean"), None)
-    if found is None:
+def _ece(variant: Variant, threat: str | None) -> Value | None:
+    """Of untouched inputs, or of those whose confidence was attacked; an attack held up by masking flatters it."""
+    believable, why = True, ""
+    if threat is None:
+        found = next((c for c in variant.calibration if c.condition == "clean"), None)
+    else:
+        found = next((m.after for m in variant.miscalibrations if m.threat == threat), None)
+        if variant.threats:
+            believable, why = variant.threats[0].believable, variant.threats[0].why
+    if found is None or found.ece_low is None or found.ece_high is None:
         return None
-    if found.ece_low is None or found.ece_high is None:
-        return None
-    return found.ece, found.ece_low, found.ece_high, True, ""
+    return found.ece, found.ece_low, found.ece_high, believable, why
 
 
 METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
@@ -92,7 +112,7 @@ METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
     "worst_class_robust_accuracy": lambda _, t: None if t is None else _worst(t.per_class, t),
     "miss_rate": lambda v, _: _share(v.clean.missed),
     "robust_miss_rate": lambda _, t: None if t is None else _share(t.missed, t),
-    "ece": lambda v, _: _ece(v),
+    "ece": lambda v, _: _ece(v, None),
 }
 _OF_THREAT = {"robust_accuracy", "worst_class_robust_accuracy", "robust_miss_rate"}
 
@@ -108,10 +128,13 @@ def check_gates(plan: Plan, threats: Sequence[Threat], variants: Sequence[str]) 
         gate = Gate.parse(text)
         if gate.metric.endswith("miss_rate") and plan.positive is None:
             raise PlanError(f"gate {text!r}: which class is missed?", "Give --positive CLASS.")
-        if gate.threat is not None and gate.threat not in map(str, threats):
+        known = [str(threat) for threat in threats]
+        if gate.metric == "ece":
+            known = list(dict.fromkeys(trial.threat for trial in plan.attacks if trial.role == "miscalibrate"))
+        if gate.threat is not None and gate.threat not in known:
             raise PlanError(
                 f"gate {text!r}: {gate.threat} is not tested",
-                f"Tested: {', '.join(map(str, threats))}; --eps sets the first.",
+                f"Tested: {', '.join(known) or 'nothing of the kind'}; --eps sets the first.",
             )
         if gate.variant is not None:
             found = _meant(gate.variant, variants)
@@ -144,6 +167,8 @@ def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
     variant = next((v for v in made if (v.id in named if gate.variant else v.audited)), None)
     threat = next((t for t in variant.threats if t.threat == gate.threat), None) if variant else None
     found = METRICS[gate.metric](variant, threat) if variant else None
+    if variant and gate.metric == "ece":
+        found = _ece(variant, gate.threat)
     name = variant.id if variant else str(gate.variant)
     if found is None:
         return GateResult(text, name, None, None, None, gate.limit, "no verdict", "it was not measured")
@@ -152,7 +177,7 @@ def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
     failed = high < gate.limit if gate.at_least else low > gate.limit
     interval = f"95 % interval {low:.3f} to {high:.3f}"
     # A masked number is too good: an accuracy may fail "at least", a miss rate "at most", and nothing else.
-    flattered = gate.at_least != (gate.metric == "robust_miss_rate")
+    flattered = gate.at_least != (gate.metric in ("robust_miss_rate", "ece"))
     if failed and (believable or flattered):
         outcome, reason = "failed", interval
     elif passed and believable:

@@ -6,7 +6,8 @@ Nothing here imports torch: everything rests on the arrays that the jobs of acts
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from actsec.verdict.statistics import share, share_of
 
 Array = NDArray[Any]
 HIGH, SURE = 0.9, 0.99
+_ROUNDING = 1e-9
 NOT_FINITE, REJECTED = -1, -2
 """Labels without an answer, as in actsec.nonsense."""
 
@@ -36,6 +38,13 @@ def auroc(inside: Array, outside: Array) -> float:
     return float(below.sum() / (2 * len(inside) * len(outside)))
 
 
+def fpr95(inside: Array, outside: Array) -> float:
+    """The share of ``outside`` (m,) that scores at least as high as 95 % of ``inside`` (n,) do, ties passing."""
+    # The largest threshold that lets 95 % pass is a score itself.
+    threshold = np.sort(inside)[::-1][math.ceil(0.95 * len(inside) - _ROUNDING) - 1]
+    return float((outside >= threshold).mean())
+
+
 def nonsense(g: Gathered, classes: Sequence[str]) -> Nonsense | None:
     """How sure a variant is of nonsense; None where that was not measured."""
     if g.nonsense is None or g.clean is None:
@@ -47,30 +56,42 @@ def nonsense(g: Gathered, classes: Sequence[str]) -> Nonsense | None:
     sure = calibration.confidence(logits, g.threshold)
     # The stored logits of a model that draws are logs of its mean probabilities, whose logsumexp is 0.
     energy = None if g.stochastic else np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    p = calibration.softmax(logits)
+    entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(1)
     kinds = range(len(g.nonsense.numbers["kinds"]))
     return Nonsense(
         n=len(g.nonsense.arrays["confidence"]),
         above_90=share_of(share_above(g.nonsense, HIGH)),
         test_above_90=share_of(sure > HIGH),
-        kinds=tuple(_kind(g.nonsense, kind, sure, energy, classes) for kind in kinds),
+        kinds=tuple(
+            _kind(g.nonsense, kind, {"confidence": sure, "energy": energy, "entropy": -entropy}, classes)
+            for kind in kinds
+        ),
         far=_far(g.nonsense),
         fooling=_fooling(g.fooled, classes) if g.fooled else None,
     )
 
 
-def _kind(outcome: Outcome, kind: int, test: Array, energy: Array | None, classes: Sequence[str]) -> NonsenseKind:
+def _kind(outcome: Outcome, kind: int, test: Mapping[str, Array | None], classes: Sequence[str]) -> NonsenseKind:
+    """One kind of nonsense. test holds, by the name of a score, those of the test images: higher is more familiar."""
     rows = outcome.arrays["kind"] == kind
     confidence, label = outcome.arrays["confidence"][rows], outcome.arrays["label"][rows]
     answered = label >= 0
     counts = np.bincount(label[answered], minlength=len(classes))
-    own = outcome.arrays["energy"][rows][answered]
+    known = {name: scores for name, scores in test.items() if scores is not None and answered.any()}
+    own = {name: outcome.arrays[name][rows][answered] for name in known}
+    own |= {"entropy": -own["entropy"]} if "entropy" in own else {}
+    separable = {f"auroc_{name}": auroc(scores, own[name]) for name, scores in known.items()}
+    passing = {f"fpr95_{name}": fpr95(scores, own[name]) for name, scores in known.items()}
     return NonsenseKind(
         kind=str(outcome.numbers["kinds"][kind]),
         mean_confidence=float(confidence.mean()),
         above_90=share_of(confidence > HIGH),
         sure=share_of(confidence >= SURE),
-        auroc_confidence=auroc(test, confidence[answered]) if answered.any() else None,
-        auroc_energy=auroc(energy, own) if answered.any() and energy is not None else None,
+        auroc_confidence=separable.get("auroc_confidence"),
+        auroc_energy=separable.get("auroc_energy"),
+        auroc_entropy=separable.get("auroc_entropy"),
+        **passing,
         attractor=classes[int(counts.argmax())] if answered.any() else "none",
         attracted=share(int(counts.max()), len(label)),
         not_finite=int((label == NOT_FINITE).sum()),

@@ -12,6 +12,7 @@ from actsec.data import Overlap
 from actsec.plan import Plan
 from actsec.result import GateResult, Kill, Problem, Variant
 from actsec.verdict.gathering import Gathered
+from actsec.verdict.miscalibrated import words
 
 _FORCED = {
     "saturate": ("Saturation forcing", "saturated"),
@@ -177,6 +178,7 @@ def _more(audited: Variant, many: str, one: str) -> list[str]:
         )
     if attacked is not None and attacked.confidence_when_wrong is not None:
         lines.append(f"When fooled it is {attacked.confidence_when_wrong:.1%} confident in its wrong answer.")
+    lines += [f"Labels kept, confidence attacked at {m.threat}: {words(m)}." for m in audited.miscalibrations]
     lines += [_forced(kill) for kill in audited.kills if kill.net is not None or not kill.applicable]
     return lines
 

@@ -23,7 +23,7 @@ from actsec.verdict.gathering import ALREADY_WRONG, FOUND, Gathered, Tried
 from actsec.verdict.sanity import state
 
 Array = NDArray[Any]
-NOISES = {"noise", "noise_curve", "kill_noise"}
+NOISES = {"noise", "noise_curve", "kill_noise", "miscalibrate_noise"}
 NOTHING = Share(0, 0, 0.0, 0.0, 0.0)
 """The share of no examples at all."""
 

@@ -105,6 +105,9 @@ def _figure(block: Figure) -> Iterator[str]:
 
 
 def _figures(block: Figures) -> Iterator[str]:
+    if block.small:
+        yield "\n".join(f"- {escape(item.alt)}" for item in block.items)
+        return
     for item in block.items:
         yield from _figure(item)
 

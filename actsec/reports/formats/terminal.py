@@ -32,7 +32,8 @@ def render(report: Report) -> str:
 def show(report: Report, console: Console) -> None:
     """Print the summary on a console, in colour where the console has it."""
     result = report.result
-    for part in (_headline(result), _models(result), _attacks(result), _advice(report), _end(report)):
+    measured = _models(result), _attacks(result), _moved(result)
+    for part in (_headline(result), *measured, _advice(report), _end(report)):
         for line in part:
             console.print(line, highlight=False, soft_wrap=False)
 
@@ -89,6 +90,23 @@ def _models(result: Result) -> Iterator[Line]:
             text(f"{untouched.ece:.3f} ({untouched.null_p95:.3f})" if untouched else "not done"),
         )
     yield table
+
+
+def _moved(result: Result) -> Iterator[Line]:
+    """Confidence attacked with the label kept, every variant, one line each."""
+    rows = [(v, m) for v in result.variants for m in v.miscalibrations]
+    for threat in dict.fromkeys(m.threat for _, m in rows):
+        yield Text()
+        yield text(f"confidence attacked, labels kept, under {threat}: untouched, by noise, attacked")
+        columns = ("variant", "confidence", "by noise", "attacked", "ECE", "by noise", "attacked", "null p95")
+        table = _table(columns, tight=True)
+        for variant, m in rows:
+            if m.threat == threat:
+                three = (m.before, m.noise, m.after)
+                sure = [words.percent(c.mean_confidence) if c else "not done" for c in three]
+                error = [f"{c.ece:.3f}" if c else "not done" for c in three]
+                table.add_row(text(variant.title), *map(text, [*sure, *error, f"{m.after.null_p95:.3f}"]))
+        yield table
 
 
 def _column(threat: str, result: Result) -> str:

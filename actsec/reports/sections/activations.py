@@ -22,6 +22,7 @@ from actsec.reports.blocks import (
 from actsec.reports.figures.bars import Bar, Group, bars
 from actsec.reports.figures.strip import Row, strip
 from actsec.reports.load import Report
+from actsec.reports.vital_blocks import blocks as vital_blocks
 from actsec.result import Kill, Result, SiteHealth, Variant
 
 MOST_STRIPS = 6
@@ -77,6 +78,8 @@ def _sites(variant: Variant) -> Iterator[Block]:
             yield Paragraph(f"No unit of {variant.activation} can be dead or saturated.")
         table = _table(variant, sites, after)
         yield Fold(f"The {words.plural(len(sites), 'site')} of {variant.title} in numbers", (table,))
+    if variant.vitals is not None:
+        yield from vital_blocks(variant.vitals, variant.title)
     if variant.unresolved:
         yield Note("Unresolved calls", "These calls may be activations and were not counted:", "warn")
         yield Items(variant.unresolved)

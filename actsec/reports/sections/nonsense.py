@@ -158,19 +158,28 @@ def _kinds(variant: Variant, found: Nonsense) -> Block:
     rows = tuple(_kind_row(kind) for kind in found.kinds)
     return Table(
         f"{variant.title} on nonsense inside the box, with 95 % Wilson intervals. AUROC: how often a test image "
-        "scores higher; 0.5 is a coin",
+        "scores higher by confidence, energy (logsumexp of the logits) or minus the entropy; 0.5 is a coin. FPR95: the "
+        "share of nonsense that passes where 95 % of test images do",
         (
             "nonsense",
             "mean confidence",
             "above 90 %",
             "99 % or more",
-            "AUROC confidence",
-            "AUROC energy",
+            "AUROC, FPR95 by confidence",
+            "by energy",
+            "by entropy",
             "called most",
         ),
         rows,
-        numeric=(1, 4, 5),
+        numeric=(1,),
     )
+
+
+def _separable(auroc: float | None, fpr95: float | None) -> Content:
+    if auroc is None:
+        return words.number(None)
+    passing = "FPR95 not measured" if fpr95 is None else f"FPR95 {words.percent(fpr95)}"
+    return joined((words.number(auroc), muted(passing)))
 
 
 def _kind_row(kind: NonsenseKind) -> tuple[Content, ...]:
@@ -184,8 +193,9 @@ def _kind_row(kind: NonsenseKind) -> tuple[Content, ...]:
         words.percent(kind.mean_confidence),
         words.share_cell(kind.above_90),
         words.share_cell(kind.sure),
-        words.number(kind.auroc_confidence),
-        words.number(kind.auroc_energy),
+        _separable(kind.auroc_confidence, kind.fpr95_confidence),
+        _separable(kind.auroc_energy, kind.fpr95_energy),
+        _separable(kind.auroc_entropy, kind.fpr95_entropy),
         joined((kind.attractor, muted(f"{words.of(kind.attracted)}"))),
     )
 
