@@ -38,8 +38,12 @@ def sarif(report):
     return json.loads(load.render(report, "sarif"))["runs"][0]
 
 
+def parse(text):
+    return ET.fromstring(text)  # noqa: S314  # what actsec wrote
+
+
 def suite(report):
-    return ET.fromstring(load.render(report, "junit")).find("testsuite")
+    return parse(load.render(report, "junit")).find("testsuite")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,7 @@ def test_sarif_fits_the_models_generated_from_the_schema(make):
 def test_junit_fits_the_schema_of_jenkins(make, junit_schema):
     text = load.render(make(), "junit")
     junit_schema.validate(text)
-    found = ET.fromstring(text).find("testsuite")
+    found = parse(text).find("testsuite")
     cases = found.findall("testcase")
     assert int(found.get("tests")) == len(cases)
     for count, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
@@ -227,8 +231,8 @@ def test_nothing_untrusted_breaks_out(form, junit_schema):
     assert "[31m" not in text
     if form == "junit":
         junit_schema.validate(text)
-        assert ET.fromstring(text).find(".//evil") is None
-        assert ET.fromstring(text).find(".//failure").text.count("<evil/>") == 1
+        assert parse(text).find(".//evil") is None
+        assert parse(text).find(".//failure").text.count("<evil/>") == 1
     else:
         messages = [each["message"]["text"] for each in json.loads(text)["runs"][0]["results"]]
         assert messages
@@ -243,6 +247,6 @@ def test_the_command_writes_them_where_they_are_looked_for(finished, tmp_path):
     shutil.copytree(finished, run)
     assert inside("report", run, "--format", "junit").out.strip() == str(run / "junit.xml")
     assert inside("report", run, "--format", "sarif").out.strip() == str(run / "actsec.sarif")
-    assert ET.parse(run / "junit.xml").getroot().tag == "testsuites"
+    assert parse((run / "junit.xml").read_text()).tag == "testsuites"
     assert json.loads((run / "actsec.sarif").read_text())["version"] == "2.1.0"
     assert inside("report", run, "--format", "sarif", "--plan", "no.toml").code == 2
