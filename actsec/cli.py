@@ -24,10 +24,10 @@ from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
 from actsec.plan import Plan, Trial
 from actsec.study.commands import study
 
-_MANY = {"activations", "attacks", "corruptions", "defenses", "gates", "features"}
+_MANY = {"accept", "activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _AUDIT_ONLY: tuple[str, ...] = (
     *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
-    *("mask", "memory", "shard", "gates", "positive"),
+    *("mask", "memory", "shard", "gates", "accept", "positive"),
 )
 """Fields of the plan that mean nothing where nothing is attacked."""
 
@@ -105,6 +105,21 @@ def audit_command(
 
 
 @cli.command()
+@click.argument("plan_file", default="plan.toml", metavar="[PLAN.toml]")
+@_plan_options()
+def init(plan_file: str, **options: Any) -> int:
+    """Write a commented plan to start from: plan.toml, or a name of your own. Nothing is overwritten."""
+    import shlex
+
+    from actsec.starting import create
+
+    create(Path(plan_file), _plan(None, options, None, None))
+    click.echo(f"{plan_file}: every key with its meaning; change what you like")
+    click.echo(f"next: actsec audit {shlex.quote(plan_file)}")
+    return 0
+
+
+@cli.command()
 @click.argument("run", type=click.Path())
 @click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")
@@ -165,7 +180,7 @@ def _show(report: Any) -> None:
 
 @cli.command(name="attack")
 @click.argument("attack")
-@_plan_options(without=("attacks", "defenses", "gates", "per_class"))
+@_plan_options(without=("attacks", "defenses", "gates", "accept", "per_class"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 @click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")
@@ -343,22 +358,60 @@ def _store_checkup(found: Any, loaded: Any, target: Any, folder: Path) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path())
-@click.option("--format", "form", default="html", show_default=True, help="html, md, json or terminal.")
-@click.option("--out", help="File to write; - prints [RUN/report.FORMAT].")
-def report(run: str, form: str, out: str | None) -> int:
+@click.option("--format", "form", default="html", show_default=True, help="html, md, json, sarif, junit or terminal.")
+@click.option("--out", help="File to write; - prints [RUN/report.FORMAT; actsec.sarif, junit.xml].")
+@click.option("--plan", default="", metavar="FILE", help="The plan file that SARIF points into [RUN/plan.toml].")
+def report(run: str, form: str, out: str | None, plan: str) -> int:
     """Render the report of a run again. Needs no model, no data and no torch."""
     from actsec.reports.load import read, render, write
 
-    found = read(Path(run))
+    found = dataclasses.replace(read(Path(run)), plan=plan)
     if out == "-" or (out is None and form == "terminal"):
         if form == "terminal":
             _show(found)
         else:
             click.echo(render(found, form), nl=False)
         return 0
-    path = Path(out) if out else Path(run) / f"report.{form}"
+    path = Path(out) if out else Path(run) / _file_name(form)
     write(found, path, form)
     click.echo(str(path))
+    return 0
+
+
+@cli.command()
+@click.argument("base", type=click.Path())
+@click.argument("new", type=click.Path())
+@click.option(
+    "--fail-on", multiple=True, metavar="METRIC", help="Exit 1 when it is worse in NEW: robust_accuracy, ece."
+)
+@click.option("--worse-than", default=0.0, metavar="MARGIN", help="With --fail-on: how much may be lost, such as 0.03.")
+@click.option("--format", "form", type=click.Choice(["terminal", "md", "json"]), default="terminal", show_default=True)
+def compare(base: str, new: str, fail_on: tuple[str, ...], worse_than: float, form: str) -> int:
+    """Compare the audited models of two finished runs, paired on the same examples.
+
+    Exit code: 0 unless a metric of --fail-on is worse (1) or cannot be decided (3); 2 where the runs did not ask the
+    same.
+    """
+    _import_core()
+    from actsec.reports.compared import render
+    from actsec.verdict import between
+
+    found = between.compare(base, new, fail_on, worse_than)
+    click.echo(render(found, form), nl=False)
+    return found.exit_code
+
+
+def _file_name(form: str) -> str:
+    """What a report is called where nothing else is said: as those who read it look for it."""
+    return {"sarif": "actsec.sarif", "junit": "junit.xml"}.get(form, f"report.{form}")
+
+
+@cli.command()
+def schema() -> int:
+    """Print the JSON schema of report.json, as published in docs/report.schema.json."""
+    from actsec.reports.schema import schema_json
+
+    click.echo(schema_json(), nl=False)
     return 0
 
 

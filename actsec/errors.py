@@ -9,7 +9,8 @@ ActsecError            5    actsec itself failed
 |   |-- ThreatError         an attack cannot be run under this threat
 |   |-- ModelError          the model cannot be loaded or audited
 |   |-- DataError           the data cannot be read or does not fit the model
-|   `-- StoreError          the run folder cannot be written, read or resumed
+|   |-- StoreError          the run folder cannot be written, read or resumed
+|   `-- NotComparable       two runs did not ask the same
 |-- NoVerdict          3    the audit ended without a number that can be believed
 |-- Unsafe             4    the file would execute code when opened
 `-- Interrupted      130    stopped by the user; everything finished is stored
@@ -72,6 +73,10 @@ class DataError(UsageError):
 
 class StoreError(UsageError):
     """The run folder cannot be written, read or resumed."""
+
+
+class NotComparable(UsageError):
+    """Two runs did not ask the same, so that their numbers cannot be compared."""
 
 
 class NoVerdict(ActsecError):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from actsec import models, registry
+from actsec.conditions import accept_text, gate_texts
 from actsec.errors import BadOption, PlanError, SpecError, UsageError, unknown
 from actsec.features import FeatureRule
 from actsec.spec import Spec, parse, parse_chain, parse_value
@@ -95,6 +96,7 @@ class Plan:
     memory: Annotated[int, "MiB that the activations of one model call may take"] = 2048
     shard: Annotated[int, "images in one job"] = 250
     gates: Annotated[tuple[str, ...], "conditions such as robust_accuracy@linf:0.1>=0.3"] = ()
+    accept: Annotated[tuple[str, ...], "findings out of the gates until a day: 'ACT-D01 until 2027-03-31: why'"] = ()
     label_column: Annotated[str | None, "tables: the column of labels, or several of 0 and 1 (a,b,c)"] = None
     label: Annotated[str | None, "tables: which of several label columns is audited"] = None
     positive: Annotated[str | None, "report the miss rate of this class, clean and attacked"] = None
@@ -370,6 +372,8 @@ def plan_id(plan: Plan, facts: Facts) -> str:
         "gates": plan.gates,
         "positive": plan.positive,
     }
+    if plan.accept:
+        content["accept"] = plan.accept
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
@@ -392,7 +396,7 @@ def from_table(table: Mapping[str, Any]) -> Plan:
     """A plan from a TOML table, every key and type checked."""
     hints = typing.get_type_hints(Plan)
     values: dict[str, Any] = {}
-    for key, value in table.items():
+    for key, value in _as_texts(table).items():
         if key not in hints:
             raise unknown("plan key", key, hints)
         if key == "features":
@@ -400,6 +404,18 @@ def from_table(table: Mapping[str, Any]) -> Plan:
         else:
             values[key] = _trials(value) if key == "attacks" else _plan_value(key, hints[key], value)
     return Plan(**values)
+
+
+def _as_texts(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with every ``[[gate]]`` and ``[[accept]]`` as the text it comes to."""
+    found = dict(table)
+    if (gates := found.pop("gate", None)) is not None:
+        listed = found.get("gates", [])
+        texts = [text for each in (gates if isinstance(gates, list) else [gates]) for text in gate_texts(each)]
+        found["gates"] = [*([listed] if isinstance(listed, str) else listed), *texts]
+    if (accepted := found.get("accept")) is not None:
+        found["accept"] = [accept_text(each) for each in (accepted if isinstance(accepted, list) else [accepted])]
+    return found
 
 
 def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
@@ -466,20 +482,21 @@ def write(plan: Plan) -> str:
     for spec_field in dataclasses.fields(plan):
         value = getattr(plan, spec_field.name)
         if spec_field.name not in ("attacks", "features") and value is not None:
-            lines.append(f"{spec_field.name} = {_toml(value)}")
+            lines.append(f"{spec_field.name} = {toml(value)}")
     for trial in plan.attacks:
         lines += ["", "[[attacks]]"]
         given = {key: value for key, value in dataclasses.asdict(trial).items() if value not in ("", 0, ())}
-        lines += [f"{key} = {_toml(value)}" for key, value in given.items()]
+        lines += [f"{key} = {toml(value)}" for key, value in given.items()]
     for rule in plan.features:
-        lines += ["", f"[features.{_toml(rule.name)}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in rule.options.items()]
+        lines += ["", f"[features.{toml(rule.name)}]"]
+        lines += [f"{key} = {toml(value)}" for key, value in rule.options.items()]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
+    """A value as TOML text."""
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml, value))}]"
     # A JSON text is a TOML text but for DEL, which TOML wants escaped.
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

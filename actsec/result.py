@@ -571,6 +571,19 @@ class GateResult:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedFinding:
+    """A finding that the plan accepts up to and with a day (YYYY-MM-DD): it changes no number and no picture.
+
+    state is as of the day the report was made: only what is ``accepted`` is out of the gates.
+    """
+
+    finding: str
+    until: str
+    reason: str
+    state: Literal["accepted", "expired", "nothing found"]
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """A cell of a table that an attack changed, in the column's own units; change is in training deviations.
 
@@ -663,3 +676,4 @@ class Result:
     limits: tuple[str, ...] = field(default=())
     second_opinions: tuple[SecondOpinion, ...] = ()
     mask: str = ""
+    accepted: tuple[AcceptedFinding, ...] = ()

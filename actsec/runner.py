@@ -31,6 +31,7 @@ from actsec.scene import Given, Scene
 from actsec.spec import parse_chain
 from actsec.store import Store
 from actsec.types import Job, Target, Threat
+from actsec.verdict import acceptance
 from actsec.verdict.gates import check_gates
 
 
@@ -76,6 +77,7 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
     """
     loaded = resolved(scene.load(plan, given))
     check_gates(loaded.plan, headline_threats(loaded.plan), [v.name for v in variants(loaded.plan)])
+    acceptance.check(plan)
     base, notes = None, loaded.notes
     if plan.reference:
         for variant in variants(loaded.plan):

@@ -143,7 +143,7 @@ def test_no_torch_is_imported():
         "import sys; sys.path[:0] = [sys.argv[1]]\n"
         "import sample_result as s\n"
         "from actsec.reports import load\n"
-        "for form in ('html', 'md', 'json', 'terminal'): load.render(s.report(s.normal()), form)\n"
+        "for form in ('html', 'md', 'json', 'terminal', 'sarif', 'junit'): load.render(s.report(s.normal()), form)\n"
         "heavy = {'torch', 'torchvision', 'art', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

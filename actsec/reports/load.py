@@ -34,13 +34,15 @@ class Report:
     """What a format renders.
 
     examples holds ``original`` and ``attacked`` (m, *shape) and ``nonsense`` (k, *shape), where there are any, or is
-    None; folder is where the run lies, for the terminal to point at; empty keeps every path out of the report.
+    None; folder is where the run lies, for the terminal to point at; empty keeps every path out of the report. plan is
+    the plan file that locations point into, empty for the run's own.
     """
 
     result: Result
     environment: Mapping[str, Any] = field(default_factory=dict)
     examples: Mapping[str, NDArray[np.float32]] | None = None
     folder: str = ""
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def render(report: Report, format: str) -> str | bytes:  # the option's name eve
     """
     draw = registry.find("formats", format)
     stored = _checked(report)
-    made: str | bytes = draw(replace(stored, examples=report.examples, folder=report.folder))
+    made: str | bytes = draw(replace(report, result=stored.result, environment=stored.environment))
     return made
 
 

@@ -38,7 +38,7 @@ from actsec.second_opinion import opinions, said
 from actsec.spec import parse
 from actsec.store import Store
 from actsec.types import Threat, chain_text
-from actsec.verdict import calibration, statistics
+from actsec.verdict import acceptance, calibration, statistics
 from actsec.verdict.advice import advise
 from actsec.verdict.certified import certified
 from actsec.verdict.corrupted import corrupted
@@ -82,8 +82,12 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
     examples, images = _examples(gathered[0], scene)
     first, drawn = pictured(gathered[0], made[0].nonsense, classes)
     made, images = (dataclasses.replace(made[0], nonsense=first), *made[1:]), images | drawn
-    gates = gate_results(plan, made)
-    found = problems(plan, made, gathered, data.disjoint(scene.splits.train, scene.splits.calibration, scene.test))
+    overlaps = data.disjoint(scene.splits.train, scene.splits.calibration, scene.test)
+    found, day = problems(plan, made, gathered, overlaps), acceptance.today()
+    rules, accepted = acceptance.active(plan, day), acceptance.records(plan, day, made, found)
+    judged = acceptance.excused(made, rules)
+    gates = acceptance.told(gate_results(plan, judged), gate_results(plan, made), accepted)
+    open_problems = tuple(p for p in problems(plan, judged, gathered, overlaps) if p.rule not in rules)
     asked = opinions(gathered[0], plan)
     result = Result(
         schema=SCHEMA,
@@ -96,6 +100,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
             *headline(plan, made, gates, complete=complete, table=scene.test.table is not None),
             *((said(asked),) if asked else ()),
             *_refused(made),
+            *acceptance.lines(accepted),
         ),
         heading=heading(made),
         model=_model(plan, facts, gathered[0], scene),
@@ -107,10 +112,11 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         gates=gates,
         not_done=_not_done(gathered),
         examples=examples,
-        exit_code=exit_code(gates, found, made, complete=complete),
+        exit_code=exit_code(gates, open_problems, judged, complete=complete),
         limits=(*LIMITS, *scene.notes),
         second_opinions=asked,
         mask="" if scene.mask is None else masks.words(scene.mask),
+        accepted=accepted,
     )
     return result, images
 

@@ -32,6 +32,13 @@ def section(report: Report) -> Iterator[Block]:
         ]
         columns = ("gate", "variant", "measured", "limit", "outcome", "why")
         yield Table("Gates, decided by the 95 % interval", columns, tuple(rows), numeric=(3,))
+    if result.accepted:
+        tones: dict[str, Tone] = {"accepted": "warn", "expired": "bad", "nothing found": "neutral"}
+        yield Table(
+            "Findings that the plan accepts: they stay in this report and, until their day, out of the gates",
+            ("finding", "until", "state", "reason"),
+            tuple((code(a.finding), a.until, Chip(a.state, tones[a.state]), a.reason) for a in result.accepted),
+        )
 
 
 def _measured(gate: GateResult) -> Content:

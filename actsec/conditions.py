@@ -1,0 +1,96 @@
+"""What a plan holds a result to: gates and accepted findings, as tables of the plan and as the texts these come to.
+
+[[gate]]                                    "robust_accuracy@linf:8/255[relu]>=0.3"
+metric = "robust_accuracy@linf:8/255"
+min = 0.3                                   # or max, or both
+variant = "relu"                            # the audited model where left out
+
+[[accept]]                                  "ACT-D01 until 2027-03-31: the same patient, scanned twice"
+finding = "ACT-D01"
+until = 2027-03-31
+reason = "the same patient, scanned twice"
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from actsec.errors import PlanError, unknown
+
+_ACCEPT = re.compile(r"\s*(?P<finding>ACT-[A-Z]\d\d) until (?P<until>\S+?): (?P<reason>.*\S)\s*", re.DOTALL)
+NEVER = {
+    "ACT-E01": "a job that failed measured nothing",
+    "ACT-M00": "a model at chance has no robustness to measure",
+    "ACT-A00": "a model that answers NaN has no robustness to measure",
+    "ACT-R01": "accept the check that voids the number, if it is mistaken",
+}
+"""Findings that nobody can accept, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A finding that stays in the report and out of the gates up to and with a day, and why."""
+
+    finding: str
+    until: dt.date
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.finding} until {self.until.isoformat()}: {self.reason}"
+
+    @staticmethod
+    def parse(text: str) -> Accepted:
+        """Read ``ACT-D01 until 2027-03-31: reason``. Raises PlanError."""
+        match = _ACCEPT.fullmatch(text)
+        if match is None:
+            raise PlanError(f"cannot read what is accepted: {text!r}", "Write 'ACT-D01 until 2027-03-31: the reason'.")
+        if (why := NEVER.get(match["finding"])) is not None:
+            raise PlanError(f"{match['finding']} cannot be accepted: {why}", "Mend the cause.")
+        return Accepted(match["finding"], _day(match["until"]), match["reason"])
+
+
+def gate_texts(table: Any) -> tuple[str, ...]:
+    """The gates of one ``[[gate]]`` table, or of one text. Raises PlanError, UnknownName for a key nobody knows."""
+    if isinstance(table, str):
+        return (table,)
+    _known("gate", table, {"metric": str, "variant": str, "min": (int, float), "max": (int, float)})
+    bounds = [(sign, table[key]) for key, sign in (("min", ">="), ("max", "<=")) if key in table]
+    if "metric" not in table or not bounds:
+        mend = 'Write metric = "robust_accuracy@linf:0.1" and min = 0.3 below it, or max.'
+        raise PlanError(f"[[gate]] {dict(table)!r} names no metric or no limit", mend)
+    variant = f"[{table['variant']}]" if "variant" in table else ""
+    return tuple(f"{table['metric']}{variant}{sign}{limit!r}" for sign, limit in bounds)
+
+
+def accept_text(table: Any) -> str:
+    """The text of one ``[[accept]]`` table, or of one text. Raises PlanError, UnknownName for a key nobody knows."""
+    if isinstance(table, str):
+        return str(Accepted.parse(table))
+    kinds = {"finding": str, "reason": str, "until": (dt.date, str)}
+    _known("accept", table, kinds)
+    missing = [key for key in kinds if not table.get(key)]
+    if missing:
+        mend = 'Write finding = "ACT-D01", reason = "..." and until = 2027-03-31: nothing is accepted for ever.'
+        raise PlanError(f"[[accept]] {dict(table)!r} lacks {' and '.join(missing)}", mend)
+    return str(Accepted.parse(f"{table['finding']} until {table['until']}: {' '.join(table['reason'].split())}"))
+
+
+def _known(name: str, table: Any, kinds: Mapping[str, Any]) -> None:
+    if not isinstance(table, Mapping):
+        raise PlanError(f"{name} = {table!r} is no table", f"Write [[{name}]] and its keys below it.")
+    for key, value in table.items():
+        if key not in kinds:
+            raise unknown(f"key of [[{name}]]", key, kinds)
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            raise PlanError(f"[[{name}]] {key} = {value!r} has the wrong type", "See docs/pipelines.md.")
+
+
+def _day(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise PlanError(f"accepted until {text!r}, which is no day", "Write a day as 2027-03-31.") from None
