@@ -1,8 +1,8 @@
 """Names to plug-ins. The file name is the name; nothing is imported before it is asked for.
 
 A built-in plug-in is the one public class (attacks, defenses, diagnostics, lints, poisons, symptoms) or function
-(sections, formats) of its file that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and are
-addressed as ``package/name``, so that they never shadow a built-in.
+(sections, formats) of its file that its kind asks for. Others come by entry points of the group ``actsec.<kind>`` and
+are addressed as ``package/name``, so that they never shadow a built-in.
 """
 
 from __future__ import annotations
