@@ -14,7 +14,9 @@ import importlib.util
 import pkgutil
 from functools import cache
 from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -108,8 +110,14 @@ def page(kind: Kind, name: str) -> str:
         raise unknown(kind[:-1], name, names(kind))
     entry = _entries(kind).get(name)
     found = importlib.util.find_spec(entry.module if entry else f"{_ROOMS[kind][0]}.{name}")
-    source = found.loader.get_source(found.name) if found and isinstance(found.loader, InspectLoader) else None
-    return (ast.get_docstring(ast.parse(source or "")) or "").strip()
+    return (ast.get_docstring(ast.parse(_source(found) or "")) or "").strip()
+
+
+def _source(found: ModuleSpec | None) -> str | None:
+    if found is not None and isinstance(found.loader, InspectLoader):
+        return found.loader.get_source(found.name)
+    # pytest loads the packages of its plug-ins itself, and has no source to show
+    return Path(found.origin).read_text(encoding="utf-8") if found is not None and found.origin else None
 
 
 def _art() -> ModuleType:
