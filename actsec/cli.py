@@ -108,8 +108,9 @@ def audit_command(
 @click.argument("run", type=click.Path())
 @click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")
+@click.option("--gate", "gates", multiple=True, help="Decide these gates instead of the plan's, on what is stored.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def resume(run: str, executor: str, workers: int | None, quiet: bool) -> int:
+def resume(run: str, executor: str, workers: int | None, gates: tuple[str, ...], quiet: bool) -> int:
     """Take up a run where it stopped: only jobs without an outcome run."""
     _import_core()
     from actsec import runner
@@ -117,11 +118,12 @@ def resume(run: str, executor: str, workers: int | None, quiet: bool) -> int:
     from actsec.store import Store
 
     screen = Screen(quiet=quiet)
-    store = Store.open(run)
-    with screen.busy("reading model and data"):
-        prepared = runner.prepare(store.plan())
-    store = Store.create(run, prepared.plan, prepared.facts)
-    return _run(prepared, store, screen, executor, workers)
+    with Store.open(run).at_home() as store:
+        plan = store.plan()
+        with screen.busy("reading model and data"):
+            prepared = runner.prepare(plan.having(gates=gates) if gates else plan)
+        store = Store.create(store.root, prepared.plan, prepared.facts)
+        return _run(prepared, store, screen, executor, workers)
 
 
 def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | None) -> int:

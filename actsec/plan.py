@@ -356,7 +356,10 @@ def tested(plan: Plan, variant: str, threat: Threat) -> int:
 
 
 def plan_id(plan: Plan, facts: Facts) -> str:
-    """One hash of all that decides the result: the jobs, what each is for, and the gates. Never a path."""
+    """One hash of all that is measured: the jobs and what each is for. Never a path.
+
+    Gates and the class whose misses are counted ask about what was measured and change none of it.
+    """
     content = {
         "jobs": [job.id for job in jobs(plan, facts)],
         "variants": [variant.name for variant in variants(plan)],
@@ -365,8 +368,6 @@ def plan_id(plan: Plan, facts: Facts) -> str:
             for t in plan.attacks
         ],
         "eps": plan.eps,
-        "gates": plan.gates,
-        "positive": plan.positive,
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 

@@ -1,7 +1,7 @@
 """The run folder: results are the state. Outcomes are written once, whole, under the hash of what made them.
 
     RUN/plan.toml            the resolved plan; the command that reproduces the run reads it
-    RUN/run.json             what the plan's names stood for: content hashes
+    RUN/run.json             what the plan's names stood for: content hashes; the directory its paths start from
     RUN/outcomes/ID.npz      the arrays of a job, written first
     RUN/outcomes/ID.json     its numbers and the digest of its arrays: exists only when the job is finished
     RUN/training/ID-K        where the K-th training of a job stands, after its digest; gone when the job is finished
@@ -49,7 +49,8 @@ class Store:
     def create(root: str | Path, plan: Plan, facts: Facts) -> Store:
         """Open a run folder for a resolved plan; an existing one must hold the same plan. Raises StoreError.
 
-        The plan is written anew, so that a model or data that moved is found where it is now.
+        The plan is written anew, so that a model or data that moved is found where it is now, and other gates are
+        decided on the outcomes there are.
         """
         store = Store(Path(root))
         with _explained(store.root):
@@ -67,8 +68,9 @@ class Store:
             content = write(plan).encode()
             if known is None or (store.root / "plan.toml").read_bytes() != content:
                 store._put("plan.toml", content)
-            if known is None:
-                store._put("run.json", _canonical(run))
+            record = _canonical({**run, "directory": str(Path.cwd())})
+            if known is None or (store.root / "run.json").read_bytes() != record:
+                store._put("run.json", record)
         return store
 
     @staticmethod
@@ -78,6 +80,18 @@ class Store:
         if not (store.root / "plan.toml").is_file():
             raise StoreError(f"{root} is not a run folder: it holds no plan.toml", "Give the folder an audit wrote.")
         return store
+
+    @contextlib.contextmanager
+    def at_home(self) -> Iterator[Store]:
+        """This run in the working directory that its plan's relative paths start from; here where that is gone."""
+        known = self._read_json("run.json") or {}
+        home = Path(str(known.get("directory") or "."))
+        if not home.is_dir() or home.samefile("."):
+            yield self
+            return
+        root = self.root.resolve()
+        with contextlib.chdir(home):
+            yield Store(root)
 
     def plan(self) -> Plan:
         """The plan of the run."""
