@@ -21,13 +21,14 @@ import actsec
 from actsec import pages
 from actsec import plan as plans
 from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
+from actsec.parts import Part
 from actsec.plan import Plan, Trial
 from actsec.study.commands import study
 
 _MANY = {"activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _AUDIT_ONLY: tuple[str, ...] = (
     *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
-    *("mask", "memory", "shard", "gates", "positive"),
+    *("mask", "memory", "shard", "timeout", "gates", "positive"),
 )
 """Fields of the plan that mean nothing where nothing is attacked."""
 
@@ -65,7 +66,7 @@ def cli() -> None:
 
 @cli.command(name="audit")
 @click.argument("plan_file", required=False, metavar="[PLAN.toml]")
-@_plan_options()
+@_plan_options(shard="images in one job [250]; or 3/16: run the third of 16 parts, for `actsec merge`")
 @click.option("--min", "minimum", type=float, help="With --gate METRIC: the metric must be at least this.")
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
@@ -93,14 +94,16 @@ def audit_command(
     from actsec.screen import Screen
     from actsec.store import Store
 
+    part = Part.parse(options.pop("shard")) if "/" in (options["shard"] or "") else None
     plan = _plan(plan_file, options, minimum, maximum)
     screen = Screen(quiet=quiet)
     with screen.busy("reading model and data"):
-        prepared = runner.prepare(plan)
+        prepared = dataclasses.replace(runner.prepare(plan), part=part)
     if print_plan:
         click.echo(plans.write(prepared.plan), nl=False)
         return 0
-    store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts)
+    told = None if part is None else str(part)
+    store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts, told)
     return _run(prepared, store, screen, executor, workers)
 
 
@@ -119,11 +122,34 @@ def resume(run: str, executor: str, workers: int | None, gates: tuple[str, ...],
 
     screen = Screen(quiet=quiet)
     with Store.open(run).at_home() as store:
-        plan = store.plan()
+        plan, told = store.plan(), store.part()
+        part = None if told is None else Part.parse(told)
         with screen.busy("reading model and data"):
             prepared = runner.prepare(plan.having(gates=gates) if gates else plan)
-        store = Store.create(store.root, prepared.plan, prepared.facts)
+        prepared = dataclasses.replace(prepared, part=part)
+        store = Store.create(store.root, prepared.plan, prepared.facts, told)
         return _run(prepared, store, screen, executor, workers)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN...")
+@click.option("--out", required=True, type=click.Path(), help="Run folder to write.")
+def merge(runs: tuple[str, ...], out: str) -> int:
+    """Put together the parts of a plan that `actsec audit --shard 1/16` to `16/16` ran, on whatever machines.
+
+    The result is that of one run, byte for byte. What no part holds is named, and made by `actsec resume OUT`.
+    """
+    _import_core()
+    from actsec.merging import merge as put_together
+    from actsec.reports.load import read
+
+    merged = put_together(runs, out)
+    if merged.missing:
+        click.echo(f"note: {len(merged.missing)} missing; `actsec resume {merged.store.root}` makes them:", err=True)
+        for line in merged.missing:
+            click.echo(f"  {line}", err=True)
+    _show(read(merged.store.root))
+    return merged.result.exit_code
 
 
 def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | None) -> int:
@@ -131,6 +157,13 @@ def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | N
     from actsec.reports.load import read
 
     screen.plan(prepared, store)
+    if prepared.part is not None:
+        with screen.running() as tell:
+            errors = runner.run_part(prepared, store, executor=executor, workers=workers, tell=tell)
+        done, root = len(prepared.jobs) - len(errors), store.root
+        click.echo(f"part {prepared.part}: {done} of {len(prepared.jobs)} jobs finished in {root}")
+        click.echo("Put together: actsec merge RUN RUN ... --out MERGED")
+        return 3 if errors else 0
     with screen.running() as tell:
         result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell)
     _show(read(store.root))
@@ -167,7 +200,7 @@ def _show(report: Any) -> None:
 
 @cli.command(name="attack")
 @click.argument("attack")
-@_plan_options(without=("attacks", "defenses", "gates", "per_class"))
+@_plan_options(without=("attacks", "defenses", "gates", "per_class", "timeout"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 @click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")

@@ -92,6 +92,7 @@ class Plan:
     threads: Annotated[int, "threads of every worker: part of the plan, since it moves the last bit"] = 1
     memory: Annotated[int, "MiB that the activations of one model call may take"] = 2048
     shard: Annotated[int, "images in one job"] = 250
+    timeout: Annotated[float | None, "seconds one job may take; a longer one has failed, alone"] = None
     gates: Annotated[tuple[str, ...], "conditions such as robust_accuracy@linf:0.1>=0.3"] = ()
     label_column: Annotated[str | None, "tables: the column of labels, or several of 0 and 1 (a,b,c)"] = None
     label: Annotated[str | None, "tables: which of several label columns is audited"] = None

@@ -23,23 +23,29 @@ from typing import Any
 import numpy as np
 
 from actsec import budgets, costs, goals, scene, tables
-from actsec.errors import DataError, Interrupted, PlanError, unknown
+from actsec.deadline import TimedOut, deadline, said
+from actsec.errors import DataError, Interrupted, NoVerdict, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
+from actsec.parts import Part
 from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
 from actsec.result import Result
 from actsec.scene import Given, Scene
 from actsec.store import Store
-from actsec.types import Job, Target, Threat
+from actsec.types import Job, Outcome, Target, Threat
 from actsec.verdict.gates import check_gates
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A plan ready to run: resolved, its data loaded, its names hashed. notes come from the preflight checks."""
+    """A plan ready to run: resolved, its data loaded, its names hashed. notes come from the preflight checks.
+
+    part, where there is one, is what of the plan's jobs is run here.
+    """
 
     scene: Scene
     facts: Facts
     notes: tuple[str, ...]
+    part: Part | None = None
 
     @property
     def plan(self) -> Plan:
@@ -47,7 +53,8 @@ class Prepared:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        return jobs(self.plan, self.facts)
+        every = jobs(self.plan, self.facts)
+        return every if self.part is None else self.part.jobs(every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,11 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         for variant in variants(loaded.plan):
             scene.base_target(loaded, variant)
     else:
-        base, checked = look(loaded)
+        try:
+            with deadline(loaded.plan.timeout):
+                base, checked = look(loaded)
+        except TimedOut:
+            raise NoVerdict(f"looking at {plan.model}: {said(loaded.plan.timeout)}") from None
         for variant in variants(loaded.plan):
             scene.wrapped(base, variant.chain)  # a defense that cannot be put on this model is a mistake of the plan
         notes += checked
@@ -128,15 +139,24 @@ def look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
 
 
 def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) -> dict[str, str]:
-    """Run every job without an outcome; the errors by job id. Raises Interrupted on Ctrl-C, what finished is stored."""
+    """Run every job without an outcome; the errors by job id.
+
+    Raises Interrupted on Ctrl-C and SIGTERM, once what was running has finished and is stored; a second one ends that.
+    """
     every = prepared.jobs
     finished = {job.id for job in every if store.done(job.id)}
     waiting = [job for job in every if job.id not in finished]
     clock, errors, running, lost = _Clock(prepared, waiting), {}, 0, 0
     tell(Progress(len(finished), len(every), "", None))
-    with _terminable():
+
+    def stopping() -> None:
+        tell(Progress(len(finished), len(every), STOPPING, None, note=STOPPING))
+
+    with _stoppable(executor, stopping) as stopped:
         try:
             while waiting or running:
+                if stopped:
+                    raise KeyboardInterrupt
                 ready = [job for job in waiting if finished.issuperset(job.needs)]
                 for job in ready:
                     executor.submit(job)
@@ -148,6 +168,7 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
                     finished.add(job.id)
                 else:
                     errors[job.id] = error
+                    _keep(store, job, error)
                     waiting = _without_dependants(waiting, job.id)
                 clock.finished(job)
                 note = LOST if executor.lost > lost else ""
@@ -155,7 +176,8 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
                 done = len(every) - len(waiting) - running
                 tell(Progress(done, len(every), job.label, clock.left(), error, note))
         except KeyboardInterrupt:
-            tell(Progress(len(finished), len(every), STOPPING, None, note=STOPPING))
+            if not executor.here:
+                stopping()
             _stop(executor)
             raise Interrupted("every finished job is stored", f"To go on: actsec resume {store.root}") from None
         except BaseException:
@@ -163,6 +185,13 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
             raise
     executor.close()
     return errors
+
+
+def _keep(store: Store, job: Job, error: str) -> None:
+    """Store the error of a job whose worker could not: it died, or had to be killed."""
+    if store.get(job.id) is None:
+        cost = {"kind": job.kind, "label": job.label, "seconds": 0.0, "peak_mib": 0}
+        store.put(Outcome(job.id, {}, error=error), cost)
 
 
 def _stop(executor: Executor) -> None:
@@ -240,7 +269,8 @@ def make_executor(kind: str, workers: int | None, prepared: Prepared, root: Path
         raise unknown("executor", kind, ("serial", "processes"))
     if prepared.scene.given != Given():
         raise PlanError("a model or data given as a Python object stays in this process", "Use executor='serial'.")
-    return Processes(run, root, workers or max((os.cpu_count() or 1) // prepared.plan.threads, 1))
+    workers = workers or max((os.cpu_count() or 1) // prepared.plan.threads, 1)
+    return Processes(run, root, workers, prepared.plan.timeout)
 
 
 def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -> Result:
@@ -317,7 +347,8 @@ def _by_kind(found: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 def default_out(prepared: Prepared) -> Path:
     """``runs/`` and the hash of the plan: the same audit goes on where it stopped."""
-    return Path("runs") / plan_id(prepared.plan, prepared.facts)[:12]
+    part = "" if prepared.part is None else f"-{prepared.part.number}-of-{prepared.part.of}"
+    return Path("runs") / f"{plan_id(prepared.plan, prepared.facts)[:12]}{part}"
 
 
 def audit(
@@ -351,19 +382,35 @@ def run_prepared(prepared: Prepared, store: Store, *, executor: str, workers: in
         return finish(prepared, store, complete=not errors, lost=made.lost)
 
 
+def run_part(prepared: Prepared, store: Store, *, executor: str, workers: int | None, tell: Tell) -> dict[str, str]:
+    """Execute what is left of a part; the errors by job id. Its report is written by ``merging.merge``."""
+    made = make_executor(executor, workers, prepared, store.root)
+    with store.held():
+        return execute(prepared, store, made, tell)
+
+
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM stops a run as Ctrl-C does."""
+def _stoppable(executor: Executor, told: Callable[[], None]) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM end a run when what is running has finished; the list yielded is empty until then.
 
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+    Where jobs run elsewhere, or at the second signal, KeyboardInterrupt is raised at once.
+    """
+    pressed: list[int] = []
 
+    def stop(number: int, _frame: object) -> None:
+        pressed.append(number)
+        if not executor.here or len(pressed) > 1:
+            raise KeyboardInterrupt
+        told()
+
+    # A shell's background job ignores Ctrl-C, and goes on doing so.
+    numbers = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN else [])]
+    before = {}
     try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: the embedding program has its own handling
-        yield
-        return
-    try:
-        yield
+        with contextlib.suppress(ValueError):  # not the main thread: the embedding program has its own handling
+            for number in numbers:
+                before[number] = signal.signal(number, stop)
+        yield pressed
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

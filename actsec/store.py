@@ -46,8 +46,10 @@ class Store:
     root: Path
 
     @staticmethod
-    def create(root: str | Path, plan: Plan, facts: Facts) -> Store:
+    def create(root: str | Path, plan: Plan, facts: Facts, part: str | None = None) -> Store:
         """Open a run folder for a resolved plan; an existing one must hold the same plan. Raises StoreError.
+
+        part such as ``3/16`` is what `actsec resume` goes on with.
 
         The plan is written anew, so that a model or data that moved is found where it is now, and other gates are
         decided on the outcomes there are.
@@ -68,7 +70,7 @@ class Store:
             content = write(plan).encode()
             if known is None or (store.root / "plan.toml").read_bytes() != content:
                 store._put("plan.toml", content)
-            record = _canonical({**run, "directory": str(Path.cwd())})
+            record = _canonical({**run, "directory": str(Path.cwd()), "part": part})
             if known is None or (store.root / "run.json").read_bytes() != record:
                 store._put("run.json", record)
         return store
@@ -96,6 +98,16 @@ class Store:
     def plan(self) -> Plan:
         """The plan of the run."""
         return read(self.root / "plan.toml")
+
+    def plan_id(self) -> str | None:
+        """The id of the plan when the run began; None when that is lost."""
+        known = (self._read_json("run.json") or {}).get("plan_id")
+        return None if known is None else str(known)
+
+    def part(self) -> str | None:
+        """Which part of the plan is run here, such as ``3/16``; None for the whole."""
+        known = (self._read_json("run.json") or {}).get("part")
+        return None if known is None else str(known)
 
     def facts(self) -> Facts:
         """What the plan's names stood for when the run began. Raises StoreError when that is lost."""
@@ -153,6 +165,22 @@ class Store:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
         return Outcome(job_id, record["numbers"], arrays, record["error"])
+
+    def files(self, job_id: str) -> dict[str, bytes]:
+        """The files of a whole outcome by name, in the order they are to be written; none when it is damaged."""
+        found = self._whole(job_id)
+        if found is None:
+            return {}
+        arrays = {} if found[1] is None else {f"outcomes/{job_id}.npz": found[1]}
+        with contextlib.suppress(OSError):
+            arrays[f"costs/{job_id}.json"] = (self.root / "costs" / f"{job_id}.json").read_bytes()
+        return {**arrays, f"outcomes/{job_id}.json": (self.root / "outcomes" / f"{job_id}.json").read_bytes()}
+
+    def put_files(self, files: Mapping[str, bytes]) -> None:
+        """Write what ``files`` of another run folder gave. Raises StoreError when the folder cannot be written."""
+        with _explained(self.root):
+            for name, content in files.items():
+                self._put(name, content)
 
     def done(self, job_id: str) -> bool:
         """Whether the job has a whole outcome that is not an error: errors are tried again on resume."""

@@ -45,6 +45,7 @@ from actsec.activations import find
 from actsec.budgets import REPEATS
 from actsec.chains import fit_chain, threads
 from actsec.crafting import last_candidates
+from actsec.deadline import TimedOut, deadline, said
 from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError
 from actsec.oracle import Oracle, frozen
@@ -67,8 +68,10 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
     store, began = Store(root), time.perf_counter()
     try:
         loaded = loaded or scene.of_run(root)
-        with threads(loaded.plan.threads):
+        with deadline(loaded.plan.timeout), threads(loaded.plan.threads):
             outcome = _KINDS[job.kind](job, loaded, store)
+    except TimedOut:
+        outcome = Outcome(job.id, {}, error=said(loaded.plan.timeout if loaded else None))
     except ActsecError as problem:
         outcome = Outcome(job.id, {}, error=str(problem))
     except Exception as problem:  # noqa: BLE001  # whatever a stranger's model raises is a finding, never a lost run
@@ -100,9 +103,9 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
 def _timed(job: Job, loaded: Scene, store: Store, outcome: Outcome) -> dict[str, Any]:
     """Times of a model that was just made. What cannot be timed is not measured, and no reason to lose the model."""
     try:
-        with threads(loaded.plan.threads):
+        with deadline(loaded.plan.timeout), threads(loaded.plan.threads):
             return {"variant": job.variant, **_TIMED[job.kind](job, loaded, store, outcome)}
-    except Exception as problem:  # noqa: BLE001  # a stranger's model raises what it likes
+    except (Exception, TimedOut) as problem:  # noqa: BLE001  # a stranger's model raises what it likes
         return {"variant": job.variant, "untimed": f"{type(problem).__name__}: {problem}"}
 
 
