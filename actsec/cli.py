@@ -6,6 +6,7 @@ Results go to stdout, progress and messages to stderr. Exit codes are those of t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import signal
 import sys
@@ -58,6 +59,25 @@ def _plan_options(without: tuple[str, ...] = (), **told: str) -> Callable[[Calla
     return add
 
 
+def _where_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where jobs run, as one argument ``where``: changes nothing in the result."""
+
+    @functools.wraps(command)
+    def gathered(*arguments: Any, **options: Any) -> Any:
+        where = {name: options.pop(name) for name in ("executor", "workers", "address", "gpus")}
+        return command(*arguments, where=where, **options)
+
+    choice = click.Choice(["processes", "serial", "ray"])
+    for option in (
+        click.option("--gpus", type=float, default=1.0, help="With --executor ray: share of a GPU for a job on CUDA."),
+        click.option("--address", help="With --executor ray: the cluster, such as HOST:6379 or auto [this machine]."),
+        click.option("--workers", type=click.IntRange(1), help="Workers on this machine [cores / threads]."),
+        click.option("--executor", type=choice, default="processes", show_default=True),
+    ):
+        gathered = option(gathered)
+    return gathered
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(actsec.__version__, prog_name="actsec")
 def cli() -> None:
@@ -70,8 +90,7 @@ def cli() -> None:
 @click.option("--min", "minimum", type=float, help="With --gate METRIC: the metric must be at least this.")
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
-@click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")
+@_where_options
 @click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML and stop.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit_command(
@@ -79,8 +98,7 @@ def audit_command(
     minimum: float | None,
     maximum: float | None,
     out: str | None,
-    executor: str,
-    workers: int | None,
+    where: dict[str, Any],
     print_plan: bool,
     quiet: bool,
     **options: Any,
@@ -104,16 +122,15 @@ def audit_command(
         return 0
     told = None if part is None else str(part)
     store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts, told)
-    return _run(prepared, store, screen, executor, workers)
+    return _run(prepared, store, screen, where)
 
 
 @cli.command()
 @click.argument("run", type=click.Path())
-@click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")
+@_where_options
 @click.option("--gate", "gates", multiple=True, help="Decide these gates instead of the plan's, on what is stored.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def resume(run: str, executor: str, workers: int | None, gates: tuple[str, ...], quiet: bool) -> int:
+def resume(run: str, where: dict[str, Any], gates: tuple[str, ...], quiet: bool) -> int:
     """Take up a run where it stopped: only jobs without an outcome run."""
     _import_core()
     from actsec import runner
@@ -127,8 +144,7 @@ def resume(run: str, executor: str, workers: int | None, gates: tuple[str, ...],
         with screen.busy("reading model and data"):
             prepared = runner.prepare(plan.having(gates=gates) if gates else plan)
         prepared = dataclasses.replace(prepared, part=part)
-        store = Store.create(store.root, prepared.plan, prepared.facts, told)
-        return _run(prepared, store, screen, executor, workers)
+        return _run(prepared, Store.create(store.root, prepared.plan, prepared.facts, told), screen, where)
 
 
 @cli.command()
@@ -152,20 +168,25 @@ def merge(runs: tuple[str, ...], out: str) -> int:
     return merged.result.exit_code
 
 
-def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | None) -> int:
+def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
     from actsec import runner
     from actsec.reports.load import read
+
+    executor, workers = where["executor"], where["workers"]
+    cluster = runner.Cluster(where["address"], where["gpus"])
+    if executor != "ray" and cluster != runner.Cluster():
+        raise BadOption(f"--address and --gpus are for --executor ray, not {executor}", "Leave them out.")
 
     screen.plan(prepared, store)
     if prepared.part is not None:
         with screen.running() as tell:
-            errors = runner.run_part(prepared, store, executor=executor, workers=workers, tell=tell)
+            errors = runner.run_part(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
         done, root = len(prepared.jobs) - len(errors), store.root
         click.echo(f"part {prepared.part}: {done} of {len(prepared.jobs)} jobs finished in {root}")
         click.echo("Put together: actsec merge RUN RUN ... --out MERGED")
         return 3 if errors else 0
     with screen.running() as tell:
-        result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell)
+        result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
     _show(read(store.root))
     return result.exit_code
 

@@ -27,6 +27,7 @@ Work = Callable[[Job, Path], "str | None"]
 """Runs a job and stores its outcome; returns the message of the error that ended it, or None."""
 
 
+DIED_TWICE = "its worker died twice: killed from outside, or for want of memory, or by the model's own code"
 GRACE = 60.0
 """Seconds that a worker has beyond a job's time-out, to start and to end the job itself, before it is killed."""
 
@@ -172,10 +173,7 @@ class Processes:
             if not isinstance(future.exception(), BrokenProcessPool):
                 self._finished.append((job, _outcome(future)))
             elif job.id in self._tried:
-                problem = (
-                    "its worker died twice: killed from outside, or for want of memory, or by the model's own code"
-                )
-                self._finished.append((job, problem))
+                self._finished.append((job, DIED_TWICE))
             else:
                 self._tried.add(job.id)
                 self._suspects.append(job)

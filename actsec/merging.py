@@ -14,7 +14,7 @@ from pathlib import Path
 
 from actsec.errors import StoreError
 from actsec.parts import Part
-from actsec.plan import Facts, Plan, jobs, plan_id
+from actsec.plan import Facts, Plan, plan_id
 from actsec.result import Result
 from actsec.store import Store
 from actsec.types import Job

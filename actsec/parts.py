@@ -1,4 +1,4 @@
-"""Parts of a plan, for schedulers that know nothing of actsec: part 3 of 16 is the same jobs wherever it is asked for."""
+"""Parts of a plan, for schedulers that know nothing of actsec: part 3 of 16 is the same jobs wherever it is run."""
 
 from __future__ import annotations
 

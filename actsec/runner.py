@@ -155,8 +155,7 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
     with _stoppable(executor, stopping) as stopped:
         try:
             while waiting or running:
-                if stopped:
-                    raise KeyboardInterrupt
+                _heed(stopped)
                 ready = [job for job in waiting if finished.issuperset(job.needs)]
                 for job in ready:
                     executor.submit(job)
@@ -185,6 +184,12 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
             raise
     executor.close()
     return errors
+
+
+def _heed(stopped: list[int]) -> None:
+    """End the loop between two jobs, as a signal does that need not wait for one."""
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def _keep(store: Store, job: Job, error: str) -> None:
@@ -259,17 +264,35 @@ def estimate(prepared: Prepared, job: Job) -> float:
     return float((last - first) * costs.attack_passes(attack, prepared.facts.shape) * draws)
 
 
-def make_executor(kind: str, workers: int | None, prepared: Prepared, root: Path) -> Executor:
-    """``serial`` or ``processes``; workers defaults to the cores there are, divided by the plan's threads."""
+EXECUTORS = ("processes", "ray", "serial")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where ``ray`` runs: a cluster's address, None for this machine; gpus is the share that a job on CUDA takes."""
+
+    address: str | None = None
+    gpus: float = 1.0
+
+
+def make_executor(
+    kind: str, workers: int | None, prepared: Prepared, root: Path, cluster: Cluster | None = None
+) -> Executor:
+    """One of EXECUTORS; workers, of one machine, defaults to its cores divided by the plan's threads."""
     from actsec.tasks import run
 
     if kind == "serial":
         return Serial(partial(run, loaded=prepared.scene), root)
-    if kind != "processes":
-        raise unknown("executor", kind, ("serial", "processes"))
+    if kind not in EXECUTORS:
+        raise unknown("executor", kind, EXECUTORS)
     if prepared.scene.given != Given():
         raise PlanError("a model or data given as a Python object stays in this process", "Use executor='serial'.")
     workers = workers or max((os.cpu_count() or 1) // prepared.plan.threads, 1)
+    if kind == "ray":
+        from actsec.ray_executor import Ray
+
+        at = cluster or Cluster()
+        return Ray(prepared.scene, root, address=at.address, workers=workers, gpus=at.gpus)
     return Processes(run, root, workers, prepared.plan.timeout)
 
 
@@ -366,9 +389,17 @@ def audit(
     return run_prepared(prepared, store, executor=executor, workers=workers, tell=tell), store
 
 
-def run_prepared(prepared: Prepared, store: Store, *, executor: str, workers: int | None, tell: Tell) -> Result:
+def run_prepared(
+    prepared: Prepared,
+    store: Store,
+    *,
+    executor: str,
+    workers: int | None,
+    tell: Tell,
+    cluster: Cluster | None = None,
+) -> Result:
     """Execute what is left of a prepared plan and write its report."""
-    made = make_executor(executor, workers, prepared, store.root)
+    made = make_executor(executor, workers, prepared, store.root, cluster)
     with store.held():
         try:
             errors = execute(prepared, store, made, tell)
@@ -382,9 +413,17 @@ def run_prepared(prepared: Prepared, store: Store, *, executor: str, workers: in
         return finish(prepared, store, complete=not errors, lost=made.lost)
 
 
-def run_part(prepared: Prepared, store: Store, *, executor: str, workers: int | None, tell: Tell) -> dict[str, str]:
+def run_part(
+    prepared: Prepared,
+    store: Store,
+    *,
+    executor: str,
+    workers: int | None,
+    tell: Tell,
+    cluster: Cluster | None = None,
+) -> dict[str, str]:
     """Execute what is left of a part; the errors by job id. Its report is written by ``merging.merge``."""
-    made = make_executor(executor, workers, prepared, store.root)
+    made = make_executor(executor, workers, prepared, store.root, cluster)
     with store.held():
         return execute(prepared, store, made, tell)
 

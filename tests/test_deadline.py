@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -9,9 +10,8 @@ import time
 
 import pytest
 from runs import outcomes, result
-from test_executors import jobs
+from test_executors import jobs, work
 from test_executors import run as run_jobs
-from test_executors import work
 from test_gates_and_places import NET, linear
 
 from actsec import executors, plan, runner, tasks
@@ -49,10 +49,8 @@ class Hanging(nn.Module):
 def test_the_block_ends_and_everything_is_put_back():
     def swallow() -> None:
         while True:
-            try:
+            with contextlib.suppress(Exception):  # a model that goes on whatever happens
                 time.sleep(30)
-            except Exception:  # noqa: BLE001, S110  # a model that goes on whatever happens
-                pass
 
     handler, (outer, _) = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
     with pytest.raises(TimedOut), deadline(0.05):

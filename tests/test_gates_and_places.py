@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -86,4 +85,4 @@ def test_relative_paths_hold_when_resumed_from_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "moved")
     assert inside("resume", "run", "--executor", "serial", "--quiet").code == began.returncode
     assert result(Path("run")) == before
-    assert json.loads(Path("run/run.json").read_text())["directory"] == os.getcwd()
+    assert json.loads(Path("run/run.json").read_text())["directory"] == str(Path.cwd())

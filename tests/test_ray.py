@@ -1,0 +1,156 @@
+"""Ray runs the same jobs to the same bytes; what dies on it is tried again, alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import ENVIRONMENT, actsec, inside, outcomes, result
+from test_gates_and_places import NET, linear
+
+from actsec import plan, runner
+from actsec.errors import Interrupted, PlanError
+from actsec.store import Store
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'actsec[ray]'")
+pytestmark = [
+    # Ray leaves sockets and log files of its own to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+DIES = """
+    import os, pathlib, signal
+    here = pathlib.Path(__file__).parent
+    died = len(list(here.glob("died-*")))
+    if os.getpid() != int((here / "driver").read_text()) and died < int((here / "deaths").read_text()):
+        (here / f"died-{died}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return model
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster on this machine that the tests share, as a program that uses Ray already would."""
+    from actsec.ray_executor import _ray
+
+    _ray().init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+def audit(request: plan.Plan, folder: Path, tell=lambda _: None):
+    prepared = runner.prepare(request)
+    store = Store.create(folder, prepared.plan, prepared.facts)
+    return runner.run_prepared(prepared, store, executor="ray", workers=2, tell=tell), store
+
+
+def test_ray_and_serial_leave_the_same_bytes(cluster, tiny, finished, tmp_path):
+    told = []
+    found, store = audit(plan.read(tiny), tmp_path / "run", told.append)
+    assert found.status == "complete"
+    assert outcomes(store.root) == outcomes(finished)
+    assert result(store.root) == result(finished)
+    assert ([p.done for p in told][-1], told[-1].total) == (told[-1].total, len(runner.prepare(store.plan()).jobs))
+    assert ray.is_initialized()  # a cluster joined before is left as it is
+    report = json.loads((store.root / "report.json").read_text())
+    assert report["environment"]["workers_lost"] == 0
+    assert report["environment"]["jobs"] == told[-1].total
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_job_whose_worker_dies_is_tried_once_more(deaths, cluster, tmp_path):
+    request = plan.read(linear(tmp_path)).having(data=f"{tmp_path}/test.npz", model=f"{tmp_path}/net.py:make")
+    text = NET.replace("means.npy", f"{tmp_path}/means.npy").replace("    return model\n", DIES)
+    (tmp_path / "net.py").write_text(text)
+    (tmp_path / "driver").write_text(str(os.getpid()))
+    (tmp_path / "deaths").write_text("0")
+    prepared = runner.prepare(request)
+    whole = Store.create(tmp_path / "whole", prepared.plan, prepared.facts)
+    runner.run_prepared(prepared, whole, executor="serial", workers=None, tell=lambda _: None)
+    (tmp_path / "deaths").write_text(str(deaths))
+    told = []
+    found, store = audit(request, tmp_path / "run", told.append)
+    # The base comes first and alone: its job dies once, or for good, and takes what rests on it along.
+    assert [p.note for p in told if p.note] == [runner.LOST] * (1 if deaths == 1 else len([p for p in told if p.note]))
+    if deaths == 1:
+        assert outcomes(store.root) == outcomes(whole.root)
+        assert result(store.root) == result(whole.root)
+    else:
+        assert [p.claim for p in found.problems if p.rule == "ACT-E01"] == [
+            "A job failed: its worker died twice: killed from outside, or for want of memory, or by the model's own code"
+        ]
+        assert found.exit_code == 3
+    assert json.loads((store.root / "report.json").read_text())["environment"]["workers_lost"] == deaths
+
+
+def test_interrupted_on_ray_what_runs_is_stored(cluster, tiny, finished, tmp_path):
+    import signal
+
+    def tell(progress: runner.Progress) -> None:
+        if progress.done == 5 and not progress.note:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    prepared = runner.prepare(plan.read(tiny))
+    store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
+    with pytest.raises(Interrupted):
+        runner.run_prepared(prepared, store, executor="ray", workers=2, tell=tell)
+    kept = sum(store.done(job.id) for job in prepared.jobs)
+    assert 5 <= kept < len(prepared.jobs)
+    runner.run_prepared(prepared, store, executor="serial", workers=None, tell=lambda _: None)
+    assert result(store.root) == result(finished)
+
+
+def test_a_worker_that_raises_is_told(cluster, tiny, tmp_path):
+    prepared = runner.prepare(plan.read(tiny))
+    store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
+    made = runner.make_executor("ray", 2, prepared, store.root)
+    attack = next(job for job in prepared.jobs if job.kind == "attack")
+    made.submit(attack)  # without the weights that it needs
+    job, error = made.next()
+    assert job.id == attack.id
+    assert "the weights of" in error
+    made.close()
+
+
+@pytest.mark.slow
+def test_a_cluster_elsewhere_is_given_what_the_plan_names(tmp_path):
+    """Workers of a cluster that was started in another directory find a model by its relative path."""
+    linear(tmp_path / "project")
+    (tmp_path / "elsewhere").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    tool = Path(sys.executable).with_name("ray")
+    head = [tool, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block"]
+    process = subprocess.Popen(
+        head, cwd=tmp_path / "elsewhere", env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        done = actsec(
+            "audit", "plan.toml", "--out", "run", "--executor", "ray", "--address", f"127.0.0.1:{port}", "--quiet",
+            cwd=tmp_path / "project",
+        )  # fmt: skip
+        assert done.returncode in (0, 3), done.stderr
+        serial = actsec(
+            "audit", "plan.toml", "--out", "serial", "--executor", "serial", "--quiet", cwd=tmp_path / "project"
+        )
+        assert outcomes(tmp_path / "project" / "run") == outcomes(tmp_path / "project" / "serial")
+        assert done.returncode == serial.returncode
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_what_ray_cannot_do_is_refused(tiny, tmp_path, monkeypatch):
+    assert inside("audit", tiny, "--address", "auto", "--out", tmp_path / "run").code == 2
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(PlanError, match="Ray is not installed"):
+        audit(plan.read(tiny), tmp_path / "run")
