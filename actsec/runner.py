@@ -71,7 +71,10 @@ class Progress:
 
 Tell = Callable[[Progress], None]
 
+FIRST_SIGHT = "0" * 24
+"""What global generators are seeded by where a model is asked outside of any job."""
 LOST = "a worker died; the jobs it had are tried again, one at a time"
+DAMAGED = "measured again, for their outcomes are not whole (cut short, changed or deleted)"
 STOPPING = "stopping: running jobs are finished first (Ctrl-C again ends them at once)"
 
 
@@ -80,6 +83,9 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
 
     Raises every usage error there is (exit 2), Unsafe (4), and NoVerdict (3) when the model cannot be audited as it is.
     """
+    from actsec.chains import threads
+    from actsec.conduct import seeded
+
     loaded = resolved(scene.load(plan, given))
     check_gates(loaded.plan, headline_threats(loaded.plan), [v.name for v in variants(loaded.plan)])
     base, notes = None, loaded.notes
@@ -88,7 +94,7 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
             scene.base_target(loaded, variant)
     else:
         try:
-            with deadline(loaded.plan.timeout):
+            with deadline(loaded.plan.timeout), threads(loaded.plan.threads), seeded(FIRST_SIGHT):
                 base, checked = look(loaded)
         except TimedOut:
             raise NoVerdict(f"looking at {plan.model}: {said(loaded.plan.timeout)}") from None
@@ -147,7 +153,8 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
     finished = {job.id for job in every if store.done(job.id)}
     waiting = [job for job in every if job.id not in finished]
     clock, errors, running, lost = _Clock(prepared, waiting), {}, 0, 0
-    tell(Progress(len(finished), len(every), "", None))
+    damaged = [f"{job.label} ({job.id})" for job in waiting if store.damaged(job.id)]
+    tell(Progress(len(finished), len(every), "", None, note=f"{DAMAGED}: {', '.join(damaged)}" if damaged else ""))
 
     def stopping() -> None:
         tell(Progress(len(finished), len(every), STOPPING, None, note=STOPPING))
@@ -298,18 +305,21 @@ def make_executor(
 
 def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -> Result:
     """Assemble the result and write report.json, examples.npz and report.html. A partial run gives a partial report."""
-    from actsec.features import echo_eps as said
+    from actsec.chains import threads
+    from actsec.conduct import seeded
+    from actsec.features import echo_eps
     from actsec.reports.load import Report, write
-    from actsec.target import echo_eps
+    from actsec.target import echo_eps as echoed
     from actsec.verdict.assembling import assemble
 
-    base = scene.base_target(prepared.scene, variants(prepared.plan)[0])
+    with threads(prepared.plan.threads), seeded(FIRST_SIGHT):
+        base = scene.base_target(prepared.scene, variants(prepared.plan)[0])
 
     def echo(threat: Threat) -> str:
         if threat.eps is None:
             return "the smallest change that works"
         table = prepared.scene.test.table
-        return echo_eps(threat.eps, base, threat.norm) if table is None else said(threat.eps, table, threat.norm)
+        return echoed(threat.eps, base, threat.norm) if table is None else echo_eps(threat.eps, table, threat.norm)
 
     result, images = assemble(prepared.scene, prepared.facts, store, complete=complete, echo=echo)
     environment = {**_environment(store), "workers_lost": lost}

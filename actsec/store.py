@@ -187,6 +187,11 @@ class Store:
         found = self._whole(job_id)
         return found is not None and found[0]["error"] is None
 
+    def damaged(self, job_id: str) -> bool:
+        """Whether there are traces of an outcome that does not read back: cut short, changed, or deleted in part."""
+        names = (f"outcomes/{job_id}.json", f"outcomes/{job_id}.npz", f"costs/{job_id}.json")
+        return self._whole(job_id) is None and any((self.root / name).exists() for name in names)
+
     def _whole(self, job_id: str) -> tuple[dict[str, Any], bytes | None] | None:
         """The record and the bytes of the arrays, when both are as they were written."""
         record = self._read_json(f"outcomes/{job_id}.json")

@@ -15,6 +15,7 @@ from test_gates_and_places import NET, linear
 
 from actsec import plan, runner
 from actsec.errors import Interrupted, PlanError
+from actsec.executors import DIED_TWICE
 from actsec.store import Store
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'actsec[ray]'")
@@ -83,9 +84,7 @@ def test_a_job_whose_worker_dies_is_tried_once_more(deaths, cluster, tmp_path):
         assert outcomes(store.root) == outcomes(whole.root)
         assert result(store.root) == result(whole.root)
     else:
-        assert [p.claim for p in found.problems if p.rule == "ACT-E01"] == [
-            "A job failed: its worker died twice: killed from outside, or for want of memory, or by the model's own code"
-        ]
+        assert [p.claim for p in found.problems if p.rule == "ACT-E01"] == [f"A job failed: {DIED_TWICE}"]
         assert found.exit_code == 3
     assert json.loads((store.root / "report.json").read_text())["environment"]["workers_lost"] == deaths
 
@@ -129,7 +128,16 @@ def test_a_cluster_elsewhere_is_given_what_the_plan_names(tmp_path):
         port = free.getsockname()[1]
     environment = {**ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     tool = Path(sys.executable).with_name("ray")
-    head = [tool, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block"]
+    head = [
+        tool,
+        "start",
+        "--head",
+        f"--port={port}",
+        "--node-ip-address=127.0.0.1",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        "--block",
+    ]
     process = subprocess.Popen(
         head, cwd=tmp_path / "elsewhere", env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
