@@ -22,7 +22,8 @@ from actsec.scene import restorations, unpack
 @contextlib.contextmanager
 def seeded(job_id: str) -> Iterator[list[str]]:
     """Python's and NumPy's global generators, begun anew for a job; the list names, at the end, those drawn from."""
-    before, drawn = (random.getstate(), np.random.get_state()), []  # noqa: NPY002  # the global one is what models use
+    drawn: list[str] = []
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one is what models use
     key = int(job_id[:8], 16)
     random.seed(key)
     np.random.seed(key)  # noqa: NPY002

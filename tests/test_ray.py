@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from runs import ENVIRONMENT, actsec, inside, outcomes, result
+from safetensors.torch import save_file
 from test_gates_and_places import NET, linear
 
 from actsec import plan, runner
@@ -119,38 +125,51 @@ def test_a_worker_that_raises_is_told(cluster, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_elsewhere_is_given_what_the_plan_names(tmp_path):
+def test_a_cluster_elsewhere_is_given_what_the_plan_names(tmp_path, monkeypatch):
     """Workers of a cluster that was started in another directory find a model by its relative path."""
-    linear(tmp_path / "project")
+    project = linear(tmp_path / "project").parent
     (tmp_path / "elsewhere").mkdir()
+    # A file that the model's code opened by itself would stay here: weights are named by the plan.
+    means = torch.from_numpy(np.load(project / "means.npy"))
+    save_file({"1.weight": means, "1.bias": torch.zeros(10)}, project / "w.safetensors")
+    (project / "net.py").write_text("from shapes import made as make\n")
+    (project / "shapes.py").write_text(
+        "from torch import nn\n\ndef made():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    (project / "plan.toml").write_text('weights = "w.safetensors"\n' + (project / "plan.toml").read_text())
+    here = ray.util.get_node_ip_address()  # a head listens on this address alone, and so is asked there
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    # A cluster that other machines may reach wants a token: one of its own, told to those who join it.
+    for name, value in (("USAGE_STATS_ENABLED", "0"), ("AUTH_MODE", "token"), ("AUTH_TOKEN", secrets.token_hex(32))):
+        monkeypatch.setitem(ENVIRONMENT, f"RAY_{name}", value)
     tool = Path(sys.executable).with_name("ray")
     head = [
         tool,
         "start",
         "--head",
         f"--port={port}",
-        "--node-ip-address=127.0.0.1",
+        f"--node-ip-address={here}",
         "--num-cpus=2",
         "--include-dashboard=false",
         "--block",
     ]
     process = subprocess.Popen(
-        head, cwd=tmp_path / "elsewhere", env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        head, cwd=tmp_path / "elsewhere", env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection((here, port), 0.1):
+            break
+        time.sleep(0.1)
     try:
         done = actsec(
-            "audit", "plan.toml", "--out", "run", "--executor", "ray", "--address", f"127.0.0.1:{port}", "--quiet",
-            cwd=tmp_path / "project",
+            "audit", "plan.toml", "--out", "run", "--executor", "ray", "--address", f"{here}:{port}", "--quiet",
+            cwd=project,
         )  # fmt: skip
         assert done.returncode in (0, 3), done.stderr
-        serial = actsec(
-            "audit", "plan.toml", "--out", "serial", "--executor", "serial", "--quiet", cwd=tmp_path / "project"
-        )
-        assert outcomes(tmp_path / "project" / "run") == outcomes(tmp_path / "project" / "serial")
+        serial = actsec("audit", "plan.toml", "--out", "serial", "--executor", "serial", "--quiet", cwd=project)
+        assert outcomes(project / "run") == outcomes(project / "serial"), done.stderr
         assert done.returncode == serial.returncode
     finally:
         process.terminate()
