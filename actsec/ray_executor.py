@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from actsec.deadline import said
-from actsec.errors import ActsecError, PlanError
+from actsec.errors import ActsecError, PlanError, StoreError
 from actsec.executors import DIED_TWICE, GRACE
 from actsec.plan import Plan
-from actsec.scene import Scene
+from actsec.scene import Scene, versions
 from actsec.store import Store
 from actsec.types import Job
 
@@ -52,6 +52,7 @@ class Ray:
         share = {"num_gpus": gpus} if plan.device.startswith("cuda") else {}
         self._work = ray.remote(max_retries=0, num_cpus=plan.threads, **share)(work)
         self._scene = ray.put(pickle.dumps(scene))
+        self._versions = versions()
         self._needed: dict[str, Any] = {}
         self._waiting: collections.deque[Job] = collections.deque()
         self._running: dict[Any, tuple[Job, float]] = {}
@@ -86,7 +87,7 @@ class Ray:
         while self._waiting and len(self._running) < max(int(cores // self._plan.threads), 1):
             job = self._waiting.popleft()
             needs = [self._need(job_id) for job_id in job.needs]
-            self._running[self._work.remote(job, self._scene, *needs)] = job, time.monotonic()
+            self._running[self._work.remote(job, self._scene, self._versions, *needs)] = job, time.monotonic()
 
     def _need(self, job_id: str) -> Any:
         """The files of an outcome in the object store, put there once."""
@@ -116,10 +117,15 @@ class Ray:
         return job, error
 
 
-def work(job: Job, scene: bytes, *needs: dict[str, bytes]) -> Left:
-    """Run a job on a worker, in a run folder of its own that holds the outcomes it rests on."""
+def work(job: Job, scene: bytes, expected: str, *needs: dict[str, bytes]) -> Left:
+    """Run a job on a worker, in a run folder of its own that holds the outcomes it rests on.
+
+    Raises StoreError where the worker's libraries are others than the run began with.
+    """
     from actsec import tasks
 
+    if (here := versions()) != expected:
+        raise StoreError(f"a Ray worker has {here}, the run began with {expected}", "Install the same on all machines.")
     loaded = _scene(scene)
     with tempfile.TemporaryDirectory(prefix="actsec-") as folder, _ended(loaded.plan.timeout):
         store = Store(Path(folder))

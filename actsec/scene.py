@@ -178,11 +178,16 @@ def facts(scene: Scene, base: Target | None) -> Facts:
         classes=splits.test.classes,
         grid=splits.test.grid,
         rows=len(splits.test),
-        versions=f"actsec {actsec.__version__}, torch {torch.__version__}",
+        versions=versions(),
         contents=contents(scene),
         confined=scene.mask is not None or (splits.test.table is not None and splits.test.table.confined),
         mask=None if scene.mask is None else masks.fingerprint(scene.mask),
     )
+
+
+def versions() -> str:
+    """What numbers depend on beside the plan: the libraries of this process."""
+    return f"actsec {actsec.__version__}, torch {torch.__version__}"
 
 
 def contents(scene: Scene) -> tuple[tuple[str, str], ...]:

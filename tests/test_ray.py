@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from test_gates_and_places import NET, linear
 
 from actsec import plan, runner
-from actsec.errors import Interrupted, PlanError
+from actsec.errors import Interrupted, PlanError, StoreError
 from actsec.executors import DIED_TWICE
 from actsec.store import Store
 
@@ -121,6 +121,16 @@ def test_a_worker_that_raises_is_told(cluster, tiny, tmp_path):
     job, error = made.next()
     assert job.id == attack.id
     assert "the weights of" in error
+    made.close()
+
+
+def test_a_worker_with_other_libraries_ends_the_run(cluster, tiny, tmp_path):
+    prepared = runner.prepare(plan.read(tiny))
+    made = runner.make_executor("ray", 2, prepared, Store.create(tmp_path / "run", prepared.plan, prepared.facts).root)
+    made._versions = "actsec 0.0, torch 0.0"
+    made.submit(prepared.jobs[0])
+    with pytest.raises(StoreError, match=r"a Ray worker has actsec .*, the run began with actsec 0\.0"):
+        made.next()
     made.close()
 
 
