@@ -158,6 +158,8 @@ def resolve(plan: Plan, images: Images, *, trains: bool, calibrates: bool) -> Pl
         value = getattr(plan, name)
         if value is not None and value < 1:
             raise BadOption(f"{name} = {value}", f"Give {name} of at least 1.")
+    if plan.timeout is not None and not 0 < plan.timeout < math.inf:
+        raise BadOption(f"timeout = {plan.timeout:g}", "Give seconds above 0, or leave it out for no limit.")
     if not 0 <= plan.seed < 1 << 63:
         raise BadOption(f"seed = {plan.seed}", "Give a seed of at least 0, below 2**63.")
     if plan.reference:

@@ -6,6 +6,7 @@ Results go to stdout, progress and messages to stderr. Exit codes are those of t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import signal
 import sys
@@ -21,13 +22,14 @@ import actsec
 from actsec import pages
 from actsec import plan as plans
 from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
+from actsec.parts import Part
 from actsec.plan import Plan, Trial
 from actsec.study.commands import study
 
 _MANY = {"accept", "activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _AUDIT_ONLY: tuple[str, ...] = (
     *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
-    *("mask", "memory", "shard", "gates", "accept", "positive"),
+    *("mask", "memory", "shard", "timeout", "gates", "accept", "positive"),
 )
 """Fields of the plan that mean nothing where nothing is attacked."""
 
@@ -57,6 +59,25 @@ def _plan_options(without: tuple[str, ...] = (), **told: str) -> Callable[[Calla
     return add
 
 
+def _where_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where jobs run, as one argument ``where``: changes nothing in the result."""
+
+    @functools.wraps(command)
+    def gathered(*arguments: Any, **options: Any) -> Any:
+        where = {name: options.pop(name) for name in ("executor", "workers", "address", "gpus")}
+        return command(*arguments, where=where, **options)
+
+    choice = click.Choice(["processes", "serial", "ray"])
+    for option in (
+        click.option("--gpus", type=float, default=1.0, help="With --executor ray: share of a GPU for a job on CUDA."),
+        click.option("--address", help="With --executor ray: the cluster, such as HOST:6379 or auto [this machine]."),
+        click.option("--workers", type=click.IntRange(1), help="Workers on this machine [cores / threads]."),
+        click.option("--executor", type=choice, default="processes", show_default=True),
+    ):
+        gathered = option(gathered)
+    return gathered
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(actsec.__version__, prog_name="actsec")
 def cli() -> None:
@@ -65,12 +86,11 @@ def cli() -> None:
 
 @cli.command(name="audit")
 @click.argument("plan_file", required=False, metavar="[PLAN.toml]")
-@_plan_options()
+@_plan_options(shard="images in one job [250]; or 3/16: run the third of 16 parts, for `actsec merge`")
 @click.option("--min", "minimum", type=float, help="With --gate METRIC: the metric must be at least this.")
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
-@click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")
+@_where_options
 @click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML and stop.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit_command(
@@ -78,8 +98,7 @@ def audit_command(
     minimum: float | None,
     maximum: float | None,
     out: str | None,
-    executor: str,
-    workers: int | None,
+    where: dict[str, Any],
     print_plan: bool,
     quiet: bool,
     **options: Any,
@@ -93,15 +112,17 @@ def audit_command(
     from actsec.screen import Screen
     from actsec.store import Store
 
+    part = Part.parse(options.pop("shard")) if "/" in (options["shard"] or "") else None
     plan = _plan(plan_file, options, minimum, maximum)
     screen = Screen(quiet=quiet)
     with screen.busy("reading model and data"):
-        prepared = runner.prepare(plan)
+        prepared = dataclasses.replace(runner.prepare(plan), part=part)
     if print_plan:
         click.echo(plans.write(prepared.plan), nl=False)
         return 0
-    store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts)
-    return _run(prepared, store, screen, executor, workers)
+    told = None if part is None else str(part)
+    store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts, told)
+    return _run(prepared, store, screen, where)
 
 
 @cli.command()
@@ -121,10 +142,10 @@ def init(plan_file: str, **options: Any) -> int:
 
 @cli.command()
 @click.argument("run", type=click.Path())
-@click.option("--executor", type=click.Choice(["processes", "serial"]), default="processes", show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Worker processes [cores / threads].")
+@_where_options
+@click.option("--gate", "gates", multiple=True, help="Decide these gates instead of the plan's, on what is stored.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def resume(run: str, executor: str, workers: int | None, quiet: bool) -> int:
+def resume(run: str, where: dict[str, Any], gates: tuple[str, ...], quiet: bool) -> int:
     """Take up a run where it stopped: only jobs without an outcome run."""
     _import_core()
     from actsec import runner
@@ -132,20 +153,55 @@ def resume(run: str, executor: str, workers: int | None, quiet: bool) -> int:
     from actsec.store import Store
 
     screen = Screen(quiet=quiet)
-    store = Store.open(run)
-    with screen.busy("reading model and data"):
-        prepared = runner.prepare(store.plan())
-    store = Store.create(run, prepared.plan, prepared.facts)
-    return _run(prepared, store, screen, executor, workers)
+    with Store.open(run).at_home() as store:
+        plan, told = store.plan(), store.part()
+        part = None if told is None else Part.parse(told)
+        with screen.busy("reading model and data"):
+            prepared = runner.prepare(plan.having(gates=gates) if gates else plan)
+        prepared = dataclasses.replace(prepared, part=part)
+        return _run(prepared, Store.create(store.root, prepared.plan, prepared.facts, told), screen, where)
 
 
-def _run(prepared: Any, store: Any, screen: Any, executor: str, workers: int | None) -> int:
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN...")
+@click.option("--out", required=True, type=click.Path(), help="Run folder to write.")
+def merge(runs: tuple[str, ...], out: str) -> int:
+    """Put together the parts of a plan that `actsec audit --shard 1/16` to `16/16` ran, on whatever machines.
+
+    The result is that of one run, byte for byte. What no part holds is named, and made by `actsec resume OUT`.
+    """
+    _import_core()
+    from actsec.merging import merge as put_together
+    from actsec.reports.load import read
+
+    merged = put_together(runs, out)
+    if merged.missing:
+        click.echo(f"note: {len(merged.missing)} missing; `actsec resume {merged.store.root}` makes them:", err=True)
+        for line in merged.missing:
+            click.echo(f"  {line}", err=True)
+    _show(read(merged.store.root))
+    return merged.result.exit_code
+
+
+def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
     from actsec import runner
     from actsec.reports.load import read
 
+    executor, workers = where["executor"], where["workers"]
+    cluster = runner.Cluster(where["address"], where["gpus"])
+    if executor != "ray" and cluster != runner.Cluster():
+        raise BadOption(f"--address and --gpus are for --executor ray, not {executor}", "Leave them out.")
+
     screen.plan(prepared, store)
+    if prepared.part is not None:
+        with screen.running() as tell:
+            errors = runner.run_part(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
+        done, root = len(prepared.jobs) - len(errors), store.root
+        click.echo(f"part {prepared.part}: {done} of {len(prepared.jobs)} jobs finished in {root}")
+        click.echo("Put together: actsec merge RUN RUN ... --out MERGED")
+        return 3 if errors else 0
     with screen.running() as tell:
-        result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell)
+        result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
     _show(read(store.root))
     return result.exit_code
 
@@ -180,7 +236,7 @@ def _show(report: Any) -> None:
 
 @cli.command(name="attack")
 @click.argument("attack")
-@_plan_options(without=("attacks", "defenses", "gates", "accept", "per_class"))
+@_plan_options(without=("attacks", "defenses", "gates", "accept", "per_class", "timeout"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 @click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")

@@ -10,6 +10,7 @@ import collections
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,7 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Protocol
 
+from actsec.deadline import said
 from actsec.errors import ActsecError
 from actsec.types import Job
 
@@ -25,8 +27,17 @@ Work = Callable[[Job, Path], "str | None"]
 """Runs a job and stores its outcome; returns the message of the error that ended it, or None."""
 
 
+DIED_TWICE = "its worker died twice: killed from outside, or for want of memory, or by the model's own code"
+GRACE = 60.0
+"""Seconds that a worker has beyond a job's time-out, to start and to end the job itself, before it is killed."""
+
+
 class Executor(Protocol):
     """Takes jobs, gives back finished ones in any order."""
+
+    @property
+    def here(self) -> bool:
+        """Whether jobs run in this process: then ``next`` must not be interrupted, or the job is lost."""
 
     @property
     def lost(self) -> int:
@@ -45,6 +56,7 @@ class Executor(Protocol):
 class Serial:
     """One job after another, in this process."""
 
+    here = True
     lost = 0
 
     def __init__(self, work: Work, root: Path) -> None:
@@ -66,11 +78,15 @@ class Processes:
     """Spawned workers. When one dies, the jobs in flight are tried again one at a time, so that the one to blame shows.
 
     A job that loses its worker a second time is reported as an error; the others never suffer for it. Workers are given
-    one job at a time, end with their parent however it dies, and leave Ctrl-C to it.
+    one job at a time, end with their parent however it dies, and leave Ctrl-C to it. A worker that is still at a job
+    after ``timeout`` seconds and GRACE is killed: the job has failed, and what ran beside it is done again.
     """
 
-    def __init__(self, work: Work, root: Path, workers: int) -> None:
-        self._work, self._root, self._workers = work, root, workers
+    here = False
+
+    def __init__(self, work: Work, root: Path, workers: int, timeout: float | None = None) -> None:
+        self._work, self._root, self._workers, self._timeout = work, root, workers, timeout
+        self._due: dict[str, float] = {}
         self._pool = self._start()
         self._waiting: collections.deque[Job] = collections.deque()
         self._suspects: collections.deque[Job] = collections.deque()
@@ -85,8 +101,10 @@ class Processes:
 
     def next(self) -> tuple[Job, str | None]:
         while not self._finished:
-            done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+            done, _ = wait(self._running, timeout=self._patience(), return_when=FIRST_COMPLETED)
+            if not done:
+                self._end_overdue()
+            elif any(isinstance(future.exception(), BrokenProcessPool) for future in done):
                 self._mourn()
             else:
                 for future in done:
@@ -98,9 +116,34 @@ class Processes:
         self._waiting.clear()
         self._suspects.clear()
         if kill:
-            for process in list((self._pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public kill
-                process.kill()
+            self._kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _kill(self) -> None:
+        for process in list((self._pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public kill
+            process.kill()
+
+    def _patience(self) -> float | None:
+        """Seconds until a running job is overdue."""
+        if self._timeout is None:
+            return None
+        return max(min(self._due[job.id] for job in self._running.values()) - time.monotonic(), 0.0)
+
+    def _end_overdue(self) -> None:
+        """Kill the workers, of which nobody says which has which job. Those that were in time begin again."""
+        now = time.monotonic()
+        self._kill()
+        wait(self._running)
+        self._pool.shutdown(wait=True)
+        self._pool = self._start()
+        for future, job in self._running.items():
+            if not isinstance(future.exception(), BrokenProcessPool):
+                self._finished.append((job, _outcome(future)))
+            elif self._due[job.id] <= now:
+                self._finished.append((job, said(self._timeout)))
+            else:
+                self._waiting.appendleft(job)
+        self._running.clear()
 
     def _fill(self) -> None:
         """Give free workers a job. While there are suspects one of them runs, alone."""
@@ -114,7 +157,8 @@ class Processes:
             except BrokenProcessPool:  # an idle worker died
                 self._mourn()
             else:
-                self._running[future] = queue.popleft()
+                self._running[future] = job = queue.popleft()
+                self._due[job.id] = time.monotonic() + (self._timeout or 0.0) + GRACE
 
     def _alone(self) -> bool:
         return any(job.id in self._tried for job in self._running.values())
@@ -129,10 +173,7 @@ class Processes:
             if not isinstance(future.exception(), BrokenProcessPool):
                 self._finished.append((job, _outcome(future)))
             elif job.id in self._tried:
-                problem = (
-                    "its worker died twice: killed from outside, or for want of memory, or by the model's own code"
-                )
-                self._finished.append((job, problem))
+                self._finished.append((job, DIED_TWICE))
             else:
                 self._tried.add(job.id)
                 self._suspects.append(job)

@@ -23,25 +23,31 @@ from typing import Any
 import numpy as np
 
 from actsec import budgets, costs, goals, scene, tables
-from actsec.errors import DataError, Interrupted, ModelError, PlanError, unknown
+from actsec.deadline import TimedOut, deadline, said
+from actsec.errors import DataError, Interrupted, ModelError, NoVerdict, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
+from actsec.parts import Part
 from actsec.plan import Facts, Plan, headline_threats, jobs, plan_id, variants
 from actsec.result import Result
 from actsec.scene import Given, Scene
 from actsec.spec import parse_chain
 from actsec.store import Store
-from actsec.types import Job, Target, Threat
+from actsec.types import Job, Outcome, Target, Threat
 from actsec.verdict import acceptance
 from actsec.verdict.gates import check_gates
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A plan ready to run: resolved, its data loaded, its names hashed. notes come from the preflight checks."""
+    """A plan ready to run: resolved, its data loaded, its names hashed. notes come from the preflight checks.
+
+    part, where there is one, is what of the plan's jobs is run here.
+    """
 
     scene: Scene
     facts: Facts
     notes: tuple[str, ...]
+    part: Part | None = None
 
     @property
     def plan(self) -> Plan:
@@ -49,7 +55,8 @@ class Prepared:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        return jobs(self.plan, self.facts)
+        every = jobs(self.plan, self.facts)
+        return every if self.part is None else self.part.jobs(every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,10 @@ class Progress:
 
 Tell = Callable[[Progress], None]
 
+FIRST_SIGHT = "0" * 24
+"""What global generators are seeded by where a model is asked outside of any job."""
 LOST = "a worker died; the jobs it had are tried again, one at a time"
+DAMAGED = "measured again, for their outcomes are not whole (cut short, changed or deleted)"
 STOPPING = "stopping: running jobs are finished first (Ctrl-C again ends them at once)"
 
 
@@ -75,6 +85,9 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
 
     Raises every usage error there is (exit 2), Unsafe (4), and NoVerdict (3) when the model cannot be audited as it is.
     """
+    from actsec.chains import threads
+    from actsec.conduct import seeded
+
     loaded = resolved(scene.load(plan, given))
     check_gates(loaded.plan, headline_threats(loaded.plan), [v.name for v in variants(loaded.plan)])
     acceptance.check(plan)
@@ -83,7 +96,11 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         for variant in variants(loaded.plan):
             scene.base_target(loaded, variant)
     else:
-        base, checked = look(loaded)
+        try:
+            with deadline(loaded.plan.timeout), threads(loaded.plan.threads), seeded(FIRST_SIGHT):
+                base, checked = look(loaded)
+        except TimedOut:
+            raise NoVerdict(f"looking at {plan.model}: {said(loaded.plan.timeout)}") from None
         notes += checked
         loaded, left = fitting(loaded, base, chosen=plan.defenses is not None)
         notes += left
@@ -149,15 +166,24 @@ def look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
 
 
 def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) -> dict[str, str]:
-    """Run every job without an outcome; the errors by job id. Raises Interrupted on Ctrl-C, what finished is stored."""
+    """Run every job without an outcome; the errors by job id.
+
+    Raises Interrupted on Ctrl-C and SIGTERM, once what was running has finished and is stored; a second one ends that.
+    """
     every = prepared.jobs
     finished = {job.id for job in every if store.done(job.id)}
     waiting = [job for job in every if job.id not in finished]
     clock, errors, running, lost = _Clock(prepared, waiting), {}, 0, 0
-    tell(Progress(len(finished), len(every), "", None))
-    with _terminable():
+    damaged = [f"{job.label} ({job.id})" for job in waiting if store.damaged(job.id)]
+    tell(Progress(len(finished), len(every), "", None, note=f"{DAMAGED}: {', '.join(damaged)}" if damaged else ""))
+
+    def stopping() -> None:
+        tell(Progress(len(finished), len(every), STOPPING, None, note=STOPPING))
+
+    with _stoppable(executor, stopping) as stopped:
         try:
             while waiting or running:
+                _heed(stopped)
                 ready = [job for job in waiting if finished.issuperset(job.needs)]
                 for job in ready:
                     executor.submit(job)
@@ -169,6 +195,7 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
                     finished.add(job.id)
                 else:
                     errors[job.id] = error
+                    _keep(store, job, error)
                     waiting = _without_dependants(waiting, job.id)
                 clock.finished(job)
                 note = LOST if executor.lost > lost else ""
@@ -176,7 +203,8 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
                 done = len(every) - len(waiting) - running
                 tell(Progress(done, len(every), job.label, clock.left(), error, note))
         except KeyboardInterrupt:
-            tell(Progress(len(finished), len(every), STOPPING, None, note=STOPPING))
+            if not executor.here:
+                stopping()
             _stop(executor)
             raise Interrupted("every finished job is stored", f"To go on: actsec resume {store.root}") from None
         except BaseException:
@@ -184,6 +212,19 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
             raise
     executor.close()
     return errors
+
+
+def _heed(stopped: list[int]) -> None:
+    """End the loop between two jobs, as a signal does that need not wait for one."""
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def _keep(store: Store, job: Job, error: str) -> None:
+    """Store the error of a job whose worker could not: it died, or had to be killed."""
+    if store.get(job.id) is None:
+        cost = {"kind": job.kind, "label": job.label, "seconds": 0.0, "peak_mib": 0}
+        store.put(Outcome(job.id, {}, error=error), cost)
 
 
 def _stop(executor: Executor) -> None:
@@ -251,33 +292,55 @@ def estimate(prepared: Prepared, job: Job) -> float:
     return float((last - first) * costs.attack_passes(attack, prepared.facts.shape) * draws)
 
 
-def make_executor(kind: str, workers: int | None, prepared: Prepared, root: Path) -> Executor:
-    """``serial`` or ``processes``; workers defaults to the cores there are, divided by the plan's threads."""
+EXECUTORS = ("processes", "ray", "serial")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where ``ray`` runs: a cluster's address, None for this machine; gpus is the share that a job on CUDA takes."""
+
+    address: str | None = None
+    gpus: float = 1.0
+
+
+def make_executor(
+    kind: str, workers: int | None, prepared: Prepared, root: Path, cluster: Cluster | None = None
+) -> Executor:
+    """One of EXECUTORS; workers, of one machine, defaults to its cores divided by the plan's threads."""
     from actsec.tasks import run
 
     if kind == "serial":
         return Serial(partial(run, loaded=prepared.scene), root)
-    if kind != "processes":
-        raise unknown("executor", kind, ("serial", "processes"))
+    if kind not in EXECUTORS:
+        raise unknown("executor", kind, EXECUTORS)
     if prepared.scene.given != Given():
         raise PlanError("a model or data given as a Python object stays in this process", "Use executor='serial'.")
-    return Processes(run, root, workers or max((os.cpu_count() or 1) // prepared.plan.threads, 1))
+    workers = workers or max((os.cpu_count() or 1) // prepared.plan.threads, 1)
+    if kind == "ray":
+        from actsec.ray_executor import Ray
+
+        at = cluster or Cluster()
+        return Ray(prepared.scene, root, address=at.address, workers=workers, gpus=at.gpus)
+    return Processes(run, root, workers, prepared.plan.timeout)
 
 
 def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -> Result:
     """Assemble the result and write report.json, examples.npz and report.html. A partial run gives a partial report."""
-    from actsec.features import echo_eps as said
+    from actsec.chains import threads
+    from actsec.conduct import seeded
+    from actsec.features import echo_eps
     from actsec.reports.load import Report, write
-    from actsec.target import echo_eps
+    from actsec.target import echo_eps as echoed
     from actsec.verdict.assembling import assemble
 
-    base = scene.base_target(prepared.scene, variants(prepared.plan)[0])
+    with threads(prepared.plan.threads), seeded(FIRST_SIGHT):
+        base = scene.base_target(prepared.scene, variants(prepared.plan)[0])
 
     def echo(threat: Threat) -> str:
         if threat.eps is None:
             return "the smallest change that works"
         table = prepared.scene.test.table
-        return echo_eps(threat.eps, base, threat.norm) if table is None else said(threat.eps, table, threat.norm)
+        return echoed(threat.eps, base, threat.norm) if table is None else echo_eps(threat.eps, table, threat.norm)
 
     result, images = assemble(prepared.scene, prepared.facts, store, complete=complete, echo=echo)
     environment = {**_environment(store), "workers_lost": lost}
@@ -338,7 +401,8 @@ def _by_kind(found: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 def default_out(prepared: Prepared) -> Path:
     """``runs/`` and the hash of the plan: the same audit goes on where it stopped."""
-    return Path("runs") / plan_id(prepared.plan, prepared.facts)[:12]
+    part = "" if prepared.part is None else f"-{prepared.part.number}-of-{prepared.part.of}"
+    return Path("runs") / f"{plan_id(prepared.plan, prepared.facts)[:12]}{part}"
 
 
 def audit(
@@ -356,9 +420,17 @@ def audit(
     return run_prepared(prepared, store, executor=executor, workers=workers, tell=tell), store
 
 
-def run_prepared(prepared: Prepared, store: Store, *, executor: str, workers: int | None, tell: Tell) -> Result:
+def run_prepared(
+    prepared: Prepared,
+    store: Store,
+    *,
+    executor: str,
+    workers: int | None,
+    tell: Tell,
+    cluster: Cluster | None = None,
+) -> Result:
     """Execute what is left of a prepared plan and write its report."""
-    made = make_executor(executor, workers, prepared, store.root)
+    made = make_executor(executor, workers, prepared, store.root, cluster)
     with store.held():
         try:
             errors = execute(prepared, store, made, tell)
@@ -372,19 +444,43 @@ def run_prepared(prepared: Prepared, store: Store, *, executor: str, workers: in
         return finish(prepared, store, complete=not errors, lost=made.lost)
 
 
+def run_part(
+    prepared: Prepared,
+    store: Store,
+    *,
+    executor: str,
+    workers: int | None,
+    tell: Tell,
+    cluster: Cluster | None = None,
+) -> dict[str, str]:
+    """Execute what is left of a part; the errors by job id. Its report is written by ``merging.merge``."""
+    made = make_executor(executor, workers, prepared, store.root, cluster)
+    with store.held():
+        return execute(prepared, store, made, tell)
+
+
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM stops a run as Ctrl-C does."""
+def _stoppable(executor: Executor, told: Callable[[], None]) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM end a run when what is running has finished; the list yielded is empty until then.
 
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+    Where jobs run elsewhere, or at the second signal, KeyboardInterrupt is raised at once.
+    """
+    pressed: list[int] = []
 
+    def stop(number: int, _frame: object) -> None:
+        pressed.append(number)
+        if not executor.here or len(pressed) > 1:
+            raise KeyboardInterrupt
+        told()
+
+    # A shell's background job ignores Ctrl-C, and goes on doing so.
+    numbers = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN else [])]
+    before = {}
     try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: the embedding program has its own handling
-        yield
-        return
-    try:
-        yield
+        with contextlib.suppress(ValueError):  # not the main thread: the embedding program has its own handling
+            for number in numbers:
+                before[number] = signal.signal(number, stop)
+        yield pressed
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

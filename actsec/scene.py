@@ -5,8 +5,10 @@ Every worker loads its own scene from the run folder; what it loads is checked a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -176,11 +178,16 @@ def facts(scene: Scene, base: Target | None) -> Facts:
         classes=splits.test.classes,
         grid=splits.test.grid,
         rows=len(splits.test),
-        versions=f"actsec {actsec.__version__}, torch {torch.__version__}",
+        versions=versions(),
         contents=contents(scene),
         confined=scene.mask is not None or (splits.test.table is not None and splits.test.table.confined),
         mask=None if scene.mask is None else masks.fingerprint(scene.mask),
     )
+
+
+def versions() -> str:
+    """What numbers depend on beside the plan: the libraries of this process."""
+    return f"actsec {actsec.__version__}, torch {torch.__version__}"
 
 
 def contents(scene: Scene) -> tuple[tuple[str, str], ...]:
@@ -289,14 +296,33 @@ def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:
 def restored(scene: Scene, variant: VariantPlan, outcome: Outcome) -> Target:
     """A variant with the weights that the outcome of its model job holds."""
     target = wrapped(base_target(scene, variant), variant.chain)
+    # Loading a stranger's file may have set them.
+    torch.set_num_threads(scene.plan.threads)
     state = unpack(outcome.arrays["weights"])
     target.model.load_state_dict({key: value.to(target.device) for key, value in state.items()})
+    for watching in _WATCHING:
+        watching.append((target, outcome.arrays["weights"]))
     sample = torch.from_numpy(scene.test.x[:1]).to(target.device)
     return target.having(
         name=variant.name,
         stochastic=target.stochastic or bool(outcome.numbers.get("stochastic")),
         batch=rows_within(target, sample, scene.plan.memory),
     )
+
+
+Restored = list[tuple[Target, npt.NDArray[np.uint8]]]
+_WATCHING: list[Restored] = []
+
+
+@contextlib.contextmanager
+def restorations() -> Iterator[Restored]:
+    """Every target that ``restored`` makes in the block, with the packed weights it was given."""
+    made: Restored = []
+    _WATCHING.append(made)
+    try:
+        yield made
+    finally:
+        _WATCHING.pop()
 
 
 def stand_in(scene: Scene, target: Target, weights: str) -> Lowered:

@@ -1,7 +1,7 @@
 """The run folder: results are the state. Outcomes are written once, whole, under the hash of what made them.
 
     RUN/plan.toml            the resolved plan; the command that reproduces the run reads it
-    RUN/run.json             what the plan's names stood for: content hashes
+    RUN/run.json             what the plan's names stood for: content hashes; the directory its paths start from
     RUN/outcomes/ID.npz      the arrays of a job, written first
     RUN/outcomes/ID.json     its numbers and the digest of its arrays: exists only when the job is finished
     RUN/training/ID-K        where the K-th training of a job stands, after its digest; gone when the job is finished
@@ -46,10 +46,13 @@ class Store:
     root: Path
 
     @staticmethod
-    def create(root: str | Path, plan: Plan, facts: Facts) -> Store:
+    def create(root: str | Path, plan: Plan, facts: Facts, part: str | None = None) -> Store:
         """Open a run folder for a resolved plan; an existing one must hold the same plan. Raises StoreError.
 
-        The plan is written anew, so that a model or data that moved is found where it is now.
+        part such as ``3/16`` is what `actsec resume` goes on with.
+
+        The plan is written anew, so that a model or data that moved is found where it is now, and other gates are
+        decided on the outcomes there are.
         """
         store = Store(Path(root))
         with _explained(store.root):
@@ -67,8 +70,9 @@ class Store:
             content = write(plan).encode()
             if known is None or (store.root / "plan.toml").read_bytes() != content:
                 store._put("plan.toml", content)
-            if known is None:
-                store._put("run.json", _canonical(run))
+            record = _canonical({**run, "directory": str(Path.cwd()), "part": part})
+            if known is None or (store.root / "run.json").read_bytes() != record:
+                store._put("run.json", record)
         return store
 
     @staticmethod
@@ -79,9 +83,31 @@ class Store:
             raise StoreError(f"{root} is not a run folder: it holds no plan.toml", "Give the folder an audit wrote.")
         return store
 
+    @contextlib.contextmanager
+    def at_home(self) -> Iterator[Store]:
+        """This run in the working directory that its plan's relative paths start from; here where that is gone."""
+        known = self._read_json("run.json") or {}
+        home = Path(str(known.get("directory") or "."))
+        if not home.is_dir() or home.samefile("."):
+            yield self
+            return
+        root = self.root.resolve()
+        with contextlib.chdir(home):
+            yield Store(root)
+
     def plan(self) -> Plan:
         """The plan of the run."""
         return read(self.root / "plan.toml")
+
+    def plan_id(self) -> str | None:
+        """The id of the plan when the run began; None when that is lost."""
+        known = (self._read_json("run.json") or {}).get("plan_id")
+        return None if known is None else str(known)
+
+    def part(self) -> str | None:
+        """Which part of the plan is run here, such as ``3/16``; None for the whole."""
+        known = (self._read_json("run.json") or {}).get("part")
+        return None if known is None else str(known)
 
     def facts(self) -> Facts:
         """What the plan's names stood for when the run began. Raises StoreError when that is lost."""
@@ -140,10 +166,31 @@ class Store:
                 arrays = {key: stored[key] for key in stored.files}
         return Outcome(job_id, record["numbers"], arrays, record["error"])
 
+    def files(self, job_id: str) -> dict[str, bytes]:
+        """The files of a whole outcome by name, in the order they are to be written; none when it is damaged."""
+        found = self._whole(job_id)
+        if found is None:
+            return {}
+        arrays = {} if found[1] is None else {f"outcomes/{job_id}.npz": found[1]}
+        with contextlib.suppress(OSError):
+            arrays[f"costs/{job_id}.json"] = (self.root / "costs" / f"{job_id}.json").read_bytes()
+        return {**arrays, f"outcomes/{job_id}.json": (self.root / "outcomes" / f"{job_id}.json").read_bytes()}
+
+    def put_files(self, files: Mapping[str, bytes]) -> None:
+        """Write what ``files`` of another run folder gave. Raises StoreError when the folder cannot be written."""
+        with _explained(self.root):
+            for name, content in files.items():
+                self._put(name, content)
+
     def done(self, job_id: str) -> bool:
         """Whether the job has a whole outcome that is not an error: errors are tried again on resume."""
         found = self._whole(job_id)
         return found is not None and found[0]["error"] is None
+
+    def damaged(self, job_id: str) -> bool:
+        """Whether there are traces of an outcome that does not read back: cut short, changed, or deleted in part."""
+        names = (f"outcomes/{job_id}.json", f"outcomes/{job_id}.npz", f"costs/{job_id}.json")
+        return self._whole(job_id) is None and any((self.root / name).exists() for name in names)
 
     def _whole(self, job_id: str) -> tuple[dict[str, Any], bytes | None] | None:
         """The record and the bytes of the arrays, when both are as they were written."""

@@ -31,6 +31,7 @@ from actsec import (
     attacking,
     budgets,
     certificates,
+    conduct,
     corruptions,
     health,
     models,
@@ -44,6 +45,7 @@ from actsec import (
 from actsec.budgets import REPEATS
 from actsec.chains import fit_chain, threads
 from actsec.crafting import last_candidates
+from actsec.deadline import TimedOut, deadline, said
 from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError
 from actsec.oracle import Oracle, frozen
@@ -66,8 +68,9 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
     store, began = Store(root), time.perf_counter()
     try:
         loaded = loaded or scene.of_run(root)
-        with threads(loaded.plan.threads):
-            outcome = _KINDS[job.kind](job, loaded, store)
+        outcome = _outcome(job, loaded, store)
+    except TimedOut:
+        outcome = Outcome(job.id, {}, error=said(loaded.plan.timeout if loaded else None))
     except ActsecError as problem:
         outcome = Outcome(job.id, {}, error=str(problem))
     except Exception as problem:  # noqa: BLE001  # whatever a stranger's model raises is a finding, never a lost run
@@ -96,12 +99,24 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
     return outcome.error
 
 
+def _outcome(job: Job, loaded: Scene, store: Store) -> Outcome:
+    """What the job leaves, watched for what its model does beside answering."""
+    count = loaded.plan.threads
+    with conduct.seeded(job.id) as drawn, deadline(loaded.plan.timeout), threads(count):
+        if job.kind in _TIMED:  # training changes weights
+            outcome = _KINDS[job.kind](job, loaded, store)
+        else:
+            with conduct.unchanged(count):
+                outcome = _KINDS[job.kind](job, loaded, store)
+    return dataclasses.replace(outcome, numbers={**outcome.numbers, "drawn_from": drawn}) if drawn else outcome
+
+
 def _timed(job: Job, loaded: Scene, store: Store, outcome: Outcome) -> dict[str, Any]:
     """Times of a model that was just made. What cannot be timed is not measured, and no reason to lose the model."""
     try:
-        with threads(loaded.plan.threads):
+        with conduct.seeded(job.id), deadline(loaded.plan.timeout), threads(loaded.plan.threads):
             return {"variant": job.variant, **_TIMED[job.kind](job, loaded, store, outcome)}
-    except Exception as problem:  # noqa: BLE001  # a stranger's model raises what it likes
+    except (Exception, TimedOut) as problem:  # noqa: BLE001  # a stranger's model raises what it likes
         return {"variant": job.variant, "untimed": f"{type(problem).__name__}: {problem}"}
 
 
@@ -135,7 +150,10 @@ def _base(job: Job, loaded: Scene, store: Store) -> Outcome:
         numbers["architecture"] = str(models.canonical(loaded.variant(job.variant).base))
     else:
         if fingerprint(target) != job.recipe["model"]:
-            raise ModelError("the model changed since the run began", "Give another --out, or put the model back.")
+            raise ModelError(
+                "the model changed since the run began",
+                "Give another --out, put the model back, or mend a forward pass that changes weights.",
+            )
         numbers["stochastic"] = target.stochastic or _draws_differ(target, loaded)
     return Outcome(job.id, numbers, {"weights": scene.pack(target)})
 

@@ -46,6 +46,10 @@ def problems(
         if g.clean is not None and (broken := g.clean.numbers.get("test_non_finite")):
             claim = f"The model gives NaN or infinity on {broken} of {len(g.clean_wrong)} untouched images"
             found.append(Problem("ACT-A00", "high", variant.id, claim, "Look for NaN in the weights, overflow in exp."))
+        if drawn := sorted({name for o in (g.clean, g.probe) if o for name in o.numbers.get("drawn_from", ())}):
+            claim = f"The model draws from the global generator of {' and '.join(drawn)}"
+            advice = "Each job seeds it, so that runs repeat; draws from torch's are also averaged over."
+            found.append(Problem("ACT-E02", "medium", variant.id, claim, advice))
         found += _of_variant(variant)
     order = ("high", "medium", "low")
     return tuple(sorted(found, key=lambda p: (order.index(p.severity), p.rule, p.variant)))
