@@ -44,6 +44,7 @@ EXAMPLES: dict[str, Any] = {
     "output": "logits",
     "expect_accuracy": 0.9,
     "mask": "mask.npy",
+    "timeout": 600.0,
     "label_column": "diagnosis",
     "label": "malignant",
 }
