@@ -84,6 +84,14 @@ def test_cells_are_what_their_networks_say():
     assert (cell.ratio, cell.ratio_low, cell.ratio_high, cell.seeds) == (pytest.approx(1.0), 0.25, 4.0, 2)
 
 
+def test_a_network_born_dead_has_gradients_that_vanish():
+    """2 units a layer, 20 deep: every gradient is exactly 0, which explodes nothing."""
+    networks = depth.run(("relu",), (20,), ("he",), 2, 2)
+    assert all(set(network.norms) == {0.0} for network in networks)
+    assert [network.ratio for network in networks] == [0.0, 0.0]
+    assert depth.cells(networks)[0].verdict == "vanishing"
+
+
 @pytest.mark.parametrize("given", [{"depths": (1,)}, {"seeds": 0}, {"width": 0}])
 def test_depth_says_what_it_cannot_do(given):
     with pytest.raises(BadOption):
