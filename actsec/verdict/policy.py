@@ -202,9 +202,19 @@ def _forced(kill: Kill) -> str:
         noise, pgd = (_or_not_done(x, ".1%") for x in (effect.noise_critical_killed, effect.pgd_critical_killed))
         beside = f"(noise {noise}, PGD {pgd})"
         line += f"; it kills {effect.critical_killed:.1%} of the critical units {beside}"
+    if _no_more(kill):
+        line += "; a control does as much, so it counts as no attack"
     if changed is not None:
         line += f"; the label changed on {changed.k} of {changed.n} images"
     return f"{line}."
+
+
+def _no_more(kill: Kill) -> bool:
+    """Whether a control reaches both its net rise and, where that was measured, its critical units."""
+    pairs = [(kill.net, (kill.noise_net, kill.pgd_net))]
+    if (effect := kill.effect) is not None and effect.critical_killed is not None:
+        pairs.append((effect.critical_killed, (effect.noise_critical_killed, effect.pgd_critical_killed)))
+    return all(own is not None and any(other is not None and own <= other for other in others) for own, others in pairs)
 
 
 def _or_not_done(value: float | None, form: str) -> str:
