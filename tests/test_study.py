@@ -147,6 +147,15 @@ def test_equal_networks_differ_by_nothing():
     assert "no detectable difference between any two activations" in comparing.verdict([pair], "accuracy")
 
 
+def test_the_same_gap_in_three_seeds_is_no_certainty():
+    """One number a network, 60 against 59 each time: what the signs of 3 seeds can show is p = 1/4, not 0."""
+    (pair,) = comparing.compare({"a": [np.array([60.0])] * 3, "b": [np.array([59.0])] * 3}, mean)
+    assert (pair.difference, pair.low, pair.high) == (1.0, -math.inf, math.inf)
+    assert (pair.p, pair.detected) == (0.25, False)
+    many = comparing.compare({"a": [np.array([60.0])] * 7, "b": [np.array([59.0])] * 7}, mean)
+    assert many[0].detected
+
+
 def test_what_is_infinite_is_no_difference():
     median = telling.statistic("median smallest change, minimal_l2")
     never = [np.full(9, np.inf)] * 3
