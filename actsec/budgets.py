@@ -405,7 +405,8 @@ def _with_checks(
     for threat in headline_threats(plan.having(attacks=trials)):
         missing += _elsewhere(threat, trials, budget, images) if threat != headline else []
     noisy = {trial.threat for trial in trials if trial.role == "kill_noise"}
-    for kill in {trial.threat: trial for trial in trials if trial.role == "kill"}.values():
+    kills = sorted((trial for trial in trials if trial.role == "kill"), key=lambda trial: trial.samples)
+    for kill in {trial.threat: trial for trial in kills}.values():  # of several at a threat, the most rows
         if kill.threat not in noisy:
             missing += [
                 Trial(f"noise(draws={budget.draws})", kill.threat, kill.samples, "kill_noise"),

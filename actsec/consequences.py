@@ -25,8 +25,9 @@ from actsec.types import Cases, Region, Target
 
 @dataclass(frozen=True, slots=True)
 class SiteForced:
-    """One site: fractions of its units, means over inputs; the permanent ones over units dead on every input.
+    """One site: fractions of its units, means over inputs; permanently dead is on every input.
 
+    units, and what all fractions are of, leaves out constant units (see health.kill_profile).
     critical_killed is the share of its chosen units, alive before, that were killed.
     """
 
@@ -116,7 +117,7 @@ def compare(
         oracle = Oracle(target, batch)
         first, clean_gradient, clean_right = _look(oracle, before, y, region)
         second, gradient, right = _look(oracle, after, y, region)
-        gone = _Gone(oracle, region, chosen)
+        gone = _Gone(oracle, region, chosen, health.moving(oracle, before, region))
         for piece in torch.split(torch.arange(len(y), device=y.device), oracle.rows()):
             gone.add(before[piece], after[piece], y[piece], rows[piece])
     steep = clean_gradient > 0
@@ -186,7 +187,9 @@ class Passed:
     net: float | None
 
 
-def transferred(twins: dict[str, Target], before: Tensor, after: Tensor, y: Tensor) -> tuple[Passed, ...]:
+def transferred(
+    twins: dict[str, Target], before: Tensor, after: Tensor, y: Tensor, region: Region = "dead"
+) -> tuple[Passed, ...]:
     """What the forced inputs (n, *shape) of one model do on others, such as its swapped twins. 4 forwards a row."""
     found = []
     for name, twin in twins.items():
@@ -194,7 +197,7 @@ def transferred(twins: dict[str, Target], before: Tensor, after: Tensor, y: Tens
             oracle = Oracle(twin)
             clean, forced = (oracle.observe(x).logits.argmax(1) for x in (before, after))
         right = clean == y
-        net = health.kill_profile(twin, before, after).net
+        net = health.kill_profile(twin, before, after, region=region).net
         changed = int((right & (forced != y)).sum())
         found.append(Passed(name, changed, int(right.sum()), None if net is None else float(net.mean())))
     return tuple(found)
@@ -229,8 +232,8 @@ def _look(oracle: Oracle, x: Tensor, y: Tensor, region: Region) -> tuple[Look, T
 class _Gone:
     """Units gone on every input so far, chosen ones killed, and rows with a dark site, over chunks."""
 
-    def __init__(self, oracle: Oracle, region: Region, chosen: Chosen | None) -> None:
-        self.oracle, self.region, self.chosen = oracle, region, chosen
+    def __init__(self, oracle: Oracle, region: Region, chosen: Chosen | None, moving: dict[str, Tensor]) -> None:
+        self.oracle, self.region, self.chosen, self.moving = oracle, region, chosen, moving
         self.always: dict[str, tuple[Tensor, Tensor]] = {}
         self.killed: dict[str, tuple[int, int]] = {}
         self.dark = 0
@@ -261,10 +264,10 @@ class _Gone:
 
     def of(self, name: str) -> dict[str, Any]:
         """The fields of SiteForced that a profile lacks."""
-        before, after = self.always[name]
+        before, after = (always[self.moving[name]] for always in self.always[name])
         lost, alive = self.killed.get(name, (0, 0))
         return {
-            "permanently_dead_before": float(before.double().mean()),
-            "permanently_dead_after": float(after.double().mean()),
+            "permanently_dead_before": float(before.double().mean().nan_to_num(0.0)),
+            "permanently_dead_after": float(after.double().mean().nan_to_num(0.0)),
             "critical_killed": lost / alive if alive else None,
         }

@@ -52,7 +52,7 @@ def gradients(target: Target, x: Tensor, y: Tensor) -> Gradients:
     names = {module: name for name, module in asked.named_modules()}
     found = [(names[m], [n for n, p in m.named_parameters(recurse=False) if p.dim() > 1]) for m in called if m in names]
     wanted = [(name, f"{name}.{weight}") for name, weights in found for weight in weights]
-    norms: list[list[float]] = []
+    norms: list[list[float | None]] = []
     with frozen(target.model), torch.enable_grad():
         own = dict(asked.named_parameters())
         for piece, labels in list(zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True))[:MOST]:
@@ -62,11 +62,12 @@ def gradients(target: Target, x: Tensor, y: Tensor) -> Gradients:
             if not loss.requires_grad or not leaves:
                 return (), None
             taken = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            norms.append([float("nan") if g is None else float(g.double().norm()) for g in taken])
+            norms.append([None if g is None else float(g.double().norm()) for g in taken])
         kept = [name for name, key in wanted if key in own]
-    columns = [[row[i] for row in norms] for i in range(len(kept))]
+    # a weight that no path reaches has none in any batch; one whose gradient overflows has, and then G is no number
+    columns = [[norm for row in norms if (norm := row[i]) is not None] for i in range(len(kept))]
     layers = tuple(Layer(n.removeprefix("model."), _median(c)) for n, c in zip(kept, columns, strict=True))
-    with_gradient = [c for c in columns if _median(c) is not None]
+    with_gradient = [column for column in columns if column]
     if len(with_gradient) < 2:
         return layers, None
     return layers, _median([a / b for a, b in zip(with_gradient[0], with_gradient[-1], strict=True) if b > 0])

@@ -187,7 +187,7 @@ def kill_profile(
         net, of_active = [], []
         batch = min(batch, target.batch)
         oracle = Oracle(target, batch)
-        moving = _moving(oracle, before, region)
+        kept_units = moving(oracle, before, region)
         for clean, attacked in zip(torch.split(before, batch), torch.split(after, batch), strict=True):
             pairs = list(zip(oracle.observe(clean, True).sites, oracle.observe(attacked, True).sites, strict=True))
             counts = np.zeros((len(clean), 4))  # killed, revived, active before, units
@@ -197,7 +197,7 @@ def kill_profile(
                     continue
                 if not (bool(torch.isfinite(one.pre).all()) and bool(torch.isfinite(two.pre).all())):
                     return KillProfile([], None, None, f"no verdict: {one.name} has values that are not finite")
-                kept = moving[one.name]
+                kept = kept_units[one.name]
                 row = _killed((first >= 0)[:, kept], (second >= 0)[:, kept])
                 counts += row
                 units = row[0, 3]
@@ -214,7 +214,7 @@ def kill_profile(
     return KillProfile(kills, np.concatenate(net), np.concatenate(of_active), "")
 
 
-def _moving(oracle: Oracle, x: Tensor, region: Region) -> dict[str, Tensor]:
+def moving(oracle: Oracle, x: Tensor, region: Region) -> dict[str, Tensor]:
     """By site, which units (units,) bool differ on some clean or random inputs: the others are constants."""
     random = Draws(0, "constant units").uniform(torch.arange(16, device=x.device), 0, tuple(x.shape[1:]))
     low, high = oracle.target.bounds

@@ -32,31 +32,35 @@ from actsec.types import Norm, Target
 
 MOST_ENTRIES = 1 << 25
 """Numbers of a first layer's matrix: 256 MiB."""
-_BISECTIONS = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """z = x.flatten() @ weight.T + bias: weight (units, features), bias (units,), float64. site names the call."""
+    """z = x.flatten() @ weight.T + bias: weight (units, features), bias (units,), float64. site names the call.
+
+    A unit is dead at z <= 0: where the activation's dead half-line ends elsewhere (hardswish at -3), z is how far above
+    that end the pre-activation lies.
+    """
 
     site: str
     weight: Tensor
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Pre-activations (n, units) of inputs (n, *shape)."""
+        """How far above the end of the dead half-line each unit is (n, units) on inputs (n, *shape)."""
         return x.flatten(1).double() @ self.weight.T + self.bias
 
 
 def first_layer(target: Target, x: Tensor, batch: int = 256) -> Affine:
-    """The map from inputs (n, *shape), in input units, to the first site's pre-activation. features + 5 forwards.
+    """The map from inputs (n, *shape), in input units, to the first site that can die. features + 5 forwards.
 
     Raises ModelError where it is not affine (something before the site bends), where no site can die, and where the
     matrix would hold more than MOST_ENTRIES numbers.
     """
-    name = next((site.name for site in units.sites(target, x)), None)
-    if name is None:
+    first = next(iter(units.sites(target, x)), None)
+    if first is None:
         raise ModelError("no site can die, so there is nothing to certify", "Use a model with relu.")
+    name, end = first.name, first.activation.properties.dead_below or 0.0
     model = copy.deepcopy(target.model).double()
     double = target.having(model=model)
     shape, features = tuple(x.shape[1:]), x[0].numel()
@@ -64,7 +68,7 @@ def first_layer(target: Target, x: Tensor, batch: int = 256) -> Affine:
     def pre(rows: Tensor) -> Tensor:
         with torch.no_grad(), watch(model, only=(name,), post=False) as seen:
             model(double.normalization(rows) if double.normalization else rows)
-        return seen.calls[0].pre.flatten(1)
+        return seen.calls[0].pre.flatten(1) - end
 
     with frozen(model):
         bias = pre(torch.zeros(1, *shape, dtype=torch.float64, device=x.device))[0]
@@ -84,7 +88,7 @@ def first_layer(target: Target, x: Tensor, batch: int = 256) -> Affine:
 
 
 def kill_radius(layer: Affine, x: Tensor, norm: Norm, box: tuple[float, float] | None = None) -> Tensor:
-    """The smallest change, in linf or l2, that brings each unit of the first site to z <= 0: (n, units) float64.
+    """The smallest change, in linf or l2, at which each unit of the first site is dead: (n, units) float64.
 
     0 where it is dead already. Without a box z / |w|_q, q the dual norm; in a box the smallest change that stays inside
     (its coordinates stop at the box; by bisection to float64), infinity where no input in the box kills the unit, and
@@ -115,8 +119,12 @@ def _boxed_radius(weight: Tensor, z: Tensor, x: Tensor, norm: Norm, box: tuple[f
     steep = torch.where(slope > 0, slope, torch.inf).amin(1)
     high = torch.full_like(z, box[1] - box[0]) if norm == "linf" else (box[1] - box[0]) / steep
     high = torch.where(torch.isfinite(high) & (high > 0), high, torch.ones_like(high))
-    for _ in range(_BISECTIONS):
+    high = torch.where((z > 0) & (z <= most), high, low)  # the others need no search
+    # A next to weightless coordinate puts high many powers of 2 away: until no number of float64 lies between.
+    while True:
         middle = (low + high) / 2
+        if not bool(((low < middle) & (middle < high)).any()):
+            break
         enough = (slope * moved(middle)).sum(1) >= z
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     step = torch.where(slope > 0, moved(high), torch.zeros_like(slope))
@@ -181,15 +189,18 @@ def bounds(target: Target, x: Tensor, eps: float) -> tuple[Bounds, ...]:
 
 def _chain(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     """The layers of a model that is a chain, in order, with their names."""
-    if not isinstance(model, nn.Sequential):
+    if type(model).forward is not nn.Sequential.forward:  # a subclass may do more than run its children in order
         yield path, model
         return
-    for name, child in model.named_children():
+    for name, child in model._modules.items():  # noqa: SLF001  # named_children leaves out what stands there twice
+        if child is None:
+            continue
         yield from _chain(child, f"{path}.{name}" if path else name)
 
 
 _ACTIVATIONS = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.Softplus: "softplus"}
 _ALIKE = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+_AFFINE = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 Passed = tuple[Tensor, Tensor, tuple[str, Tensor, Tensor] | None]
 
 
@@ -200,15 +211,17 @@ def _through(layer: nn.Module, low: Tensor, high: Tensor, name: str) -> Passed:
         if not activation(Spec(kind)).properties.monotone:
             raise ModelError(f"{name}: {kind} is not monotone", "Certify the layers before it alone.")
         return layer(low), layer(high), (kind, low.flatten(1), high.flatten(1))
-    if isinstance(layer, _ALIKE):  # monotone in every input
+    own = next((kind for kind in (*_ALIKE, *_AFFINE) if isinstance(layer, kind)), None)
+    plain = own is not None and type(layer).forward is own.forward  # a subclass may compute something else
+    if plain and own in _ALIKE:  # monotone in every input
         return layer(low), layer(high), None
     middle, reach = (low + high) / 2, (high - low) / 2
-    if isinstance(layer, nn.Linear):
+    if plain and isinstance(layer, nn.Linear):
         centre, wide = layer(middle), F.linear(reach, layer.weight.abs())
-    elif isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
+    elif plain and isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
         centre = layer(middle)
         wide = F.conv2d(reach, layer.weight.abs(), None, layer.stride, layer.padding, layer.dilation, layer.groups)
-    elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_var is not None:
+    elif plain and isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_var is not None:
         centre, wide = layer(middle), (layer(high) - layer(low)).abs() / 2
     else:
         what = f"{name} ({type(layer).__name__})" if name else type(layer).__name__

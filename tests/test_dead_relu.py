@@ -23,7 +23,10 @@ from actsec.forcing import Chosen, DeadCount, Kill, Ranked
 from actsec.ledger import FOUND
 from actsec.oracle import Oracle, frozen
 from actsec.referee import attack_target, cases_of
+from actsec.result import Kill as Forced
+from actsec.result import KillEffect as Effect
 from actsec.types import Observed, SiteValues, Target
+from actsec.verdict import policy
 
 CLASSES = ("a", "b", "c")
 
@@ -74,6 +77,33 @@ def test_the_kill_radius_of_a_first_layer_is_z_over_the_dual_norm(norm, dual):
         torch.testing.assert_close(boxed[alive, unit], own, rtol=1e-6, atol=1e-9)
     wide = killing.kill_radius(layer, x, norm, (-1e3, 1e3))
     torch.testing.assert_close(wide, radius)
+
+
+def test_a_unit_dies_where_its_own_activation_does():
+    """hardswish is dead from -3 down: a unit at z of 1 is 4 away from it, one at z of -1 is not dead yet."""
+    model, (x, _) = network(6, 8, 3, kind=nn.Hardswish), inputs()
+    layer = killing.first_layer(target_of(model), x)
+    with torch.no_grad():
+        z, weight = model[0](x).double(), model[0].weight.double()
+    radius = killing.kill_radius(layer, x, "linf")
+    assert torch.allclose(radius, (z + 3).clamp_min(0) / weight.abs().sum(1), rtol=1e-5)
+    step = radius[0, 0] * weight[0].sign()
+    with torch.no_grad():
+        assert float(model[0]((x[0] - step).float())[0]) == pytest.approx(-3, abs=1e-4)
+
+
+def test_a_next_to_weightless_input_changes_no_radius():
+    """A weight of 1e-38, as weight decay leaves at pixels that are always blank, once made the l2 radius the box's."""
+    model, (x, _) = network(6, 8, 3), inputs()
+    radii = []
+    for least in (0.0, 1e-38):
+        with torch.no_grad():
+            model[0].bias.zero_()
+            model[0].weight[:, 0] = least
+        layer = killing.first_layer(target_of(model), x)
+        radii.append(killing.kill_radius(layer, x, "l2", (0.0, 1.0)))
+    assert torch.allclose(radii[0], radii[1], rtol=1e-12)
+    assert bool((radii[0][torch.isfinite(radii[0])] > 0).any())
 
 
 def test_a_first_layer_is_read_through_normalisation_and_convolution():
@@ -172,6 +202,34 @@ def test_interval_bounds_hold_and_are_exact_at_the_first_layer():
                 assert ((z >= each.low - 1e-5) & (z <= each.high + 1e-5)).all()
     with pytest.raises(ModelError, match="no interval bounds"):
         killing.bounds(target.having(model=nn.Bilinear(2, 2, 2)), x, eps)
+
+
+def test_one_activation_that_stands_at_several_places_bounds_each_of_them():
+    act, (x, _) = nn.ReLU(), inputs()
+    own = network(6, 8, 8, 8, 3)
+    shared = nn.Sequential(*(act if isinstance(layer, nn.ReLU) else layer for layer in own)).eval()
+    found, expected = killing.bounds(target_of(shared), x, 0.05), killing.bounds(target_of(own), x, 0.05)
+    assert [bound.name for bound in found] == ["1", "3", "5"]
+    for one, two in zip(found, expected, strict=True):
+        assert torch.equal(one.low, two.low)
+        assert torch.equal(one.high, two.high)
+
+
+class Skip(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("layer", [Skip(nn.Linear(8, 8)), Doubled(8, 8)])
+def test_no_bounds_are_claimed_of_a_layer_that_computes_something_else(layer):
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), layer, nn.ReLU(), nn.Linear(8, 3)).eval()
+    with pytest.raises(ModelError, match=f"no interval bounds through 2 .{type(layer).__name__}"):
+        killing.bounds(target_of(model), inputs()[0], 0.1)
 
 
 def test_intervals_go_through_convolutions_and_batch_norm():
@@ -422,6 +480,26 @@ def test_a_comparison_by_hand():
     assert leaky.net is None
 
 
+def test_all_shares_of_a_site_are_of_the_units_that_can_move():
+    model, (x, y) = network(6, 8, 3), inputs()
+    with torch.no_grad():
+        model[0].weight[:4] = 0
+        model[0].bias[:4] = -1.0  # half of the units are dead whatever comes in, the others on no input
+        model[0].weight[4:].abs_()
+        model[0].bias[4:] = 1.0
+    (site,) = consequences.compare(target_of(model), x, x, y).sites
+    assert site.units == 4
+    assert (site.dead_before, site.permanently_dead_before) == (0.0, 0.0)
+    assert (site.dead_after, site.permanently_dead_after) == (0.0, 0.0)
+
+
+def test_units_forced_on_a_twin_are_those_of_the_region():
+    target, (x, y) = target_of(network(6, 8, 3, kind=nn.Tanh, scale=4.0)), inputs()
+    (same,) = consequences.transferred({"itself": target}, x, inputs(seed=7)[0], y, "saturated")
+    expected = health.kill_profile(target, x, inputs(seed=7)[0], region="saturated").net
+    assert same.net == pytest.approx(float(expected.mean()))
+
+
 def test_what_is_wrong_is_named():
     target, (x, _) = target_of(network(6, 8, 3)), inputs()
     with pytest.raises(UnknownName, match="activation site"):
@@ -492,3 +570,50 @@ def test_the_report_holds_forcing_beside_noise_and_pgd_at_each_goal(tmp_path):
     folds = re.findall(r"<summary>Every site under forcing: ([^<]*)", page)
     assert len(folds) == 3
     assert folds[2] == f"{tanh['title']}, {saturated['threat']}, saturation(steps=6)"
+
+
+def test_controls_stand_beside_an_attack_on_the_same_rows_and_units(tmp_path):
+    """Two attacks at one threat, on more and on fewer rows; the second's critical units are of another ranking."""
+    (tmp_path / "plan.toml").write_text("""
+        model = "reference:mlp(width=[24])"
+        samples = 12
+        defenses = []
+        [[attacks]]
+        attack = "dead_relu(steps=3)"
+        threat = "linf:0.1:kill"
+        samples = 12
+        [[attacks]]
+        attack = "dead_relu(steps=3, aim=critical, share=0.5)"
+        threat = "linf:0.1:kill"
+        samples = 5
+    """)
+    said = inside("audit", tmp_path / "plan.toml", "--out", tmp_path / "run")
+    assert said.code in (0, 3), said.err
+    result = json.loads((tmp_path / "run" / "report.json").read_text())["result"]
+    many, few = result["variants"][0]["kills"]
+    assert (many["n"], few["n"]) == (12, 5)
+    assert few["noise_net"] is not None
+    assert many["noise_net"] != few["noise_net"]
+    assert many["effect"]["noise_critical_killed"] is not None
+    assert few["effect"]["critical_killed"] is not None
+    assert few["effect"]["noise_critical_killed"] is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "of the critical units (noise not done, PGD not done)" in page
+
+
+def test_a_control_that_was_not_made_is_not_called_0():
+    unknown = (None,) * 2
+    kill = Forced("linf:0.1:kill", True, "", 9, 0.1, 0.0, 0.2, *unknown, 0.2, None, *unknown, (), attack="dead_relu")
+    assert "by +0.100 net (noise not done, PGD not done)" in policy._forced(kill)
+
+
+@pytest.mark.parametrize(
+    ("noise", "pgd", "critical", "said"),
+    [(0.02, 0.03, None, False), (0.02, 0.1, None, True), (None, None, None, False), (0.2, None, 0.4, False),
+     (0.2, None, 0.5, True)],
+)  # fmt: skip
+def test_what_a_control_does_as_well_is_no_attack(noise, pgd, critical, said):
+    """critical: what noise kills of the critical units, of which the attack kills half."""
+    effect = critical and Effect(1.0, 0.5, 1.0, 0.0, 0.0, None, None, 0.5, critical)
+    kill = Forced("linf:0.1:kill", True, "", 9, 0.1, 0.0, 0.2, noise, pgd, 0.2, None, None, None, (), effect)
+    assert ("counts as no attack" in policy._forced(kill)) is said

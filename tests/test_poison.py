@@ -230,7 +230,7 @@ def outcomes(pgd, free, silent, ratio, accuracy=0.95, broke=(), n=200):
         rows = {"clean": (draws < accuracy).astype(float), "pgd": (draws < pgd).astype(float)}
         rows |= {name: (draws < free).astype(float) for name in ("square", "transfer")}
         shaken = 1 + 0.01 * seed
-        found = Harm((silent * shaken,), ("dead",), ratio * shaken, 0.0, 0.0, finite=True, rows=rows)
+        found = Harm((silent * shaken,), ("dead",), ratio**shaken, 0.0, 0.0, finite=True, rows=rows)
         made.append(Outcome(*[Harm(broke="it diverged") if seed in broke else found] * 2))
     return tuple(made)
 

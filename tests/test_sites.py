@@ -230,6 +230,13 @@ class Odd(nn.Module):
         return self.act(self.part(x)) @ torch.ones(4, 2)
 
 
+def masked(z, where):
+    """z with 0 written into it."""
+    out = z.clone()
+    out[where] = 0
+    return out
+
+
 @pytest.mark.parametrize(
     ("act", "says"),
     [
@@ -241,6 +248,8 @@ class Odd(nn.Module):
         (lambda z: torch.maximum(z, torch.zeros(4)), "maximum with 0"),
         (lambda z: torch.max(torch.zeros_like(z), z), "max with 0"),
         (lambda z: F.threshold(z, 0, 0), "threshold at 0"),
+        (lambda z: masked(z, z < 0), "negative values set to 0"),
+        (lambda z: masked(z, z <= 0), "negative values set to 0"),
         (lambda z: z * torch.sigmoid(z) ** 2, "z times a function of sigmoid(z)"),
         (lambda z: z * (1 + torch.tanh(z)), "z times a function of tanh(z)"),
         (lambda z: F.glu(torch.cat([z, z], 1)), "gated linear unit"),
@@ -260,6 +269,8 @@ def test_disguises_are_reported(act, says):
         lambda z: z.clamp(min=1e-6),
         lambda z: z.clamp(max=0),
         lambda z: torch.maximum(z, torch.ones(4)),
+        lambda z: masked(z, z > 1),
+        lambda z: masked(z, (slice(None), 0)),
         lambda z: z.max(1, keepdim=True).values + z,
         lambda z: F.threshold(z, 0.1, 20),
         lambda z: z + torch.randn(4).clamp(min=0),

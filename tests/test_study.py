@@ -84,6 +84,14 @@ def test_cells_are_what_their_networks_say():
     assert (cell.ratio, cell.ratio_low, cell.ratio_high, cell.seeds) == (pytest.approx(1.0), 0.25, 4.0, 2)
 
 
+def test_a_network_born_dead_has_gradients_that_vanish():
+    """2 units a layer, 20 deep: every gradient is exactly 0, which explodes nothing."""
+    networks = depth.run(("relu",), (20,), ("he",), 2, 2)
+    assert all(set(network.norms) == {0.0} for network in networks)
+    assert [network.ratio for network in networks] == [0.0, 0.0]
+    assert depth.cells(networks)[0].verdict == "vanishing"
+
+
 @pytest.mark.parametrize("given", [{"depths": (1,)}, {"seeds": 0}, {"width": 0}])
 def test_depth_says_what_it_cannot_do(given):
     with pytest.raises(BadOption):
@@ -137,6 +145,15 @@ def test_equal_networks_differ_by_nothing():
     (pair,) = comparing.compare({"a": same, "b": [each.copy() for each in same]}, mean)
     assert (pair.difference, pair.p, pair.detected) == (0.0, 1.0, False)
     assert "no detectable difference between any two activations" in comparing.verdict([pair], "accuracy")
+
+
+def test_the_same_gap_in_three_seeds_is_no_certainty():
+    """One number a network, 60 against 59 each time: what the signs of 3 seeds can show is p = 1/4, not 0."""
+    (pair,) = comparing.compare({"a": [np.array([60.0])] * 3, "b": [np.array([59.0])] * 3}, mean)
+    assert (pair.difference, pair.low, pair.high) == (1.0, -math.inf, math.inf)
+    assert (pair.p, pair.detected) == (0.25, False)
+    many = comparing.compare({"a": [np.array([60.0])] * 7, "b": [np.array([59.0])] * 7}, mean)
+    assert many[0].detected
 
 
 def test_what_is_infinite_is_no_difference():

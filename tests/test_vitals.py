@@ -20,6 +20,7 @@ from actsec.reports import vital_blocks
 from actsec.reports.blocks import Figures, Fold, Table
 from actsec.reports.figures.units import card
 from actsec.symptoms._seen import Seen
+from actsec.types import Target
 from actsec.verdict.causes import MENDS, Gone, cause
 from actsec.vitals import LIVE, Flow, InputGradients, Outliers, Spread, Units, Vitals
 
@@ -195,6 +196,24 @@ def test_a_model_without_a_gradient_says_so():
     target = actsec.load(Steps(), input_shape=(16,), classes=3)
     found = flow.input_gradients(target, images(8, (16,)), torch.zeros(8, dtype=torch.long))
     assert found.reason == "no gradient reaches the input"
+
+
+def test_gradients_that_overflow_make_no_ratio_of_other_layers():
+    """60 layers that grow tenfold: the first ones' gradients are infinite, and the rest would be said to vanish."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(60) for layer in (nn.Linear(8, 8), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0) if parameter.dim() == 1 else parameter.abs_().mul_(10)
+        model[0].weight.mul_(1e-38)
+        model[-1].weight.mul_(1e-4)
+    x, y = torch.rand(8, 8), torch.arange(8) % 3
+    assert bool(torch.isfinite(model(x)).all())
+    found, ratio = flow.gradients(Target(model, (8,), ("a", "b", "c")), x, y)
+    assert found[0].gradient_norm is None
+    assert found[-1].gradient_norm is not None
+    assert ratio is None
 
 
 def test_outliers_are_the_rows_far_from_the_median():

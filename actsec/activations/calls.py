@@ -203,20 +203,30 @@ def disguised(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> st
     second = args[1] if len(args) > 1 else None
     if name == "threshold":
         bar, value = (kwargs.get(key, default) for key, default in (("threshold", second), ("value", _third(args))))
-        return "threshold at 0: a ReLU in disguise" if _zero(bar) and _zero(value) else None
-    if name in ("clamp", "clip", "clamp_min"):
-        return f"{name} at exactly 0: a ReLU in disguise" if _zero(kwargs.get("min", second)) else None
-    other = kwargs.get("other", second)
-    tensors = isinstance(other, Tensor) and other.is_floating_point()
-    return f"{name} with 0: a ReLU in disguise" if tensors and (_zero(other) or _zero(first)) else None
+        hidden, what = _zero(bar) and _zero(value), "threshold at 0"
+    elif name == "setitem":
+        hidden, what = _zero(_third(args)) and _negative(first, second), "negative values set to 0"
+    elif name in ("clamp", "clip", "clamp_min"):
+        hidden, what = _zero(kwargs.get("min", second)), f"{name} at exactly 0"
+    else:
+        other = kwargs.get("other", second)
+        tensors = isinstance(other, Tensor) and other.is_floating_point()
+        hidden, what = tensors and (_zero(other) or _zero(first)), f"{name} with 0"
+    return f"{what}: a ReLU in disguise" if hidden else None
 
 
 _LIMITS = {"clamp", "clip", "clamp_min", "clamp_max", "maximum", "minimum", "fmax", "fmin"}
-_SUSPECT = {"threshold", "clamp", "clip", "clamp_min", "maximum", "fmax", "max"}
+_SUSPECT = {"threshold", "clamp", "clip", "clamp_min", "maximum", "fmax", "max", "setitem"}
 
 
 def _third(args: tuple[Any, ...]) -> Any:
     return args[2] if len(args) > 2 else None
+
+
+def _negative(z: Tensor, mask: Any) -> bool:
+    """Whether a mask is where z is below 0."""
+    alike = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == z.shape
+    return alike and z.device.type != "meta" and any(torch.equal(mask, where) for where in (z < 0, z <= 0))
 
 
 def _zero(value: Any) -> bool:

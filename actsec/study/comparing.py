@@ -4,7 +4,8 @@ Two activations are compared by networks of the same seeds on the same rows. A d
 seeds, by the variance of the seeds' differences, and the rows, by resampling them. Both variances are added, and
 Student's t with the degrees of freedom of Welch (1947) and Satterthwaite (1946), one fewer than seeds where the seeds'
 part is all of it, gives the interval: wide with 3 seeds, as it should be. Pairs are corrected together (Holm 1979).
-Below 3 seeds nothing is compared.
+Below 3 seeds nothing is compared. Where a network is one number and every seed has the same difference, there is no
+variance to go by: p is that of the signs alone, and the interval has no ends.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def compare(
             gaps, drawn = (a - b for a, b in zip(seen[first], seen[second], strict=True))
         middle = float(gaps.mean())
         half, p = _doubt(gaps, drawn, len(found[first][0]))
+        if half == 0 and middle != 0 and not len(drawn):
+            half, p = math.inf, 0.5 ** (len(gaps) - 1)
         raw.append((first, second, middle, half, p))
     corrected = holm([p for *_, p in raw])
     pairs = [Pair(a, b, d, d - half, d + half, p) for (a, b, d, half, _), p in zip(raw, corrected, strict=True)]

@@ -112,7 +112,8 @@ def run(
                     x, y, classes = inputs(source, seed)
                     spec = f"mlp(activation={kind}, width=[{width}], depth={depth - 1}, init={init})"
                     norms = gradient_norms(models.build(spec, tuple(x.shape[1:]), classes, seed), x, y)
-                    ratio = norms[0] / norms[-1] if norms[-1] > 0 else math.inf
+                    # of a network that is dead both are 0: nothing reaches the first layer
+                    ratio = 0.0 if norms[0] == 0 else norms[0] / norms[-1] if norms[-1] > 0 else math.inf
                     found.append(Norms(given, init, depth, seed, norms, ratio))
     return tuple(found)
 

@@ -129,8 +129,8 @@ def lines(found: Checkup) -> Iterator[str]:
     if found.gradient_ratio is None:
         yield "gradient, first layer over last: not measured"
     else:
-        first, last = found.layers[0].name, found.layers[-1].name
-        yield f"gradient, first layer over last ({first} / {last}): {found.gradient_ratio:.3g}"
+        reached = [layer.name for layer in found.layers if layer.gradient_norm is not None]
+        yield f"gradient, first layer over last ({reached[0]} / {reached[-1]}): {found.gradient_ratio:.3g}"
     if found.vitals is not None:
         yield from _vital(found.vitals)
     yield ""

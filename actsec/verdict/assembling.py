@@ -232,12 +232,13 @@ def _kill(g: Gathered, attack: Tried) -> tuple[Kill, ...]:
     threat, n = attack.trial.threat, len(attack.arrays.get("status", ()))
     if attack.reason is not None:
         return (Kill(threat, False, attack.reason, 0, None, None, None, None, None, None, None, None, None, ()),)
-    others = {role: t for role, t in by_role.items() if t.usable}
+    # What was tried on fewer rows stands beside nothing; of what was tried on more, the same rows count.
+    others = {role: t for role, t in by_role.items() if t.usable and len(t.arrays["status"]) >= n}
     net = attack.arrays["net"].astype(np.float64)
     low, high = statistics.interval(statistics.resampled(net[:, None], 0)[:, 0] / n)
 
     def mean(role: str, key: str) -> float | None:
-        return float(others[role].arrays[key].mean()) if role in others else None
+        return float(others[role].arrays[key][:n].mean()) if role in others else None
 
     def changed(role: str) -> Any:
         right = g.clean_wrong[:n] < 0.5
@@ -266,14 +267,20 @@ def _kill(g: Gathered, attack: Tried) -> tuple[Kill, ...]:
 
 
 def _kill_effect(attack: Tried, noise: Tried | None, pgd: Tried | None) -> KillEffect | None:
-    """What forcing did to margins and gradients, beside noise."""
+    """What forcing did to margins and gradients, beside noise and PGD on the same rows.
+
+    Their critical units are those of the default ranking: beside an attack on others they say nothing.
+    """
+    n, options = len(attack.arrays["status"]), dict(parse(attack.trial.attack).options)
+    ranked = (options.get("rank", "gradient"), options.get("share", 0.25))
+    alike = options.get("aim") != "critical" or ranked == ("gradient", 0.25)
 
     def critical(tried: Tried | None) -> float | None:
         found = None if tried is None else tried.arrays.get("critical_killed")
-        return None if found is None else float(found.mean())
+        return None if found is None else float(found[:n].mean())
 
     def ratio(tried: Tried) -> float | None:
-        before, after = tried.arrays["gradient_before"], tried.arrays["gradient_after"]
+        before, after = tried.arrays["gradient_before"][:n], tried.arrays["gradient_after"][:n]
         return float(np.median(after[before > 0] / before[before > 0])) if (before > 0).any() else None
 
     if "margin_before" not in attack.arrays:
@@ -285,11 +292,11 @@ def _kill_effect(attack: Tried, noise: Tried | None, pgd: Tried | None) -> KillE
         gradient_ratio=ratio(attack),
         zero_gradients=float((arrays["gradient_after"] == 0).mean()),
         blackouts=float(arrays["blackout"].mean()),
-        noise_margin_after=None if noise is None else float(np.median(noise.arrays["margin_after"])),
+        noise_margin_after=None if noise is None else float(np.median(noise.arrays["margin_after"][:n])),
         noise_gradient_ratio=None if noise is None else ratio(noise),
         critical_killed=critical(attack),
-        noise_critical_killed=critical(noise),
-        pgd_critical_killed=critical(pgd),
+        noise_critical_killed=critical(noise) if alike else None,
+        pgd_critical_killed=critical(pgd) if alike else None,
     )
 
 

@@ -195,12 +195,28 @@ def _forced(kill: Kill) -> str:
     what = f"{named} by {kill.attack}" if "aim" in kill.attack or "site" in kill.attack else named
     line = (
         f"{what} raises the {gone} share of units by {kill.net or 0:+.3f} net "
-        f"(noise {kill.noise_net or 0:+.3f}, PGD {kill.pgd_net or 0:+.3f})"
+        f"(noise {_or_not_done(kill.noise_net, '+.3f')}, PGD {_or_not_done(kill.pgd_net, '+.3f')})"
     )
     effect, changed = kill.effect, kill.label_changed
     if effect is not None and effect.critical_killed is not None:
-        beside = f"(noise {effect.noise_critical_killed or 0:.1%}, PGD {effect.pgd_critical_killed or 0:.1%})"
+        noise, pgd = (_or_not_done(x, ".1%") for x in (effect.noise_critical_killed, effect.pgd_critical_killed))
+        beside = f"(noise {noise}, PGD {pgd})"
         line += f"; it kills {effect.critical_killed:.1%} of the critical units {beside}"
+    if _no_more(kill):
+        line += "; a control does as much, so it counts as no attack"
     if changed is not None:
         line += f"; the label changed on {changed.k} of {changed.n} images"
     return f"{line}."
+
+
+def _no_more(kill: Kill) -> bool:
+    """Whether a control reaches both its net rise and, where that was measured, its critical units."""
+    pairs = [(kill.net, (kill.noise_net, kill.pgd_net))]
+    if (effect := kill.effect) is not None and effect.critical_killed is not None:
+        pairs.append((effect.critical_killed, (effect.noise_critical_killed, effect.pgd_critical_killed)))
+    return all(own is not None and any(other is not None and own <= other for other in others) for own, others in pairs)
+
+
+def _or_not_done(value: float | None, form: str) -> str:
+    """A control that was not measured is not a control at 0."""
+    return "not done" if value is None else f"{value:{form}}"
