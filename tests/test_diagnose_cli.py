@@ -71,7 +71,7 @@ def test_dead_units_are_counted_and_named(folder):
     (site,) = found["sites"]
     assert (site["name"], site["units"], site["permanently_dead"], site["dead"]) == ("act", 20, 0.5, 0.5)
     assert [each["rule"] for each in found["findings"] if each["rule"] == "ACT-A01"] == ["ACT-A01"]
-    assert found["findings"][0]["claim"].startswith("50% of the units of act are dead on all 300 images")
+    assert found["findings"][0]["claim"].startswith("50% of the units of site act are dead on all 300 images")
     assert found["exit_code"] == 0
     assert found["n"] == 300
     assert found["clean"]["accuracy"]["n"] == 300
