@@ -140,6 +140,9 @@ def test_the_report_is_rendered_again_from_its_folder(folder, tmp_path):
     html = (run / "report.html").read_text()
     for words in ("Activations", "permanently dead", "No attack was made", "ACT-A01", "dead&lt;=0.1"):
         assert words in html
+    assert "<span>checkup</span>" in html
+    assert "robustness audit" not in html
+    assert "as planned" not in html.partition("<main>")[0]
     assert inside("report", run, "--out", tmp_path / "again.html").code == 0
     assert (tmp_path / "again.html").read_text() == html
     assert "dead on all 300 images" in " ".join(inside("report", run, "--format", "terminal").out.split())
