@@ -55,7 +55,7 @@ def measure(
 
 
 def words(found: tuple[Forced, ...], region: Region, *, blackout: bool = False) -> str:
-    """``at the same eps noise +0.011, ...; killed 14.0% of active units (...); the label changed on 3 of 58 images (...)``.
+    """``at the same eps noise +0.011, ...; killed 14.0% of active units (...); the label changed on 3 of 58 images``.
 
     A blackout has no rise to hold beside noise and PGD: they are counted in darkened images as it is.
     """

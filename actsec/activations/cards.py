@@ -43,7 +43,7 @@ def card(activation: Activation) -> list[str]:
 
 
 def shown(value: float | None) -> str:
-    """A property as a card prints it: yes or no, none, or six significant digits, which is what the grid is good for."""
+    """A property as a card prints it: yes or no, none, or six significant digits, which the grid is good for."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:.6g}"

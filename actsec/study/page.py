@@ -1,7 +1,7 @@
 """A study's report as one self-contained HTML file: no network, no script, light and dark.
 
-Reads the markdown that the studies write themselves: headings, paragraphs, lists, tables, images and fenced text, nothing more.
-Every text is escaped; the content security policy allows the file's own style and data: images.
+Reads the markdown that the studies write themselves: headings, paragraphs, lists, tables, images and fenced text, no
+more. Every text is escaped; the content security policy allows the file's own style and data: images.
 """
 
 from __future__ import annotations
