@@ -142,7 +142,7 @@ def test_a_sentence_holds_the_numbers_of_its_label():
     assert sentence_of(case, label_of(case)) == (
         "fix: it costs half of the clean accuracy or more, -42.0 points (80.0 to 38.0 %, 95 % interval -47.0 to "
         "-37.0); robust accuracy at linf:0.1 +18.0 points (0.0 to 18.0 %, 95 % interval +13.0 to +23.0, "
-        "p = 0.001 corrected for 3 fixes) on 200 images not chosen on."
+        "p = 0.001 corrected for 3 fixes) on 200 images kept to confirm it."
     )
     void = sentence_of(seen(void="ACT-M03 square breaks 20 more"), "looks better, is masking")
     assert void.endswith("the checks void that: ACT-M03 square breaks 20 more.")

@@ -10,6 +10,7 @@ from actsec import registry
 from actsec.diagnostics.doubling_helps import DoublingHelps
 from actsec.diagnostics.gradient_free_beats_gradient import GradientFreeBeatsGradient
 from actsec.diagnostics.single_step_beats_iterative import SingleStepBeatsIterative
+from actsec.diagnostics.still_climbing import StillClimbing
 from actsec.diagnostics.unsearched_detector import UnsearchedDetector
 from actsec.errors import BadOption, UnknownName
 from actsec.spec import parse
@@ -177,7 +178,6 @@ NEAR, FAR = np.linspace(0.5, 1, N), np.linspace(0.5, 1, N) * 1.5
         ("not_monotone", {"at": {0.05: upto(0.3), 0.1: upto(0.4)}}, "red", True),
         ("not_monotone", {"at": {0.2: upto(0.1), 0.4: upto(0.0)}}, "ok", False),
         ("not_monotone", {"at": {0.05: upto(0.5)}}, "not_done", False),
-        ("still_climbing", {"courses": {"doubled": STUCK, "iterative": RISING}}, "warn", False),
         ("still_climbing", {"courses": {"doubled": RISING, "iterative": STUCK}}, "ok", False),
         ("still_climbing", {"courses": {"iterative": RISING[:, :10]}}, "not_done", False),
         ("still_climbing", {"courses": {"iterative": RISING[:0]}}, "not_applicable", False),
@@ -389,6 +389,14 @@ def test_undeclared_noise_is_void(relu):
     assert verdict == "randomised"
     assert status(found)["ACT-M11"] == "red"
     assert any(each.voids for each in found)
+
+
+@pytest.mark.parametrize(("doubled", "status"), [(None, "warn"), (0.3, "warn"), (0.4, "ok")])
+def test_a_search_that_still_climbs_is_short_unless_twice_the_steps_broke_no_more(doubled, status):
+    seen = told(more={"courses": {"doubled": STUCK, "iterative": RISING}}, doubled=doubled)
+    (found,) = StillClimbing()(seen)
+    assert (found.status, found.voids) == (status, False)
+    assert ("Twice the steps broke no more." in found.claim) == (status == "ok")
 
 
 def test_declared_noise_is_attacked_by_mean_gradients_and_is_randomised(relu):

@@ -49,9 +49,11 @@ def site(pre, kind="relu"):
 
 def test_kill_counts_the_net_rise_of_dead_units_over_sites_that_can_die():
     before = Observed(Z[:1], (site([[1.0, -1.0, 2.0, 3.0]]), site([[-1.0]], "gelu")))
-    after = Observed(Z[:1], (site([[-1.0, 1.0, 0.0, float("nan")]]), site([[-9.0]], "gelu")))
+    after = Observed(Z[:1], (site([[-1.0, 1.0, 0.0, 3.0]]), site([[-9.0]], "gelu")))
+    lost = Observed(Z[:1], (site([[-1.0, -1.0, -1.0, float("nan")]]), site([[-9.0]], "gelu")))
     goal, one = Kill(), cases(y=(0,))
     assert goal.score(after, goal.baseline(before), one).tolist() == [0.25]
+    assert goal.score(lost, goal.baseline(before), one).tolist() == [-1]  # NaN is neither dead nor alive: it never wins
     with pytest.raises(ThreatError, match="gelu cannot be killed"):
         goal.baseline(Observed(Z[:1], (site([[1.0]], "gelu"),)))
     with pytest.raises(ThreatError, match="no activation"):

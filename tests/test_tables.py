@@ -619,8 +619,7 @@ def test_rules_and_labels_decide_the_jobs_and_the_positive_class_only_the_result
 
     rules_of = plan.read(folder / "plan.toml").features
     same, other = ids(), ids(positive="good")
-    assert same[0] == other[0]
-    assert same[1] != other[1]
+    assert same == other, "a run may be asked for another class later"
     loose = ids(features=rules_of[1:])
     assert not set(loose[0]) & set(same[0])
     label = ids(label_column="L1,L2", label="L2", positive=None, features=(FeatureRule("SEX", immutable=True),))

@@ -4,8 +4,8 @@ Of the examples followed question by question that the iterative attack left sta
 rescaled to [0, 1] over its course; a row still climbs when it rose by more than 0.05 within the last 10 questions.
 The longer attack is read only where that was not made: of several starts the best so far hides the last one's course.
 
-    warn             more than half of these rows still climb (the lower end of the 95 % interval): more steps would
-                     bring them nearer. Never red: whether they would break more is measured, by ACT-M04
+    warn             more than half of these rows still climb (the lower end of the 95 % interval), and twice the steps
+                     broke more, or were not tried. Never red: how much more they break is measured, by ACT-M04
     not applicable   the attack left none of the rows it followed
     ok               otherwise
 """
@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec.diagnostics._evidence import finding, lower_bound, percent, unanswerable
+from actsec.diagnostics._evidence import accuracy, finding, gap, lower_bound, percent, unanswerable
 from actsec.types import Evidence, Finding, Status
 
 
@@ -30,6 +30,7 @@ class StillClimbing:
     limit: float = 0.5
     rise: float = 0.05
     last: int = 10
+    least: float = 0.02
 
     rule: ClassVar[str] = "ACT-M17"
     title: ClassVar[str] = "The search had come to rest"
@@ -53,10 +54,19 @@ class StillClimbing:
             return
         numbers = {"value": k / n, "limit": self.limit, "n": n, "k": k, "median_rise": float(np.median(rises))}
         claim = f"{k} of {n} followed examples ({percent(k / n)}) still climbed in the last {self.last} steps."
-        if lower_bound(k, n) > self.limit:
+        climbs = lower_bound(k, n) > self.limit
+        if climbs and self._enough(evidence):
+            yield finding(self, "ok", f"{claim} Twice the steps broke no more.", numbers)
+        elif climbs:
             yield finding(self, "warn", claim, numbers, "Use more steps (--budget thorough).", severity="low")
         else:
             yield finding(self, "ok", claim, numbers)
+
+    def _enough(self, evidence: Evidence) -> bool:
+        """Whether an attack with twice the steps was made and is no stronger (see ACT-M04)."""
+        if not {"iterative", "doubled"} <= evidence.correct.keys():
+            return False
+        return not gap(accuracy(evidence, "iterative"), accuracy(evidence, "doubled"), self.least).large
 
     def _rises(self, courses: NDArray[Any]) -> NDArray[Any]:
         """By how much of its whole rise each row (rows, questions) rose at the end; 0 where it never moved."""

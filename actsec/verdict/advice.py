@@ -274,7 +274,7 @@ def _robust(seen: Seen) -> str:
     threat = seen.robust.metric.partition("@")[2]
     p = "p < 0.001" if seen.p < 0.001 else f"p = {seen.p:.3f}"
     corrected = f", {p} corrected for {seen.fixes} fixes" if seen.fixes > 1 else f", {p}"
-    return f"robust accuracy at {threat} {_change(seen.robust, corrected)} on {seen.robust.n} images not chosen on"
+    return f"robust accuracy at {threat} {_change(seen.robust, corrected)} on {seen.robust.n} images kept to confirm it"
 
 
 def _change(c: Comparison, more: str = "") -> str:

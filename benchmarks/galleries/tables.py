@@ -37,7 +37,8 @@ model.
 GALLERY_WORDS = {
     "first": "The models that issue 4 names and that thresholds were chosen on.",
     "second": "Other frauds and other honest models, written before the battery was run on any of them, with the "
-    "thresholds as the first gallery left them. Nothing was changed after looking at this table.",
+    "thresholds as the first gallery left them. After looking at this table one thing was changed, which flags "
+    "nothing: ACT-M17 had warned of three honest models in four, and now does so only where twice the steps broke more.",
 }
 
 
