@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from actsec import (
     attacking,
+    beside,
     budgets,
     chains,
     geometry,
@@ -83,6 +84,8 @@ class Attacked:
     whole: Array | None = None
     miscalibration: Miscalibration | None = None
     """What moving the confidence did to calibration, beside noise (see moving), under that goal alone."""
+    forced: tuple[beside.Forced, ...] = ()
+    """What forcing units did, then noise and plain PGD at the same eps, under the goals of forcing alone."""
 
 
 def attack(
@@ -147,7 +150,20 @@ def attack(
         note=flat,
     )
     achieved = _achieved(brief, under, target, cases, proposals.paid(made, verdicts), grid, flat)
+    if under.region is not None:
+        return _with_effect(achieved, made, brief, under, target, cases, seed)
     return achieved if under.aim is None else _with_calibration(achieved, brief, under, target, cases, seed)
+
+
+def _with_effect(
+    found: Attacked, made: object, brief: str, under: Threat, target: Target, cases: Cases, seed: int
+) -> Attacked:
+    """The same with what forcing units did to them and to the labels."""
+    assert under.region is not None  # noqa: S101  # the caller asked
+    forced = beside.measure(made, found.verdicts, under, under.region, target, cases, seed)
+    blackout = dict(parse(brief).options).get("aim") == "blackout"
+    sentence = f"{found.sentence}; {beside.words(forced, under.region, blackout=blackout)}"
+    return dataclasses.replace(found, forced=forced, sentence=sentence)
 
 
 def _with_calibration(found: Attacked, brief: str, under: Threat, target: Target, cases: Cases, seed: int) -> Attacked:
@@ -278,7 +294,7 @@ def _rise(name: str, region: Region, verdicts: Verdicts) -> str:
         return f"a whole site dead on {int((verdicts.score > 0).sum())}"
     gone = {"dead": "dead share", "saturated": "saturated share", "zero_tail": "share in a zero tail"}[region]
     where = "critical units" if options.get("aim") == "critical" else "units"
-    where += f" at {options['site']}" if options.get("site") is not None else ""
+    where += f" of site {options['site']}" if options.get("site") is not None else ""
     signs = "killed minus revived" if region == "dead" else "forced there minus come back"
     return f"{gone} of {where} {float(verdicts.score.mean()):+.3f} net ({signs})"
 

@@ -472,7 +472,7 @@ def schema() -> int:
 
 
 @cli.command(name="list")
-@click.argument("kind", type=click.Choice(pages.KINDS))
+@click.argument("kind", metavar="KIND", type=click.Choice(pages.KINDS))
 def list_command(kind: str) -> int:
     """List attacks, defenses, activations, diagnostics, lints, poisons, symptoms, models or data."""
     for name, meaning in pages.listing(kind):

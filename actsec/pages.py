@@ -63,5 +63,9 @@ def page(kind: Any, name: str) -> str:
     from actsec.spec import table
 
     found = registry.find(kind, name)
-    options = [f"  {o} ({type_}; default {default}): {text}" for o, type_, default, text in table(found)]
-    return "\n".join([registry.page(kind, name), *(["", "Options:", *options] if options else [])])
+    if hasattr(found, "rule"):  # limits of a rule are its own: no command sets them
+        heading, options = "Limits:", [f"  {o}: {default}" for o, _, default, _ in table(found)]
+    else:
+        heading = "Options:"
+        options = [f"  {o} ({type_}; default {default}): {text}" for o, type_, default, text in table(found)]
+    return "\n".join([registry.page(kind, name), *(["", heading, *options] if options else [])])

@@ -425,13 +425,21 @@ def test_every_activation_has_its_page(name):
     from click.testing import CliRunner
 
     from actsec.activations import Properties
+    from actsec.activations.cards import shown
     from actsec.cli import cli
 
     page = CliRunner().invoke(cli, ["explain", name], standalone_mode=False).output
     made = activation(name)
     assert page.startswith(f"{name}: {made.formula}\nderivative: {made.slope}\n")
     for field in fields(Properties):
-        assert f"  {field.name.replace('_', ' ')}: {getattr(made.properties, field.name)}\n" in page
+        assert f"  {field.name.replace('_', ' ')}: {shown(getattr(made.properties, field.name))}\n" in page
+
+
+def test_a_card_shows_six_digits_and_words():
+    from actsec.activations.cards import shown
+
+    assert [shown(v) for v in (0.398942278419865, -1.0, math.inf, 1e-9, 0.0)] == ["0.398942", "-1", "inf", "1e-09", "0"]
+    assert [shown(v) for v in (None, True, False)] == ["none", "yes", "no"]
 
 
 def test_every_option_is_explained():

@@ -289,6 +289,9 @@ def test_explain():
     assert "steps (a whole number" in inside("explain", "pgd").out
     assert "max(0, x)" in inside("explain", "relu").out or "relu" in inside("explain", "relu").out
     assert inside("explain", "ACT-M01").out
+    rule = inside("explain", "ACT-A01").out
+    assert rule.endswith("\nLimits:\n  most: 0.25\n")
+    assert "Options:" not in rule
     said = inside("explain", "pdg")
     assert said.code == 2
     assert "pgd" in said.err

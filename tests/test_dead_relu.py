@@ -301,6 +301,22 @@ def test_critical_units_are_what_the_attack_kills_and_labels_fall():
     assert f"of {looks['count'].right} images" in looks["count"].sentence
 
 
+@pytest.mark.parametrize("aim", ["count", "critical"])
+def test_one_attack_stands_beside_noise_and_pgd_and_says_what_became_of_labels(aim):
+    target, x, y = digits()
+    found = actsec.attack(target, x, y, f"dead_relu(steps=20, aim={aim})", eps=0.2)
+    forced, noise, pgd = found.forced
+    assert [each.by for each in found.forced] == ["attack", "noise", "PGD"]
+    assert forced.rise > 5 * max(noise.rise, pgd.rise, 0.0)
+    with torch.no_grad():
+        right = target.logits(x).argmax(1) == y
+        fooled = target.logits(torch.from_numpy(found.x)).argmax(1) != y
+    assert (forced.effect.right, forced.effect.changed) == (int(right.sum()), int((right & fooled).sum()))
+    assert pgd.effect.changed > noise.effect.changed
+    assert f"noise {noise.rise:+.3f}, PGD {pgd.rise:+.3f}; killed" in found.sentence
+    assert f"the label changed on {forced.effect.changed} of {int(right.sum())} images (noise " in found.sentence
+
+
 def test_chosen_units_do_not_depend_on_who_else_is_there():
     target, x, y = digits()
     cases, attack = cases_of(target, x[:20], y[:20], "linf", 0.1), DeadReLU(6, aim="critical")

@@ -71,7 +71,7 @@ def test_dead_units_are_counted_and_named(folder):
     (site,) = found["sites"]
     assert (site["name"], site["units"], site["permanently_dead"], site["dead"]) == ("act", 20, 0.5, 0.5)
     assert [each["rule"] for each in found["findings"] if each["rule"] == "ACT-A01"] == ["ACT-A01"]
-    assert found["findings"][0]["claim"].startswith("50% of the units of act are dead on all 300 images")
+    assert found["findings"][0]["claim"].startswith("50% of the units of site act are dead on all 300 images")
     assert found["exit_code"] == 0
     assert found["n"] == 300
     assert found["clean"]["accuracy"]["n"] == 300
@@ -140,6 +140,9 @@ def test_the_report_is_rendered_again_from_its_folder(folder, tmp_path):
     html = (run / "report.html").read_text()
     for words in ("Activations", "permanently dead", "No attack was made", "ACT-A01", "dead&lt;=0.1"):
         assert words in html
+    assert "<span>checkup</span>" in html
+    assert "robustness audit" not in html
+    assert "as planned" not in html.partition("<main>")[0]
     assert inside("report", run, "--out", tmp_path / "again.html").code == 0
     assert (tmp_path / "again.html").read_text() == html
     assert "dead on all 300 images" in " ".join(inside("report", run, "--format", "terminal").out.split())

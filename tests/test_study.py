@@ -238,6 +238,7 @@ def test_the_commands_write_report_numbers_and_plots(tmp_path):
                   "--seeds", 2, "--out", out, "--quiet")  # fmt: skip
     assert said.code == 0, said.err
     assert "| relu | glorot | 3 |" in said.out
+    assert f"Report: {out / 'report.html'}" in said.out
     assert "vanishing: sigmoid (glorot, depth 10)" in said.out
     found = json.loads((out / "report.json").read_text())
     assert len(found["networks"]) == 2 * 2 * 2 * 2
@@ -263,6 +264,9 @@ def test_the_commands_write_report_numbers_and_plots(tmp_path):
     assert inside("study", "curves", "--activations", "silu", "--out", out).code == 0
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "slope is 0 at: -1.2785" in (out / "report.md").read_text()
+    shown = (out / "report.html").read_text()
+    assert shown.count("<pre><code>silu: z * sigmoid(z)\nderivative: ") == 1
+    assert "```" not in shown
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def card(activation: Activation) -> list[str]:
         f"{activation.name}: {activation.formula}",
         f"derivative: {activation.slope}",
         "",
-        *(f"  {key.replace('_', ' ')}: {value}" for key, value in dataclasses.asdict(known).items()),
+        *(f"  {key.replace('_', ' ')}: {shown(value)}" for key, value in dataclasses.asdict(known).items()),
         f"  range: {interval(activation)}",
         *(f"  {line}" for line in _computed(activation)),
         "",
@@ -40,6 +40,13 @@ def card(activation: Activation) -> list[str]:
         "Security lens:",
         *(f"  - {line}" for line in _security(activation, known)),
     ]
+
+
+def shown(value: float | None) -> str:
+    """A property as a card prints it: yes or no, none, or six significant digits, which the grid is good for."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:.6g}"
 
 
 def interval(activation: Activation) -> str:

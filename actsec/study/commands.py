@@ -173,7 +173,7 @@ def curves_command(activations: tuple[str, ...], reach: float, out: str) -> int:
     found = {name: dataclasses.asdict(activation(name).properties) for name in chosen}
     if place is not None:
         _write(place, report, found, {"curves": drawing.curves(chosen, reach)})
-        click.echo(f"Report: {place / 'report.md'}")
+        click.echo(f"Report: {place / 'report.html'}")
     return 0
 
 
@@ -212,7 +212,7 @@ def _write(place: Path, report: list[str], found: dict[str, Any], plots: dict[st
 def _say(report: list[str], place: Path | None) -> None:
     click.echo("\n".join(report))
     if place is not None:
-        click.echo(f"Report: {place / 'report.md'}")
+        click.echo(f"Report: {place / 'report.html'}")
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """A study's report as one self-contained HTML file: no network, no script, light and dark.
 
-Reads the markdown that the studies write themselves: headings, paragraphs, lists, tables and images, nothing more.
-Every text is escaped; the content security policy allows the file's own style and data: images.
+Reads the markdown that the studies write themselves: headings, paragraphs, lists, tables, images and fenced text, no
+more. Every text is escaped; the content security policy allows the file's own style and data: images.
 """
 
 from __future__ import annotations
@@ -47,6 +47,21 @@ def page(report: Iterable[str], images: Mapping[str, bytes]) -> str:
 
 
 def _blocks(text: Iterable[str], images: Mapping[str, bytes]) -> Iterator[str]:
+    """Every other part between lines of ``` is fenced, and stands as it was written."""
+    parts: list[list[str]] = [[]]
+    for line in text:
+        if line.startswith("```"):
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    for at, part in enumerate(parts):
+        if at % 2:
+            yield f"<pre><code>{html.escape(chr(10).join(part))}</code></pre>"
+        else:
+            yield from _written(part, images)
+
+
+def _written(text: Iterable[str], images: Mapping[str, bytes]) -> Iterator[str]:
     for kind, group in groupby(text, _kind):
         found = [line.strip() for line in group]
         if kind == "table":

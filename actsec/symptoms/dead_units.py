@@ -39,7 +39,7 @@ class DeadUnits:
         if not dead:
             return
         worst = max(dead, key=lambda site: site.permanently_dead or 0)
-        share = f"{worst.permanently_dead or 0:.0%} of the units of {worst.name}"
+        share = f"{worst.permanently_dead or 0:.0%} of the units of site {worst.name}"
         claim = f"{share} are dead on all {seen.n} images; {others(dead)}"
         severity: Literal["high", "medium"] = "high" if worst.permanently_dead == 1 else "medium"
         causes = seen.causes("dead")

@@ -35,7 +35,7 @@ class SaturatedUnits:
         if not flat:
             return
         worst = max(flat, key=lambda site: site.saturated or 0)
-        claim = f"{worst.saturated or 0:.0%} of the units of {worst.name} are saturated on average; {others(flat)}"
+        claim = f"{worst.saturated or 0:.0%} of the units of site {worst.name} are saturated on average; {others(flat)}"
         causes = seen.causes("saturated")
         first = next((site for site in flat if site.name in causes), None)
         if first is None:

@@ -69,7 +69,7 @@ def _of_variant(variant: Variant) -> list[Problem]:
     dead = [site for site in variant.sites if (site.permanently_dead or 0) > 0.25]
     if dead:
         worst = max(dead, key=lambda site: site.permanently_dead or 0)
-        claim = f"{worst.permanently_dead or 0:.0%} of the units of {worst.name} are dead on every image tested"
+        claim = f"{worst.permanently_dead or 0:.0%} of the units of site {worst.name} are dead on every image tested"
         advice = "Usual causes: a high learning rate, initialisation, a large negative bias, poisoned data."
         found.append(Problem("ACT-A01", "medium", variant.id, claim, advice))
     if variant.unresolved:

@@ -36,12 +36,13 @@ def render(report: Report) -> str:
     facts = [
         ("data", result.data.name),
         ("test examples", words.number(max((v.clean.accuracy.n for v in result.variants), default=0))),
-        ("budget", str(result.plan.get("budget", "as planned"))),
+        *((("budget", str(result.plan["budget"])),) if "budget" in result.plan else ()),
         ("seed", str(result.plan.get("seed", "as planned"))),
         ("status", result.status),
     ]
     return _template().render(
         name=name,
+        kind="robustness audit" if "budget" in result.plan else "checkup",
         facts=facts,
         sections=sections,
         style=Markup(style),  # noqa: S704  # our own style sheet, no text of others

@@ -48,7 +48,7 @@ def section(report: Report) -> Iterator[Block]:
     if figures:
         yield Figures(figures)
         yield Paragraph(
-            "Bars are the share correct in each bin; the pale part is the gap to the model's own confidence, orange "
+            "Bars are the share correct in each bin; the rest is the gap to the model's own confidence, orange "
             "where it claims too much, green where too little; the line is honest confidence; below, how many "
             "inputs fall in each bin."
         )
