@@ -162,7 +162,8 @@ def _with_effect(
     assert under.region is not None  # noqa: S101  # the caller asked
     forced = beside.measure(made, found.verdicts, under, under.region, target, cases, seed)
     blackout = dict(parse(brief).options).get("aim") == "blackout"
-    sentence = f"{found.sentence}; {beside.words(forced, under.region, blackout=blackout)}"
+    rise = _rise(brief, under.region, found.verdicts, forced[0].rise)
+    sentence = f"{found.sentence}, {rise}; {beside.words(forced, under.region, blackout=blackout)}"
     return dataclasses.replace(found, forced=forced, sentence=sentence)
 
 
@@ -270,7 +271,7 @@ def _sentence(
 ) -> str:
     n = int(counted.sum())
     if threat.region is not None:
-        return f"{name} at {threat}: {n} tested, {_rise(name, threat.region, verdicts)}"
+        return f"{name} at {threat}: {n} tested"
     if threat.aim is not None:
         moved = int((verdicts.status == FOUND).sum())
         return f"{name} at {threat}: {n} tested, confidence moved on {moved} and the label on none"
@@ -287,7 +288,7 @@ def _sentence(
     return text
 
 
-def _rise(name: str, region: Region, verdicts: Verdicts) -> str:
+def _rise(name: str, region: Region, verdicts: Verdicts, rise: float) -> str:
     """What came of forcing units, by what the attack aimed at."""
     options = dict(parse(name).options)
     if options.get("aim") == "blackout":
@@ -296,7 +297,7 @@ def _rise(name: str, region: Region, verdicts: Verdicts) -> str:
     where = "critical units" if options.get("aim") == "critical" else "units"
     where += f" of site {options['site']}" if options.get("site") is not None else ""
     signs = "killed minus revived" if region == "dead" else "forced there minus come back"
-    return f"{gone} of {where} {float(verdicts.score.mean()):+.3f} net ({signs})"
+    return f"{gone} of {where} {rise:+.3f} net ({signs})"
 
 
 def defend(

@@ -20,7 +20,8 @@ BASELINES = {"noise": "noise(draws=20)", "PGD": "pgd(steps=20)"}
 class Forced:
     """What the attack, noise or PGD (``by``) came to.
 
-    rise: the mean net rise that the attack aims at, of all units, of those of its site or of its critical ones;
+    rise: the mean net rise that the attack aims at, of all units that anything moves, or of those of its site or of its
+    critical ones;
     effect: units and labels, whatever was aimed at.
     """
 
@@ -44,7 +45,8 @@ def measure(
 
     def forced(by: str, score: Tensor, x: Tensor) -> Forced:
         effect = consequences.compare(target, cases.x, x, cases.y, region, chosen, cases.id)
-        return Forced(by, float(score.mean()), effect)
+        every = chosen is None and goal.site is None
+        return Forced(by, effect.net if every else float(score.mean()), effect)
 
     found = [forced("attack", verdicts.score, verdicts.x)]
     for by, spec in BASELINES.items():

@@ -555,6 +555,19 @@ def test_the_command_line_forces_units(attack, activation, says):
     assert says in said.out
 
 
+def test_what_an_attack_says_of_units_is_what_an_audit_counts():
+    """Half of the first layer's units see nothing: nothing forces them, and they stand in no denominator."""
+    model, (x, y) = network(6, 8, 3), inputs()
+    with torch.no_grad():
+        model[0].weight[:4] = 0
+    target = target_of(model)
+    found = actsec.attack(target, x, y, "dead_relu(steps=10)", eps=0.3)
+    net = float(health.kill_profile(target, x, torch.from_numpy(found.x)).net.mean())
+    assert found.forced[0].rise == pytest.approx(net)
+    assert f"dead share of units {net:+.3f} net" in found.sentence
+    assert net > float(found.verdicts.score.mean()) > 0
+
+
 def test_a_model_that_cannot_be_forced_so_is_refused():
     target, (x, y) = target_of(network(6, 8, 3, kind=nn.Tanh)), inputs()
     with pytest.raises(ThreatError, match="tanh cannot be killed"):
