@@ -143,6 +143,9 @@ def test_the_report_is_rendered_again_from_its_folder(folder, tmp_path):
     assert "<span>checkup</span>" in html
     assert "robustness audit" not in html
     assert "as planned" not in html.partition("<main>")[0]
+    assert '<section id="findings"' in html
+    for never in ("sanity", "robustness", "defenses", "examples"):
+        assert f'<section id="{never}"' not in html, "a checkup has no section of what it never does"
     assert inside("report", run, "--out", tmp_path / "again.html").code == 0
     assert (tmp_path / "again.html").read_text() == html
     assert "dead on all 300 images" in " ".join(inside("report", run, "--format", "terminal").out.split())

@@ -20,7 +20,7 @@ from actsec import registry
 from actsec.reports import words
 from actsec.reports.blocks import Block, Content, Heading, plain, spans
 from actsec.reports.load import Report
-from actsec.reports.order import SECTIONS
+from actsec.reports.order import is_checkup, sections_of
 
 LONG_CELL = 24
 """Characters from which a cell is running text."""
@@ -29,20 +29,20 @@ LONG_CELL = 24
 def render(report: Report) -> str:
     """The whole page. The same report gives the same bytes."""
     result = report.result
-    sections = [(name, *_opened(tuple(registry.find("sections", name)(report)))) for name in SECTIONS]
+    sections = [(name, *_opened(tuple(registry.find("sections", name)(report)))) for name in sections_of(result)]
     style = _asset("page.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     name = words.clean(str(result.model.get("name", "model")))
     facts = [
         ("data", result.data.name),
         ("test examples", words.number(max((v.clean.accuracy.n for v in result.variants), default=0))),
-        *((("budget", str(result.plan["budget"])),) if "budget" in result.plan else ()),
+        *((("budget", str(result.plan["budget"])),) if not is_checkup(result) else ()),
         ("seed", str(result.plan.get("seed", "as planned"))),
         ("status", result.status),
     ]
     return _template().render(
         name=name,
-        kind="robustness audit" if "budget" in result.plan else "checkup",
+        kind="checkup" if is_checkup(result) else "robustness audit",
         facts=facts,
         sections=sections,
         style=Markup(style),  # noqa: S704  # our own style sheet, no text of others

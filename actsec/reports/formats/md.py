@@ -29,7 +29,7 @@ from actsec.reports.blocks import (
     spans,
 )
 from actsec.reports.load import Report
-from actsec.reports.order import SECTIONS
+from actsec.reports.order import is_checkup, sections_of
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 
@@ -37,8 +37,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 def render(report: Report) -> str:
     """The whole report; tables in GitHub's flavour."""
     name = escape(str(report.result.model.get("name", "model")))
-    parts = [f"# actsec audit: {name}"]
-    for section in SECTIONS:
+    parts = [f"# actsec {'diagnose' if is_checkup(report.result) else 'audit'}: {name}"]
+    for section in sections_of(report.result):
         for block in registry.find("sections", section)(report):
             parts.extend(_lines(block))
     return "\n\n".join(part for part in parts if part) + "\n"
