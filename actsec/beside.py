@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from actsec import budgets, consequences, registry, units
 from actsec.consequences import Consequence
+from actsec.errors import ModelError
 from actsec.forcing import Kill, Ranked
 from actsec.ledger import Verdicts
 from actsec.referee import attack_target
@@ -33,7 +36,7 @@ class Forced:
 def measure(
     attack: object, verdicts: Verdicts, under: Threat, region: Region, target: Target, cases: Cases, seed: int
 ) -> tuple[Forced, ...]:
-    """What the verdicts of a forcing attack came to, then each of BASELINES.
+    """What the verdicts of a forcing attack came to, then each of BASELINES that left finite values everywhere.
 
     58 forwards and 26 backwards a row, and the ranking of critical units where they are aimed at.
     Raises ModelError for values that are not finite.
@@ -52,7 +55,8 @@ def measure(
     for by, spec in BASELINES.items():
         built = registry.build("attacks", spec)
         made = attack_target(built, target, cases, goal, seed=seed, name=f"{spec}@{under}", repeats=repeats)
-        found.append(forced(by, made.score, made.x))
+        with contextlib.suppress(ModelError):  # it went where the model has values that are not finite
+            found.append(forced(by, made.score, made.x))
     return tuple(found)
 
 
@@ -62,12 +66,15 @@ def words(found: tuple[Forced, ...], region: Region, *, blackout: bool = False) 
     A blackout has no rise to hold beside noise and PGD: they are counted in darkened images as it is.
     """
     first, *rest = found
-    if blackout:
-        risen = ", ".join(f"{each.by} {round(each.effect.blackout * each.effect.n)}" for each in rest)
-    else:
-        risen = ", ".join(f"{each.by} {each.rise:+.3f}" for each in rest)
-    killed = ", ".join(f"{each.by} {each.effect.killed_of_active:.1%}" for each in rest)
-    changed = ", ".join(f"{each.by} {each.effect.changed}" for each in rest)
+    made = {each.by: each for each in rest}
+
+    def told(text: Callable[[Forced], str]) -> str:
+        return ", ".join(f"{by} {text(made[by]) if by in made else 'not done'}" for by in BASELINES)
+
+    dark = told(lambda each: str(round(each.effect.blackout * each.effect.n)))
+    risen = dark if blackout else told(lambda each: f"{each.rise:+.3f}")
+    killed = told(lambda each: f"{each.effect.killed_of_active:.1%}")
+    changed = told(lambda each: str(each.effect.changed))
     effect, units_ = first.effect, "active units" if region == "dead" else "the units that were not there"
     return (
         f"at the same eps {risen}; {'killed' if region == 'dead' else 'forced'} {effect.killed_of_active:.1%} of "

@@ -276,6 +276,7 @@ def test_no_attack_counts_a_unit_as_killed_by_making_it_nan(x):
     found = actsec.attack(whole, near, Y, "dead_relu(steps=10)", eps=0.1)
     assert bool((torch.as_tensor(found.x)[:, 0] < 0.9).all())
     assert health.kill_profile(whole, near, torch.as_tensor(found.x)).net is not None
+    assert "PGD not done" in found.sentence
 
 
 # --- wrappers and half precision ----------------------------------------------------------------------------------

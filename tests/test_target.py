@@ -1,5 +1,7 @@
+import importlib.util
 import math
 import pickle
+import py_compile
 import random
 import sys
 import textwrap
@@ -254,6 +256,16 @@ def test_a_factory_that_cannot_be_used(nets, call, error, said):
     with pytest.raises(error, match=said) as caught:
         load(f"{nets}:{call}", input_shape=(6,))
     assert caught.value.exit_code == 2
+
+
+def test_bytecode_beside_a_file_is_not_executed_for_it(tmp_path):
+    """A hash of the file says nothing of a __pycache__ that somebody put beside it."""
+    path, other = tmp_path / "net.py", tmp_path / "other.py"
+    for place, width in ((path, 2), (other, 3)):
+        place.write_text(f"import torch\ndef make():\n    return torch.nn.Linear({width}, 2)\n")
+    planted = importlib.util.cache_from_source(str(path))
+    py_compile.compile(str(other), planted, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert load(f"{path}:make").model.in_features == 2
 
 
 def test_the_line_of_a_fault_is_named(tmp_path):

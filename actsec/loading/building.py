@@ -20,8 +20,9 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
@@ -167,13 +168,21 @@ def _beside(path: Path | None) -> Iterator[None]:
         sys.path[:] = before
 
 
+class _Source(SourceFileLoader):
+    """Executes what the file says now: bytecode kept beside it may be of an older text, or of a stranger's making."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        place = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(place), place)
+
+
 def _module(path: Path) -> ModuleType:
     """The file as a module, once for each content: its classes stay findable, as dataclasses and pickle need."""
     digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
     name = f"_actsec_model_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, str(path)))
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} cannot be imported", "Give a .py file.")
     module = importlib.util.module_from_spec(spec)
