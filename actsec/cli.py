@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import signal
 import sys
 import threading
@@ -65,11 +66,17 @@ def _where_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def gathered(*arguments: Any, **options: Any) -> Any:
         where = {name: options.pop(name) for name in ("executor", "workers", "address", "gpus")}
+        if where["executor"] == "ray":
+            if importlib.util.find_spec("ray") is None:
+                raise PlanError("--executor ray: Ray is not installed", "pip install 'actsec[ray]'")
+        elif where["address"] is not None or where["gpus"] is not None:
+            named = where["executor"]
+            raise BadOption(f"--address and --gpus are for --executor ray, not {named}", "Leave them out.")
         return command(*arguments, where=where, **options)
 
-    choice = click.Choice(["processes", "serial", "ray"])
+    choice, share = click.Choice(["processes", "serial", "ray"]), click.FloatRange(0, min_open=True)
     for option in (
-        click.option("--gpus", type=float, default=1.0, help="With --executor ray: share of a GPU for a job on CUDA."),
+        click.option("--gpus", type=share, help="With --executor ray: share of a GPU for a job on CUDA [1]."),
         click.option("--address", help="With --executor ray: the cluster, such as HOST:6379 or auto [this machine]."),
         click.option("--workers", type=click.IntRange(1), help="Workers on this machine [cores / threads]."),
         click.option("--executor", type=choice, default="processes", show_default=True),
@@ -188,10 +195,7 @@ def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
     from actsec.reports.load import read
 
     executor, workers = where["executor"], where["workers"]
-    cluster = runner.Cluster(where["address"], where["gpus"])
-    if executor != "ray" and cluster != runner.Cluster():
-        raise BadOption(f"--address and --gpus are for --executor ray, not {executor}", "Leave them out.")
-
+    cluster = runner.Cluster(where["address"], 1.0 if where["gpus"] is None else where["gpus"])
     screen.plan(prepared, store)
     if prepared.part is not None:
         with screen.running() as tell:

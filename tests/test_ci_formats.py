@@ -72,7 +72,8 @@ REPORTS = [
 
 @pytest.mark.parametrize("make", REPORTS)
 def test_sarif_fits_the_published_schema(make, sarif_schema):
-    sarif_schema.validate(json.loads(load.render(make(), "sarif")))
+    log = json.loads(load.render(make(), "sarif"))
+    assert [error.message for error in sarif_schema.iter_errors(log)] == []
 
 
 @pytest.mark.parametrize("make", REPORTS)

@@ -253,6 +253,22 @@ def test_one_attack_and_its_images(folder, tmp_path):
     assert inside("attack", "pgd", *arguments[:2], "--weights", folder / "nan.safetensors").code == 3
 
 
+@pytest.mark.parametrize("given", [("--gpus", "1"), ("--address", "auto"), ("--executor", "serial", "--gpus", "0.5")])
+def test_what_only_ray_knows_is_refused_before_anything_is_read(given, monkeypatch):
+    monkeypatch.setattr("actsec.runner.prepare", lambda *_: pytest.fail("the model was read"))
+    said = inside("audit", *given)
+    assert said.code == 2
+    assert "are for --executor ray" in said.err
+
+
+def test_ray_that_is_not_installed_is_told_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr("actsec.runner.prepare", lambda *_: pytest.fail("the model was read"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    said = inside("audit", "--executor", "ray")
+    assert said.code == 2
+    assert "pip install 'actsec[ray]'" in said.err
+
+
 @pytest.mark.parametrize("option", ["--save", "--save-whole"])
 def test_where_attacked_images_go_is_checked_before_the_attack(option, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("actsec.api.attack", lambda *_, **__: pytest.fail("it was attacked"))

@@ -10,17 +10,17 @@ x_{t+1} = P(x_t + step_size * d(grad D)). What D is, is the aim:
     blackout   minus the mean of max(z, 0), of the site that is nearest to being wholly dead: when every unit of a layer
                is dead the logits are a constant and the gradient is exactly 0
 
-``site`` confines any of them to one activation call. No library packages this attack and no paper defines it; it is PGD
-(Madry et al. 2017) on a count. Its goal is ``kill``: success is a net rise of the dead fraction (killed minus revived;
-of the critical units under ``critical``; a whole site under ``blackout``), which is not misclassification and is
-reported apart. Cost: steps + 1 forwards, steps backwards. Ranking by gradient adds 1 forward and 1 backward a row, by
-ablation 1 forward for every unit or channel, made before the attack and not in its counts.
+``site`` confines any of them to one activation call. It is PGD (Madry et al. 2017) on a count. Its goal is ``kill``:
+success is a net rise of the dead fraction (killed minus revived; of the critical units under ``critical``; a whole site
+under ``blackout``), which is not misclassification and is reported apart. Cost: steps + 1 forwards, steps backwards.
+Ranking by gradient adds 1 forward and 1 backward a row, by ablation 1 forward for every unit or channel, made before
+the attack and not in its counts.
 
 Known failures: a site that cannot die (leaky_relu, gelu, tanh, ...) does not count, and a model without a site that can
 is refused ("not applicable"), never reported as 0 %. Where every unit of a layer is already dead no gradient reaches
 the sites before it through that layer, though each of them is still pushed directly. The critical aim suppresses its
-units more than it kills them, so that labels change at few kills. Blackouts of trained networks were not seen, at any
-eps: see actsec.killing.blackout_radius for whether one exists at the first layer.
+units more than it kills them, so that labels change at few kills. Trained networks may have no blackout at all:
+actsec.killing.blackout_radius tells whether one exists at the first layer.
 """
 
 from __future__ import annotations
