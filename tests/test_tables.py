@@ -574,13 +574,13 @@ def folder(tmp_path_factory):
             for a, i, j, s, b in zip(age, income, job, sex, bad, strict=True)
         ]
         (where / f"{name}.csv").write_text("\n".join(["AGE,INCOME,JOB,SEX,RISK,L1,L2", *lines]))
+    text = TINY.format(folder=where) + "[features.L1]\nimmutable = true\n[features.L2]\nimmutable = true\n" + ATTACKS
+    (where / "plan.toml").write_text(text)
     return where
 
 
 @pytest.fixture(scope="module")
 def audited(folder):
-    text = TINY.format(folder=folder) + "[features.L1]\nimmutable = true\n[features.L2]\nimmutable = true\n" + ATTACKS
-    (folder / "plan.toml").write_text(text)
     ran = actsec("audit", folder / "plan.toml", "--out", folder / "run", "--quiet", "--executor", "serial")
     return ran, folder / "run"
 
