@@ -6,7 +6,7 @@ At the first site the certificate is exact for each unit alone (killing.kill_rad
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from actsec.activations.regions import regions
 from actsec.errors import ModelError
 from actsec.forcing import depth
 from actsec.oracle import Oracle, frozen
+from actsec.result import Bracket, SiteBracket
+from actsec.saying import EXACT, INTERVALS
 from actsec.types import SLACK, Cases, Norm, Region, Target
 
 UNITS = 256
@@ -24,45 +26,6 @@ FEATURES = 1 << 15
 """More inputs than these, and reading a first layer costs too much: 3 x 224 x 224 is."""
 PROGRAM = 1 << 16
 """Entries of a first layer's matrix up to which its blackout is solved as a linear program."""
-EXACT, INTERVALS = "exact, one unit at a time", "intervals"
-
-
-@dataclass(frozen=True, slots=True)
-class SiteBracket:
-    """One site, of the units that are not in the region yet and that anything moves.
-
-    attacked: the share that the attack forced together; certified: the share that no perturbation can force more than,
-    None where there is no certificate. units are those looked at, ``of`` those of the site.
-    """
-
-    name: str
-    kind: str
-    units: int
-    of: int
-    attacked: float
-    certified: float | None
-    how: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bracket:
-    """An attack beside certificates, on n images.
-
-    reason_exact, reason_intervals: why there is none of these, empty where there is. blackouts: of the first images the
-    smallest change inside the box that kills the whole first site, None where none does; exact by a linear program
-    (blackout_exact), else at least that. blackouts_anywhere: the same outside the box too, where it is exact.
-    """
-
-    n: int
-    norm: Norm
-    eps: float
-    region: Region
-    sites: tuple[SiteBracket, ...]
-    reason_exact: str
-    reason_intervals: str
-    blackouts: tuple[float | None, ...] = ()
-    blackout_exact: bool = False
-    blackouts_anywhere: tuple[float | None, ...] = ()
 
 
 def bracket(target: Target, cases: Cases, after: Tensor, region: Region = "dead", dark: int = 3) -> Bracket:
@@ -129,7 +92,7 @@ def _exact(target: Target, x: Tensor, norm: Norm, region: Region) -> tuple[killi
     if x[0].numel() > FEATURES:
         return None, None, f"inputs of {x[0].numel()} numbers are too many to read the first layer"
     try:
-        layer = killing.first_layer(target, x, most=UNITS)
+        layer = killing.first_layer(target, x, max(target.batch // 2, 1), UNITS)  # float64 takes twice the memory
         return layer, killing.kill_radius(layer, x, norm, target.bounds), ""
     except ModelError as problem:
         return None, None, problem.problem
@@ -151,38 +114,3 @@ def _darkened(made: Bracket, target: Target, x: Tensor, layer: killing.Affine, r
 
 def _told(radii: Tensor) -> tuple[float | None, ...]:
     return tuple(value if value < float("inf") else None for value in radii.tolist())
-
-
-def words(made: Bracket) -> tuple[str, ...]:
-    """The bracket in sentences, one a site and one for blackouts, and one for each certificate that there is none of."""
-    verb, gone = ("kill", "killed") if made.region == "dead" else ("force", "forced")
-    told = []
-    for site in made.sites:
-        if site.certified is not None:
-            some = f", on {site.units} of {site.of} units" if site.how == EXACT and site.units < site.of else ""
-            loose = " (every one may be reached: the certificate says nothing)" if site.certified == 1 else ""
-            told.append(
-                f"{site.name}: no perturbation can {verb} more than {site.certified:.1%} of its active units "
-                f"({site.how}{some}){loose}; the attack {gone} {site.attacked:.1%}."
-            )
-    if made.blackouts:
-        told.append(_blackout(made))
-    if made.reason_exact:
-        told.append(f"Exact radii at the first layer: not available: {made.reason_exact}.")
-    if made.reason_intervals:
-        told.append(f"Intervals behind the first layer: not available: {made.reason_intervals}.")
-    return tuple(told)
-
-
-def _blackout(made: Bracket) -> str:
-    exists = [value for value in made.blackouts if value is not None]
-    every, count = "in the box no change kills the whole first site", len(made.blackouts)
-    if exists:
-        how = "" if made.blackout_exact else "at least "
-        every = f"killing the whole first site takes {how}{min(exists):.3g} ({made.norm}, in the box"
-        none = count - len(exists)
-        every += f"; {none} of {count} images have no such change)" if none else f", smallest of {count} images)"
-    anywhere = [value for value in made.blackouts_anywhere if value is not None]
-    if anywhere:
-        every += f"; without the box {min(anywhere):.3g} to {max(anywhere):.3g}"
-    return f"Blackout: {every}; eps is {made.eps:.3g}."

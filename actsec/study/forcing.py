@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from actsec import consequences, registry, units
-from actsec.brackets import Bracket, bracket
+from actsec.brackets import bracket
 from actsec.consequences import Consequence
 from actsec.errors import ActsecError, BadOption, ModelError, ThreatError
 from actsec.forcing import VERBS, Chosen, Kill, Ranked, groups
 from actsec.losses import Misclassify
 from actsec.referee import attack_target, cases_of
-from actsec.result import Share
+from actsec.result import Bracket, Share
 from actsec.runner import Progress, Tell
 from actsec.spec import parse
 from actsec.study.singles import Smallest, Twin, Universal, smallest, twins, universal
@@ -193,9 +193,7 @@ def contend(
     return Contest(region, tuple(made), not_done, site)
 
 
-def _forced(
-    name: str, attack: str, target: Target, cases: Cases, region: Region, chosen: Chosen, seed: int
-) -> Forced:
+def _forced(name: str, attack: str, target: Target, cases: Cases, region: Region, chosen: Chosen, seed: int) -> Forced:
     built: Any = registry.build("attacks", attack)
     goal = Misclassify() if name == PGD else Kill(region, getattr(built, "site", None), getattr(built, "aim", "count"))
     # PGD on the labels does not ask about images that are wrong already; they stay untouched.

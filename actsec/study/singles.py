@@ -114,7 +114,9 @@ def smallest(target: Target, cases: Cases, region: Region, count: int, seed: int
             places = torch.searchsorted(layer.units, chosen)
             exact = killing.kill_radius(layer, x, cases.norm, target.bounds)[:, places][pairs]
         certified = _let_through(target, x, site.name, chosen, pairs, region, _reach(found, float(cases.eps[0])))
-        made.append(Smallest(site.name, site.kind, len(chosen), tuple(found.tolist()), tuple(exact.tolist()), certified))
+        made.append(
+            Smallest(site.name, site.kind, len(chosen), tuple(found.tolist()), tuple(exact.tolist()), certified)
+        )
     return tuple(made)
 
 
@@ -175,6 +177,8 @@ def twins(
     found = []
     for to in swaps:
         twin = target.having(model=replace(target.model, to, example=example))
-        told = {name: consequences.transferred({to: twin}, x, left, cases.y, region)[0] for name, left in forced.items()}
+        told = {
+            name: consequences.transferred({to: twin}, x, left, cases.y, region)[0] for name, left in forced.items()
+        }
         found.append(Twin(to, told))
     return tuple(found)
