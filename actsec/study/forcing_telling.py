@@ -137,8 +137,8 @@ def lead(contest: Contest) -> str:
     said = (
         f"{label(contest, COUNT).capitalize()} {done} {count.killed_of_active:.1%} of {of} "
         f"({beside(plain, lambda e: f'{e.killed_of_active:.1%}')}); the label changed on {count.changed} of "
-        f"{count.right} images ({beside(plain, lambda e: str(e.changed))}). Less those that came back, the {gone} share of all units "
-        f"rises by {count.net:+.3f} ({beside(tuple(BESIDE), lambda e: f'{e.net:+.3f}')}). "
+        f"{count.right} images ({beside(plain, lambda e: str(e.changed))}). Less those that came back, the "
+        f"{gone} share of all units rises by {count.net:+.3f} ({beside(tuple(BESIDE), lambda e: f'{e.net:+.3f}')}). "
     )
     equals = [name for name in BESIDE if name in contest and contest[name].effect.net >= count.net]
     if equals:
@@ -252,7 +252,8 @@ def singles(found: Round, eps: float) -> Iterator[str]:
         never = int(np.isinf(sizes).sum())
         cells = (
             str(s.units), str(len(sizes)), f"{np.mean(sizes <= eps):.1%}", _quantile(sizes, 0.25),
-            _quantile(sizes, 0.5), str(never), f"{np.mean(exact <= eps):.1%}" if len(exact) else "-", _quantile(exact, 0.5),
+            _quantile(sizes, 0.5), str(never), f"{np.mean(exact <= eps):.1%}" if len(exact) else "-",
+            _quantile(exact, 0.5),
         )  # fmt: skip
         yield f"| {s.site} | " + " | ".join(cells) + " |"
     yield ""

@@ -19,7 +19,7 @@ from actsec.referee import attack_target, cases_of
 from actsec.types import Cases, Region, Target
 
 NOISE = "noise(draws=20, kind=sign)"
-SINGLE = "fab(steps=20)"
+SINGLE = "fab(steps=20, targets=1)"
 SITES = 3
 """Single units are looked for at the first site, the last and one between them."""
 GRID = 12
@@ -86,7 +86,7 @@ class Smallest:
 def smallest(target: Target, cases: Cases, region: Region, count: int, seed: int) -> tuple[Smallest, ...]:
     """Single units at up to SITES sites, ``count`` of each drawn at random from those that some image leaves alive.
 
-    20 forwards and backwards a row for every unit.
+    About 20 forwards and backwards a row for every unit.
     """
     x = cases.x
     with frozen(target.model):
