@@ -31,8 +31,8 @@ from actsec.types import Region
 
 _NAMED: dict[Region, tuple[str, str, str, str]] = {
     "dead": ("Units forced dead", "killed", "active units", "dead"),
-    "saturated": ("Units saturated", "saturated", "units that were not", "saturated"),
-    "zero_tail": ("Units forced into zero tails", "forced into a zero tail", "units that were not there", "there"),
+    "saturated": ("Units saturated", "saturated", "the other units", "saturated"),
+    "zero_tail": ("Units forced into zero tails", "forced", "the units outside a zero tail", "in a zero tail"),
 }
 """Of each region: the heading, what is done, to which units, and what they are then."""
 
@@ -135,21 +135,21 @@ def lead(contest: Contest) -> str:
 
     plain = (NOISE, PGD)
     said = (
-        f"{label(contest, COUNT).capitalize()} {done} {count.killed_of_active:.1%} of {of} "
+        f"The {label(contest, COUNT)} attack {done} {count.killed_of_active:.1%} of {of} "
         f"({beside(plain, lambda e: f'{e.killed_of_active:.1%}')}); the label changed on {count.changed} of "
-        f"{count.right} images ({beside(plain, lambda e: str(e.changed))}). Less those that came back, the "
-        f"{gone} share of all units rises by {count.net:+.3f} ({beside(tuple(BESIDE), lambda e: f'{e.net:+.3f}')}). "
+        f"{count.right} images ({beside(plain, lambda e: str(e.changed))}). Less those that came back, the share of all "
+        f"units that is {gone} rises by {count.net:+.3f} ({beside(tuple(BESIDE), lambda e: f'{e.net:+.3f}')}). "
     )
     equals = [name for name in BESIDE if name in contest and contest[name].effect.net >= count.net]
     if equals:
         return said + f"{' and '.join(equals)} raised it as much: this counts as no attack on units."
-    return said + "Neither noise nor PGD raised it as much: units can be attacked for themselves."
+    return said + "Neither noise nor PGD raised it as much: it is an attack on units of its own."
 
 
 def contenders(contest: Contest) -> Iterator[str]:
     """One row a contender; those that were not run say why."""
-    done = _NAMED[contest.region][1]
-    head = (f"{done}, of those it could", "net", f"critical {done}", "blackouts", "labels changed", "95 %", "margin")
+    _, done, of, _ = _NAMED[contest.region]
+    head = (f"{done}, of {of}", "net", f"critical {done}", "blackouts", "labels changed", "95 %", "margin")
     yield "| attack | " + " | ".join((*head, "gradient ratio", "zero gradients")) + " |"
     yield "|---" * (len(head) + 3) + "|"
     for each in contest.forced:
@@ -200,7 +200,7 @@ def over_seeds(networks: Sequence[Network], at: int = 0, level: str = "##") -> I
     contests = [network.rounds[at].contest for network in networks]
     yield f"{level} Over {len(contests)} seeds"
     yield ""
-    yield "| attack | forced, of those it could | net | labels changed |"
+    yield "| attack | forced, of those not gone | net | labels changed |"
     yield "|---|---|---|---|"
     for name in (each.name for each in contests[0].forced if all(each.name in contest for contest in contests)):
         effects = [contest[name].effect for contest in contests]
