@@ -68,7 +68,7 @@ def reachable(target: Target, x: Tensor, eps: float, region: Region) -> tuple[di
     """By site, which units (n, units) intervals do not keep out of a region; or none, and why."""
     try:
         found = killing.bounds(target, x, eps)
-    except (ModelError, RuntimeError) as problem:  # a model that does not run in float64
+    except (ModelError, RuntimeError, TypeError) as problem:  # a model that does not run in float64
         return {}, problem.problem if isinstance(problem, ModelError) else str(problem).splitlines()[0]
     ends = {
         site.name: (below, above)

@@ -71,7 +71,7 @@ def first_layer(target: Target, x: Tensor, batch: int = 256, most: int | None = 
         raise ModelError("no site can die, so there is nothing to certify", "Use a model with relu.")
     try:
         return _read(target, first, x, batch, most, seed)
-    except RuntimeError as problem:
+    except (RuntimeError, TypeError) as problem:  # of a model or a device without float64
         reason = str(problem).splitlines()[0]
         raise ModelError(f"the model does not run in float64: {reason}", "Use bounds.") from problem
 

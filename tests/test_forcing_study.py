@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def network(kind=nn.ReLU, widths=(6, 8, 8, 3), seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), kind()]
         return Target(nn.Sequential(*layers[:-1]).eval(), (widths[0],), CLASSES)
 
@@ -136,7 +137,8 @@ def test_what_a_model_does_not_allow_is_named():
 
 
 def test_a_bracket_says_what_it_holds():
-    sites = (SiteBracket("a", "relu", 5, 9, 0.1, 0.25, "exact radii"), SiteBracket("b", "relu", 9, 9, 0.2, 1.0, "intervals"))
+    one = SiteBracket("a", "relu", 5, 9, 0.1, 0.25, "exact radii")
+    sites = (one, SiteBracket("b", "relu", 9, 9, 0.2, 1.0, "intervals"))
     held = Bracket(7, "linf", 0.1, "dead", sites, "", "", (0.3, None), True, (0.2, 0.25))
     first, second, third = bracketed(held)
     assert first == (
@@ -191,16 +193,17 @@ def test_single_units_lie_between_the_truth_and_the_intervals():
     assert all(not each.exact for each in others)
 
 
-def test_one_delta_is_made_on_one_half_and_measured_on_the_other():
+def test_one_delta_is_made_on_some_images_and_measured_on_the_others():
     network = studied()
     found, x, y = network.rounds[0].universal, network.cases.x, network.cases.y
-    assert (found.made.n, found.other.n) == (12, 12)
+    assert (found.made.n, found.other.n) == (8, 16)
     assert float(found.delta.abs().max()) == pytest.approx(found.size)
     assert found.size <= EPS * (1 + 1e-6)
-    moved = (x[12:] + found.delta).clamp(0, 1)
-    assert consequences.compare(network.target, x[12:], moved, y[12:]) == found.other
+    moved = (x[8:] + found.delta).clamp(0, 1)
+    assert consequences.compare(network.target, x[8:], moved, y[8:]) == found.other
     assert found.made.net > found.noise_made.net
-    with pytest.raises(ThreatError, match="too few for two halves"):
+    assert [singles._fitting(most) for most in (1, 2, 3, 12, 31, 32, 70, 500)] == [1, 2, 2, 8, 16, 32, 64, 128]
+    with pytest.raises(ThreatError, match="too few to make a delta"):
         singles.universal(network.target, network.cases.rows(slice(0, 3)), "dead", "dead_relu(steps=2)", 0)
 
 

@@ -45,7 +45,7 @@ def lines(
     yield f"# {' and '.join(_NAMED[r.contest.region][0] for r in first.rounds)}"
     yield ""
     seeds = f", seeds {', '.join(str(n.seed) for n in networks)}" if len(networks) > 1 else f", seed {first.seed}"
-    yield f"{first.name} on {len(first.cases)} images of {data}; {settings.norm} {echo}{seeds}."
+    yield f"{first.name} on {len(first.cases)} images of {data}; {f"linf {echo}" if settings.norm == "linf" else echo}{seeds}."
     yield ""
     for at, found in enumerate(first.rounds):
         region = found.contest.region
@@ -137,8 +137,8 @@ def lead(contest: Contest) -> str:
     said = (
         f"The {label(contest, COUNT)} attack {done} {count.killed_of_active:.1%} of {of} "
         f"({beside(plain, lambda e: f'{e.killed_of_active:.1%}')}); the label changed on {count.changed} of "
-        f"{count.right} images ({beside(plain, lambda e: str(e.changed))}). Less those that came back, the share of all "
-        f"units that is {gone} rises by {count.net:+.3f} ({beside(tuple(BESIDE), lambda e: f'{e.net:+.3f}')}). "
+        f"{count.right} images ({beside(plain, lambda e: str(e.changed))}). Less those that came back, the share of "
+        f"all units that is {gone} rises by {count.net:+.3f} ({beside(tuple(BESIDE), lambda e: f'{e.net:+.3f}')}). "
     )
     equals = [name for name in BESIDE if name in contest and contest[name].effect.net >= count.net]
     if equals:

@@ -14,7 +14,7 @@ from actsec.consequences import Consequence, Passed
 from actsec.errors import ModelError, ThreatError
 from actsec.forcing import Kill, depth
 from actsec.ledger import FOUND
-from actsec.oracle import Oracle, frozen
+from actsec.oracle import PAD, Oracle, frozen
 from actsec.referee import attack_target, cases_of
 from actsec.types import Cases, Region, Target
 
@@ -22,13 +22,15 @@ NOISE = "noise(draws=20, kind=sign)"
 SINGLE = "fab(steps=20, targets=1)"
 SITES = 3
 """Single units are looked for at the first site, the last and one between them."""
+MADE_ON = 128
+"""Images that one delta is made on at most."""
 GRID = 12
 """Sizes at which intervals say how many units may be reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Universal:
-    """One delta made on the first half of the images, and random signs chosen on them, on both halves.
+    """One delta made on the first images, and random signs chosen on them, on these and on the others.
 
     made and noise_made are on the images that they were made on, other and noise_other on the others.
     """
@@ -42,13 +44,13 @@ class Universal:
 
 
 def universal(target: Target, cases: Cases, region: Region, attack: str, seed: int) -> Universal:
-    """One delta for half of the rows, tried on the others. Raises ThreatError for fewer than 4 rows.
+    """One delta for the first rows, at most half and MADE_ON, tried on the others. Raises ThreatError below 4 rows.
 
     A question of it costs a forward of every row it is made on. Raises ThreatError for targets that draw.
     """
-    half = len(cases) // 2
+    half = _fitting(len(cases) // 2)
     if half < 2:
-        raise ThreatError(f"{len(cases)} images are too few for two halves", "Give 4 or more.")
+        raise ThreatError(f"{len(cases)} images are too few to make a delta on some", "Give 4 or more.")
     x, y, eps = cases.x, cases.y, float(cases.eps[0])
     view = units.universal_target(target, x[:half])
     one = cases_of(view, torch.zeros_like(x[:1]), torch.zeros_like(y[:1]), cases.norm, eps)
@@ -64,6 +66,11 @@ def universal(target: Target, cases: Cases, region: Region, attack: str, seed: i
     noise_made, noise_other, _ = found(NOISE)
     size = delta.flatten(1).abs().amax() if cases.norm == "linf" else delta.flatten(1).norm(dim=1).amax()
     return Universal(made, other, noise_made, noise_other, float(size), delta)
+
+
+def _fitting(most: int) -> int:
+    """At most so many rows that fill a call of the model without padding: a multiple of 32, or a power of 2 below."""
+    return min(most - most % PAD, MADE_ON) if most >= PAD else 1 << most.bit_length() >> 1
 
 
 @dataclass(frozen=True, slots=True)
