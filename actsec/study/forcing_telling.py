@@ -45,7 +45,8 @@ def lines(
     yield f"# {' and '.join(_NAMED[r.contest.region][0] for r in first.rounds)}"
     yield ""
     seeds = f", seeds {', '.join(str(n.seed) for n in networks)}" if len(networks) > 1 else f", seed {first.seed}"
-    yield f"{first.name} on {len(first.cases)} images of {data}; {f"linf {echo}" if settings.norm == "linf" else echo}{seeds}."
+    where = f"linf {echo}" if settings.norm == "linf" else echo  # of L2 the echo says so itself
+    yield f"{first.name} on {len(first.cases)} images of {data}; {where}{seeds}."
     yield ""
     for at, found in enumerate(first.rounds):
         region = found.contest.region
