@@ -104,7 +104,7 @@ def _read(target: Target, first: Site, x: Tensor, batch: int, most: int | None, 
                 "Use bounds, which needs no matrix.",
             )
         if most is not None:
-            weight = torch.cat([slopes(places) for places in chosen.split(batch)])
+            weight = torch.cat([slopes(places) for places in torch.split(chosen, batch)])
         else:
             basis = torch.split(torch.eye(features, dtype=torch.float64, device=x.device), batch)
             weight = torch.cat([pre(part.reshape(-1, *shape)) - bias for part in basis]).T.contiguous()

@@ -190,11 +190,16 @@ def forcing_command(
         options["samples"] = images
     if options.get("model") is None and options.get("weights") is None:
         options["model"] = "reference:mlp"
-    kept = {"swaps": swaps} if swaps else {}
     with Screen(quiet=quiet).running("parts") as tell:
         subject = forcing_scene.subject(read_plan(None, options, None, None), norm, seeds, tell)
         settings = forcing.Settings(
-            norm=norm, eps=subject.eps, images=len(subject.x), seeds=seeds, steps=steps, units=units, **kept
+            norm=norm,
+            eps=subject.eps,
+            images=len(subject.x),
+            seeds=seeds,
+            steps=steps,
+            units=units,
+            swaps=swaps or forcing.SWAPS,
         )
         networks = subject.run(settings, tell)
     for note in subject.notes:

@@ -65,6 +65,8 @@ CONTENDERS: dict[Region, dict[str, str]] = {
     },
 }
 """Attacks by what a report calls them, the same names in every region; ``count`` comes before what rests on it."""
+SWAPS = ("leaky_relu", "gelu", "tanh")
+"""Activations of the twins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Settings:
     steps: int = 50
     units: int = 4
     certified: int = 40
-    swaps: tuple[str, ...] = ("leaky_relu", "gelu", "tanh")
+    swaps: tuple[str, ...] = SWAPS
 
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
@@ -173,7 +175,8 @@ def contend(
     names = [*CONTENDERS[region]] if wanted is None else [name for name in CONTENDERS[region] if name in [*wanted]]
     chosen = units.critical(target, cases, Ranked("gradient", SHARE, region))
     made: list[Forced] = []
-    not_done, site = {}, ""
+    not_done: dict[str, str] = {}
+    site = ""
     for name in names:
         tell(name)
         if name == ABLATION and (forwards := _ablations(target, cases.x)) > ABLATIONS:
@@ -210,7 +213,8 @@ def _ablations(target: Target, x: Tensor) -> int:
 
 def investigate(target: Target, cases: Cases, region: Region, settings: Settings, seed: int, tell: Tell) -> Round:
     """One region of one network: everything that Settings ask."""
-    steps, missing = settings.steps, {}
+    steps = settings.steps
+    missing: dict[str, str] = {}
     contest = contend(target, cases, region, steps=steps, seed=seed, tell=lambda name: tell(_at(region, name)))
     if COUNT not in contest:
         raise ModelError(contest.not_done[COUNT], "Look at the sites with actsec diagnose.")
@@ -218,18 +222,16 @@ def investigate(target: Target, cases: Cases, region: Region, settings: Settings
     few = slice(0, settings.certified)
     tell(_at(region, "certificates"))
     bracketed = bracket(target, cases.rows(few), x[few], region)
-    delta, singles, passed = None, (), ()
     tell(_at(region, "one delta for all"))
+    delta: Universal | None = None
     try:
         delta = universal(target, cases, region, str(CONTENDERS[region][COUNT].format(steps=steps)), seed)
     except (ThreatError, ModelError) as problem:
         missing["universal"] = problem.problem
     tell(_at(region, "single units"))
-    try:
-        singles = smallest(target, cases.rows(few), region, settings.units, seed) if settings.units else ()
-    except (ThreatError, ModelError) as problem:
-        missing["smallest"] = problem.problem
+    singles = smallest(target, cases.rows(few), region, settings.units, seed) if settings.units else ()
     tell(_at(region, "twins"))
+    passed: tuple[Twin, ...] = ()
     try:
         others = tuple(name for name in settings.swaps if parse(name).name not in _kinds(target, cases.x))
         shown = {name: contest[name].x for name in (NOISE, PGD, COUNT, "critical, gradient") if name in contest}

@@ -55,7 +55,8 @@ def subject(plan: Plan, norm: Norm, seeds: int, tell: Tell) -> Subject:
         raise PlanError(
             f"{plan.data} is a table, whose columns have rules of their own", "Use actsec attack dead_relu."
         )
-    resolved, made, notes = loaded.plan, [], loaded.notes
+    resolved, notes = loaded.plan, loaded.notes
+    made: list[tuple[Target, int]] = []
     for seed in range(resolved.seed, resolved.seed + seeds):
         if made and not resolved.reference:
             made.append((made[0][0], seed))

@@ -78,7 +78,7 @@ def _round(found: Round, settings: Settings, pictures: Sequence[str]) -> Iterato
     yield ""
     yield f"## Every site under {label(contest, COUNT)}"
     yield ""
-    yield from sites(contest[COUNT].effect)
+    yield from sites(contest[COUNT].effect, region)
     yield ""
     yield from drawn("sites")
     yield "## What no attack can beat"
@@ -187,10 +187,12 @@ def legend(contest: Contest) -> Iterator[str]:
     yield from (f"- {name}: not done: {reason}." for name, reason in contest.not_done.items())
 
 
-def sites(found: Consequence) -> Iterator[str]:
+def sites(found: Consequence, region: Region = "dead") -> Iterator[str]:
     """Every site of one contender."""
-    yield "| site | kind | units | gone before | after | forced | revived | on every image before | after |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    _, done, _, gone = _NAMED[region]
+    head = (f"{gone} before", "after", done, "came back", f"{gone} on every image, before", "after")
+    yield f"| site | kind | units | {' | '.join(head)} |"
+    yield "|---" * (len(head) + 3) + "|"
     for s in found.sites:
         shares = (s.dead_before, s.dead_after, s.killed, s.revived, s.permanently_dead_before, s.permanently_dead_after)
         yield f"| {s.name} | {s.kind} | {s.units} | " + " | ".join(f"{value:.1%}" for value in shares) + " |"
@@ -332,13 +334,12 @@ def _noted(found: Round) -> dict[str, Any]:
         ],
         "not_done": {**contest.not_done, **found.not_done},
         "bracket": dataclasses.asdict(found.bracket),
-        "universal": None if found.universal is None else _fields(found.universal, without="delta"),
+        "universal": None if found.universal is None else _of_one_delta(found.universal),
         "smallest": [dataclasses.asdict(each) for each in found.smallest],
         "twins": [dataclasses.asdict(twin) for twin in found.twins],
     }
 
 
-def _fields(value: Any, without: str) -> dict[str, Any]:
-    kept = (f.name for f in dataclasses.fields(value) if f.name != without)
-    parts = {name: getattr(value, name) for name in kept}
-    return {name: dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for name, part in parts.items()}
+def _of_one_delta(made: Universal) -> dict[str, Any]:
+    parts = ("made", "other", "noise_made", "noise_other")
+    return {"size": made.size, **{part: dataclasses.asdict(getattr(made, part)) for part in parts}}

@@ -21,6 +21,7 @@ body { display: block; }
 td { min-width: 4.5rem; }
 td.word { font-weight: 600; white-space: nowrap; }
 td.said { min-width: 22rem; }
+main > h2 { margin-top: 2.6rem; }
 main > figure { width: fit-content; max-width: 100%; margin-bottom: 1.2rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 8px; }
 """
