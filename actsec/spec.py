@@ -36,6 +36,7 @@ _TOKEN = re.compile(
 DEPTH = 20
 """Of specs and lists inside one another."""
 _DIGITS = 100  # of one number: Python takes seconds and then refuses to read a million
+_LONGEST = 10_000  # characters of a text: what comes to more is no request of a person's
 
 _WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
 
@@ -115,6 +116,8 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.text, self.tokens, self.at, self.depth = text, [], 0, 0
+        if len(text) > _LONGEST:
+            raise SpecError(f"cannot read {text[:40]!r}...: {len(text):,} characters, at most {_LONGEST:,}", _GRAMMAR)
         position = 0
         while text[position:].strip():
             match = _TOKEN.match(text, position)

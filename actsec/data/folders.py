@@ -39,7 +39,10 @@ def from_folder(
     size. Grey images beside coloured ones get three equal channels. Raises DataError or BadOption with the mend.
     """
     steps = _steps(resize) if resize is not None else []
-    files, labels, names, notes = _listing(folder, classes)
+    try:
+        files, labels, names, notes = _listing(folder, classes)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}", "Check its permissions.") from error
     modes, sizes = _survey(files, steps)
     different = sorted(set(sizes))
     if len(different) > 1:
