@@ -7,7 +7,7 @@ that makes a folder when it is opened. Each input ends in one of these:
     read         it was read, and is what it says
     clear error  an ActsecError with exit code 2, 3 or 4: what is wrong and how to mend it
     crash        any other exception: a bug of actsec
-    hang         more than 20 seconds
+    hang         more than 20 seconds of the processor's time
     executed     the pickle's folder is there: code of the input ran
 """
 
@@ -97,14 +97,23 @@ def bytes_of(rng: random.Random, content: bytes) -> bytes:
 
 
 def tree_of(rng: random.Random, value: Any) -> Any:
-    """JSON-like data with some of its values exchanged, left out or renamed."""
-    if rng.random() < 0.03:
-        return rng.choice(VALUES)
+    """JSON-like data with a few of its values, wherever they are, exchanged, left out or renamed."""
+    return _changed(rng, value, rng.choice((0.5, 1, 2, 5)) / _size(value))
+
+
+def _size(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_size, inner))
+
+
+def _changed(rng: random.Random, value: Any, rate: float) -> Any:
+    if rng.random() < rate:
+        return rng.choice((*VALUES, value + 1 if isinstance(value, int) else f"{value}x"))
     if isinstance(value, dict):
-        kept = {key: tree_of(rng, item) for key, item in value.items() if rng.random() > 0.01}
-        return {**kept, rng.choice(TOKENS): rng.choice(VALUES)} if rng.random() < 0.02 else kept
+        kept = {key: _changed(rng, item, rate) for key, item in value.items() if rng.random() > rate / 3}
+        return {**kept, rng.choice(TOKENS): rng.choice(VALUES)} if rng.random() < rate / 3 else kept
     if isinstance(value, list):
-        return [tree_of(rng, item) for item in value if rng.random() > 0.01]
+        return [_changed(rng, item, rate) for item in value if rng.random() > rate / 3]
     return value
 
 
@@ -353,7 +362,7 @@ def _weights(trap: bytes) -> Iterator[Parser]:
 def _runs(run: Path | None) -> Iterator[Parser]:
     if run is None:
         return
-    from actsec.examples import read as examples_of
+    from actsec.examples import of_run as examples_of
     from actsec.merging import merge
     from actsec.reports import load
     from actsec.verdict.between import compare
@@ -387,7 +396,7 @@ def _runs(run: Path | None) -> Iterator[Parser]:
             load.render(found, form)
 
     yield Parser("report.json, rendered", report, rendered)
-    yield Parser("run folders, compared", changed, lambda place: compare(run, place, ("robust_accuracy",)))
+    yield Parser("run folders, compared", changed, lambda place: compare(run, place), 2)
     yield Parser("run folders, merged", changed, lambda place: merge([place], place.parent / "merged"), 2)
     yield Parser("run folders, replayed", changed, lambda place: examples_of(str(place)))
 
@@ -395,7 +404,7 @@ def _runs(run: Path | None) -> Iterator[Parser]:
 def fate_of(parser: Parser, rng: random.Random, folder: Path) -> str:
     """Feed one input and say what came of it."""
     given = parser.make(rng, folder)
-    signal.alarm(HANG)
+    signal.setitimer(signal.ITIMER_PROF, HANG)
     try:
         parser.read(given)
     except ActsecError as problem:
@@ -413,7 +422,7 @@ def fate_of(parser: Parser, rng: random.Random, folder: Path) -> str:
     else:
         fate = "read"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return "executed" if any(folder.rglob("EXECUTED")) else fate
 
 
@@ -423,7 +432,7 @@ def run_all(seconds: float, seed: int, run: Path | None, only: str = "") -> list
     def ring(*_: object) -> None:
         raise _Hang
 
-    signal.signal(signal.SIGALRM, ring)
+    signal.signal(signal.SIGPROF, ring)
     importlib.import_module("actsec.runner")  # torch and what needs it, whose import is no parser's time
     root = Path(tempfile.mkdtemp(prefix="fuzzing"))
     trap = pickle.dumps(Trap(root / "EXECUTED"))

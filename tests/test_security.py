@@ -95,7 +95,7 @@ def test_a_header_that_claims_gigabytes_is_not_read(tmp_path):
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_archives_that_are_not_what_numpy_writes(tmp_path, members, said):
-    path = archive(tmp_path / "d" / "e" / "data.npz" if False else tmp_path / "data.npz", members)
+    path = archive(tmp_path / "data.npz", members)
     with pytest.raises(DataError, match=said):
         load(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz"], "something was unpacked"
@@ -209,7 +209,7 @@ def test_a_table_of_a_million_columns_is_refused_at_its_header(tmp_path):
 
 def test_a_long_number_takes_no_quadratic_time(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{'1' * 120_000}x,{i % 2}\n" for i in range(2)) * 2)
-    with pytest.raises(DataError):
+    with pytest.raises(UsageError):
         tables.load(str(tmp_path / "t.csv"), label_column="b")
 
 
