@@ -1,8 +1,8 @@
 """Code of others that an audit executes: whose it is, and how a file of it is run. Imports no torch.
 
-Plug-ins and factories are programs. What is listed here is what a plan names and what is installed to take part in every
-audit: the file's name or the distribution with its version, and the sha256 of the file that holds the function or class.
-What such a file imports is not hashed.
+Plug-ins and factories are programs. What is listed here is what a plan names and what is installed to take part in
+every audit: the file's name or the distribution with its version, and the sha256 of the file that holds the function or
+class. What such a file imports is not hashed.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def _factories(plan: Plan) -> Iterator[Executed]:
             if option == "source" and isinstance(value, str) and ":" in value and not value.startswith("variant:"):
                 yield from _model("surrogate", value)
     if plan.weights is not None and plan.trust_model and Path(plan.weights).expanduser().is_file():
-        yield _file("weights, opened although opening may execute them (--trust-model)", Path(plan.weights).expanduser())
+        yield _file("weights, opened although that may execute them (--trust-model)", Path(plan.weights).expanduser())
 
 
 def _model(what: str, text: str) -> Iterator[Executed]:
-    """The code that builds a model: a function of a file or of a package, named here or by a hardened model's recipe."""
+    """The code that builds a model: a function of a file or a package, named here or by a hardened model's recipe."""
     from actsec.loading import recipes
     from actsec.loading.building import split
 

@@ -1,4 +1,4 @@
-"""What the command line prints: names in it may come from strangers' files, and none moves the cursor or forges a line."""
+"""What the command line prints: names in it may be strangers', and none moves the cursor or forges a line."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ def reading(root: str | Path) -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as problem:
         raise StoreError(
             f"what the run folder {root} holds does not fit together ({type(problem).__name__}: {problem})",
-            "It was edited, or another actsec wrote it: run the audit again. If neither is so, this is a bug in actsec.",
+            "It was edited, or another actsec wrote it: run the audit again. If neither is so, it is a bug in actsec.",
         ) from problem
 
 

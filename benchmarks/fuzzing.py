@@ -1,8 +1,8 @@
 """Every parser fed with damaged and hostile files: ``python -m benchmarks.fuzzing --seconds 600 --out results.md``.
 
 Valid inputs are mutated (bytes flipped, cut, doubled, exchanged; texts with tokens of their grammar put in at random;
-numbers made huge, negative, nested) by a seeded generator, without coverage guidance. Wherever a pickle could be put, one is put
-that makes a folder when it is opened. Each input ends in one of these:
+numbers made huge, negative, nested) by a seeded generator, without coverage guidance. Wherever a pickle could be put,
+one is put that makes a folder when it is opened. Each input ends in one of these:
 
     read         it was read, and is what it says
     clear error  an ActsecError with exit code 2, 3 or 4: what is wrong and how to mend it
@@ -42,11 +42,78 @@ from actsec.errors import ActsecError
 HANG = 20
 FATES = ("read", "clear error", "crash", "hang", "executed")
 TOKENS = (
-    *("(", ")", "[", "]", ",", "=", "|", "'", '"', "\\", "/", ":", "@", ">=", "<=", "-", ".", "\n", "\0", "\ud7ff", "\u202e"),
-    *("inf", "nan", "-1", "0", "1e999", "9" * 30, "9" * 5000, "8/255", "1/0", "none", "true", "[" * 50, "(" * 50, "a(b=" * 50),
-    *("pgd", "steps", "class=", "linf", "l2", "kill", "../../etc/passwd", "/dev/zero", "${HOME}", "\x1b[2J", "é", "١"),
+    *(
+        "(",
+        ")",
+        "[",
+        "]",
+        ",",
+        "=",
+        "|",
+        "'",
+        '"',
+        "\\",
+        "/",
+        ":",
+        "@",
+        ">=",
+        "<=",
+        "-",
+        ".",
+        "\n",
+        "\0",
+        "\ud7ff",
+        "\u202e",
+    ),
+    *(
+        "inf",
+        "nan",
+        "-1",
+        "0",
+        "1e999",
+        "9" * 30,
+        "9" * 5000,
+        "8/255",
+        "1/0",
+        "none",
+        "true",
+        "[" * 50,
+        "(" * 50,
+        "a(b=" * 50,
+    ),
+    *(
+        "pgd",
+        "steps",
+        "class=",
+        "linf",
+        "l2",
+        "kill",
+        "../../etc/passwd",
+        "/dev/zero",
+        "${HOME}",
+        "\x1b[2J",
+        "é",
+        "\u0661",
+    ),
 )
-VALUES = (None, True, 0, -1, 2**40, 2**70, 1e308, float("nan"), float("inf"), "", "x", "9" * 5000, [], [1], {}, {"a": []})
+VALUES = (
+    None,
+    True,
+    0,
+    -1,
+    2**40,
+    2**70,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "9" * 5000,
+    [],
+    [1],
+    {},
+    {"a": []},
+)
 
 
 class _Hang(BaseException):
@@ -134,12 +201,12 @@ def zipped(rng: random.Random, members: dict[str, bytes], trap: bytes) -> bytes:
         warnings.simplefilter("ignore")  # members of one name are meant
         for name, content in members.items():
             fate = rng.randrange(12)
-            name = rng.choice((f"../{name}", f"/{name}", f"{name}\0", "data.pkl")) if fate == 0 else name
-            content = bytes_of(rng, content) if fate in (1, 2, 3) else trap if fate == 4 else content
+            called = rng.choice((f"../{name}", f"/{name}", f"{name}\0", "data.pkl")) if fate == 0 else name
+            held = bytes_of(rng, content) if fate in (1, 2, 3) else trap if fate == 4 else content
             kind = rng.choice((*(0,) * 20, *(zipfile.ZIP_DEFLATED,) * 4, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
-            archive.writestr(name, content, compress_type=kind)
+            archive.writestr(called, held, compress_type=kind)
             if fate == 5:
-                archive.writestr(name, content)
+                archive.writestr(called, held)
     return bytes_of(rng, out.getvalue()) if rng.random() < 0.3 else out.getvalue()
 
 
@@ -152,7 +219,9 @@ def npy(array: np.ndarray) -> bytes:
 def header(rng: random.Random) -> bytes:
     """A header of numpy's that claims anything."""
     descr = rng.choice(("<f4", "|u1", "|O", "<U9", "<f8", "|V99", "<M8[D]", "|S0", "<c16", "[('a','O')]", "<f4" * 9))
-    shape = rng.choice(("(4, 2)", "(1000000000000, 8)", "(-1, 4)", "()", "(0,)", "(4,)", "(1" + "0" * 400 + ",)", "((4,),)"))
+    shape = rng.choice(
+        ("(4, 2)", "(1000000000000, 8)", "(-1, 4)", "()", "(0,)", "(4,)", "(1" + "0" * 400 + ",)", "((4,),)")
+    )
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     version, size = rng.choice(((1, 2), (2, 4), (3, 4), (9, 4)))
     told = rng.choice((len(text), len(text), 0, 2 ** (8 * size) - 1))
@@ -166,7 +235,7 @@ def parsers(trap: bytes, run: Path | None) -> Iterator[Parser]:
     yield from _runs(run)
 
 
-def _texts() -> Iterator[Parser]:
+def _texts() -> Iterator[Parser]:  # noqa: C901, PLR0915  # a list of parsers with what feeds each
     from actsec import plan as plans
     from actsec import spec
     from actsec.budgets import Images, resolve
@@ -180,7 +249,9 @@ def _texts() -> Iterator[Parser]:
     from actsec.verdict.gates import Gate
 
     specs = ("pgd(steps=200, step_size=2/255)", "swap(to=leaky_relu(slope=0.1)) | temperature", "[a, 'b c', -1.5e3]")
-    yield Parser("spec strings", lambda rng, _: text_of(rng, specs), lambda t: (spec.parse_chain(t), spec.parse_value(t)))
+    yield Parser(
+        "spec strings", lambda rng, _: text_of(rng, specs), lambda t: (spec.parse_chain(t), spec.parse_value(t))
+    )
 
     def built(text: str) -> object:
         from actsec import registry
@@ -199,7 +270,11 @@ def _texts() -> Iterator[Parser]:
     yield Parser("reference models", lambda rng, _: text_of(rng, models), model)
     gates = ("robust_accuracy@linf:8/255[relu | temperature]>=0.3", "ece<=0.05", "ece@linf:0.1:miscalibrate<=0.3")
     yield Parser("gates", lambda rng, _: text_of(rng, gates), Gate.parse)
-    yield Parser("threats", lambda rng, _: text_of(rng, ("linf:8/255", "l2:0.5:class=3", "linf:0.1:confident=0.99")), Threat.parse)
+    yield Parser(
+        "threats",
+        lambda rng, _: text_of(rng, ("linf:8/255", "l2:0.5:class=3", "linf:0.1:confident=0.99")),
+        Threat.parse,
+    )
     accepts = ("ACT-D01 until 2027-03-31: the same patient, scanned twice",)
     yield Parser("accepted findings", lambda rng, _: text_of(rng, accepts), Accepted.parse)
     yield Parser("feature rules", lambda rng, _: text_of(rng, ("AGE(step=1, min=0, direction=up)",)), FeatureRule.parse)
@@ -225,10 +300,28 @@ def _texts() -> Iterator[Parser]:
         chosen = [line for each in asked for line in each.split("\n") if rng.random() < 0.97]
         for at, line in enumerate(chosen):
             if rng.random() < 0.1 and "=" in line:
-                value = rng.choice(("1", "-1", "nan", "inf", "9" * 40, "9" * 5000, '""', "[]", "[[]]", "{}", "true", "1979-05-27", "'a'"))
+                value = rng.choice(
+                    (
+                        "1",
+                        "-1",
+                        "nan",
+                        "inf",
+                        "9" * 40,
+                        "9" * 5000,
+                        '""',
+                        "[]",
+                        "[[]]",
+                        "{}",
+                        "true",
+                        "1979-05-27",
+                        "'a'",
+                    )
+                )
                 chosen[at] = f"{line.partition('=')[0]}= {value}"
         text = "\n".join(chosen)
-        (folder / "plan.toml").write_text(text_of(rng, (text,)) if rng.random() < 0.5 else text, "utf-8", "surrogatepass")
+        (folder / "plan.toml").write_text(
+            text_of(rng, (text,)) if rng.random() < 0.5 else text, "utf-8", "surrogatepass"
+        )
         return folder / "plan.toml"
 
     def planned(path: Path) -> None:
@@ -252,7 +345,7 @@ def _texts() -> Iterator[Parser]:
     yield Parser("recipes of hardened models", write_recipe, lambda folder: read_recipe(folder).specs)
 
 
-def _data(trap: bytes) -> Iterator[Parser]:
+def _data(trap: bytes) -> Iterator[Parser]:  # noqa: C901  # the same
     from PIL import Image
 
     from actsec import data, masks
@@ -290,7 +383,9 @@ def _data(trap: bytes) -> Iterator[Parser]:
     table = "age,colour,risk\n1,red,0\n2,blue,1\n3.5,red,0\n4,blue,1\n5,red,1\n6,red,0\n"
 
     def delimited(rng: random.Random, folder: Path) -> str:
-        content = text_of(rng, (table, table.replace(",", ";"), table.replace(",", "\t"))).encode("utf-8", "surrogatepass")
+        content = text_of(rng, (table, table.replace(",", ";"), table.replace(",", "\t"))).encode(
+            "utf-8", "surrogatepass"
+        )
         (folder / "t.csv").write_bytes(bytes_of(rng, content) if rng.random() < 0.3 else content)
         return str(folder / "t.csv")
 
@@ -305,7 +400,11 @@ def _data(trap: bytes) -> Iterator[Parser]:
                 mode = rng.choice(("L", "RGB", "P", "1"))
                 Image.new("L", (8, 6), 40 * i).convert("L" if kind in ("JPEG", "PPM") else mode).save(out, kind)
                 content = bytes_of(rng, out.getvalue()) if rng.random() < 0.4 else out.getvalue()
-                content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\n" if rng.random() < 0.05 else content
+                content = (
+                    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\n"
+                    if rng.random() < 0.05
+                    else content
+                )
                 place = root / label / rng.choice((f"{i}.png", f"{i}.jpg", f"{i}.bmp", f"{i}\n\x1b[2J.png", f"{i}.txt"))
                 place.write_bytes(trap if rng.random() < 0.03 else content)
         if rng.random() < 0.1:
@@ -331,7 +430,11 @@ def _weights(trap: bytes) -> Iterator[Parser]:
         size = int.from_bytes(safe[:8], "little")
         told = json.loads(safe[8 : 8 + size])
         changed = json.dumps(tree_of(rng, tree_of(rng, told))).encode()
-        content = len(changed).to_bytes(8, "little") + changed + safe[8 + size :] if rng.random() < 0.6 else bytes_of(rng, safe)
+        content = (
+            len(changed).to_bytes(8, "little") + changed + safe[8 + size :]
+            if rng.random() < 0.6
+            else bytes_of(rng, safe)
+        )
         (folder / "w.safetensors").write_bytes(content)
         return folder / "w.safetensors"
 
@@ -352,7 +455,9 @@ def _weights(trap: bytes) -> Iterator[Parser]:
 
     def anything(rng: random.Random, folder: Path) -> Path:
         hostile = pickle.dumps([Trap(folder / "EXECUTED")], protocol=rng.randrange(6))
-        content = rng.choice((hostile, hostile, trap, rng.randbytes(64), safe, b"\x1f\x8b" + trap, b"PK\x03\x04" + trap))
+        content = rng.choice(
+            (hostile, hostile, trap, rng.randbytes(64), safe, b"\x1f\x8b" + trap, b"PK\x03\x04" + trap)
+        )
         (folder / "w").write_bytes(bytes_of(rng, content) if rng.random() < 0.5 else content)
         return folder / "w"
 
@@ -414,7 +519,7 @@ def fate_of(parser: Parser, rng: random.Random, folder: Path) -> str:
     except _Hang:
         fate = "hang"
         parser.crashes.setdefault("hang", repr(given)[:300])
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001  # whatever it is, it is counted
         fate = "crash"
         frames = [f for f in traceback.extract_tb(problem.__traceback__) if "actsec" in f.filename]
         where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

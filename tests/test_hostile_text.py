@@ -1,4 +1,4 @@
-"""Text from strangers (classes, files, models, columns, a whole report.json) stays text in every format and on screen."""
+"""Text from strangers (classes, files, models, columns, a whole report.json) stays text in formats and on screen."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def evil(value, hint, text):
     if hint is str:
         return text + value
     if origin is tuple:
-        return tuple(evil(item, inner[0] if len(inner) == 2 else each, text) for item, each in zip(value, inner * 999))
+        return tuple(
+            evil(item, inner[0] if len(inner) == 2 else each, text)
+            for item, each in zip(value, inner * 999, strict=False)
+        )
     if origin is dict or hint is typing.Any:
         return anything(value, text)
     if dataclasses.is_dataclass(hint):
@@ -247,7 +250,9 @@ def test_a_terminal_gets_our_colours_and_no_other_control(name):
 @pytest.mark.parametrize("name", EVIL)
 def test_nothing_breaks_out_of_a_comparison(name, form):
     row = r.Comparison("relu", "relu", "ece", 0.1, 0.2, 0.1, 0.0, 0.2, 10, 0.5, "worse")
-    plain = Compared(1, "a", "b", False, ("a note",), (row,), (Flips("ece", 1, 2),), (Held("ece", 0, "passed", "y"),), 0)
+    plain = Compared(
+        1, "a", "b", False, ("a note",), (row,), (Flips("ece", 1, 2),), (Held("ece", 0, "passed", "y"),), 0
+    )
     text = compared.render(evil(plain, Compared, EVIL[name]), form)
     assert not CONTROL.search(text.replace("\N{WORD JOINER}", "") if form == "md" else text)
     assert form == "terminal" or not re.search(r"^\s*FORGED", text, re.MULTILINE)

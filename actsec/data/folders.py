@@ -133,7 +133,7 @@ def opened(file: Path) -> Iterator[Image]:
 
 def _too_many(what: object, found: str) -> DataError:
     return DataError(
-        f"{what} has {found} pixels, the limit is {PIXELS:,}", "Make it smaller first; this may be a decompression bomb."
+        f"{what} has {found} pixels, the limit is {PIXELS:,}", "Make it smaller first; it may be a decompression bomb."
     )
 
 
@@ -166,7 +166,8 @@ def _final_size(file: Path, size: tuple[int, int], steps: list[Step]) -> tuple[i
             size = _resized(size, height, width)
         if not 0 < size[0] * size[1] <= PIXELS:
             raise BadOption(
-                f"resize: {file} would have {size[0]} x {size[1]} pixels, the limit is {PIXELS:,}", "Give a smaller size."
+                f"resize: {file} would have {size[0]} x {size[1]} pixels, the limit is {PIXELS:,}",
+                "Give a smaller size.",
             )
     return size
 

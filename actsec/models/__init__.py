@@ -6,6 +6,7 @@ A specification is a small dataclass of options; it builds a network, it is none
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -162,7 +163,8 @@ def weights(made: Options, input_shape: tuple[int, ...], classes: int) -> int:
     pieces = activation(made.activation).pieces
     if isinstance(made, MLP):
         sides = (math.prod(input_shape), *made.widths, classes)
-        return sum(a * b * (pieces if i < len(sides) - 2 else 1) for i, (a, b) in enumerate(zip(sides, sides[1:])))
+        layers = [a * b for a, b in itertools.pairwise(sides)]
+        return pieces * sum(layers[:-1]) + layers[-1]
     channels, *image = input_shape
     if isinstance(made, CNN):
         first, second = made.channels
