@@ -21,10 +21,11 @@ import click
 import actsec
 from actsec import pages
 from actsec import plan as plans
-from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
+from actsec.errors import ActsecError, BadOption, Interrupted, PlanError, UsageError
 from actsec.options import plan_options, read_plan
 from actsec.parts import Part
 from actsec.plan import Trial
+from actsec.saying import say, say_lines
 from actsec.study.commands import study
 
 _AUDIT_ONLY: tuple[str, ...] = (
@@ -116,8 +117,8 @@ def init(plan_file: str, **options: Any) -> int:
     from actsec.starting import create
 
     create(Path(plan_file), read_plan(None, options, None, None))
-    click.echo(f"{plan_file}: every key with its meaning; change what you like")
-    click.echo(f"next: actsec audit {shlex.quote(plan_file)}")
+    say(f"{plan_file}: every key with its meaning; change what you like")
+    say(f"next: actsec audit {shlex.quote(plan_file)}")
     return 0
 
 
@@ -157,9 +158,9 @@ def merge(runs: tuple[str, ...], out: str) -> int:
 
     merged = put_together(runs, out)
     if merged.missing:
-        click.echo(f"note: {len(merged.missing)} missing; `actsec resume {merged.store.root}` makes them:", err=True)
+        say(f"note: {len(merged.missing)} missing; `actsec resume {merged.store.root}` makes them:", err=True)
         for line in merged.missing:
-            click.echo(f"  {line}", err=True)
+            say(f"  {line}", err=True)
     _show(read(merged.store.root))
     return merged.result.exit_code
 
@@ -175,7 +176,7 @@ def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
         with screen.running() as tell:
             errors = runner.run_part(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
         done, root = len(prepared.jobs) - len(errors), store.root
-        click.echo(f"part {prepared.part}: {done} of {len(prepared.jobs)} jobs finished in {root}")
+        say(f"part {prepared.part}: {done} of {len(prepared.jobs)} jobs finished in {root}")
         click.echo("Put together: actsec merge RUN RUN ... --out MERGED")
         return 3 if errors else 0
     with screen.running() as tell:
@@ -250,7 +251,7 @@ def attack_command(attack: str, threat: str | None, save: str | None, save_whole
     if save_whole and outcome.whole is not None:
         held = outcome.verdicts.on_grid.cpu().numpy() == 1
         _write(places["--save-whole"], x=outcome.whole, y=y, success=held)
-    click.echo(outcome.sentence)
+    say(outcome.sentence)
     return 0
 
 
@@ -281,7 +282,7 @@ def _target(loaded: Any) -> Any:
 
     target, notes = hardening.base_of(loaded, lambda _: None)
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     return target
 
 
@@ -308,14 +309,14 @@ def defend_command(chain: str, save: str | None, export: str | None, quiet: bool
             tested = options.get("data") is not None
             ready = hardening.prepare(plan, chain, tested=tested, save=save, export=export, tell=tell)
             for note in ready.notes:
-                screen.console.print(f"note: {note}", soft_wrap=True, markup=False)
+                screen.note(note)
             made = hardening.make(ready, tell)
     except KeyboardInterrupt:
         raise Interrupted("nothing was written", "Training cannot be taken up: the command starts anew.") from None
     for line in hardening.told(made):
-        click.echo(line)
+        say(line)
     for line in hardening.write(made, save, export, shlex.join(["actsec", *sys.argv[1:]])):
-        click.echo(line)
+        say(line)
     return 0
 
 
@@ -354,7 +355,7 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
             plan = plan if plan.weights or plan.reference else plan.having(random_weights=True)
             network, problems = checkup.untrained(runner.resolved(scene.load(checkup.whole(plan))))
         for line in activity.linted(network, problems):
-            click.echo(line)
+            say(line)
         return 0
     if out is not None:
         hardened.check_place(out)
@@ -362,7 +363,7 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
         loaded = runner.resolved(scene.load(checkup.whole(plan)))
         target, notes, refused = checkup.subject(loaded)
         for note in notes:
-            click.echo(f"note: {note}", err=True)
+            say(f"note: {note}", err=True)
         found = checkup.examine(target, loaded, plan.gates, () if refused is None else (refused,))
     if out is not None:
         _store_checkup(found, loaded, target, Path(out).expanduser())
@@ -370,9 +371,9 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
         click.echo(json.dumps(dataclasses.asdict(found), indent=1, sort_keys=True, allow_nan=False))
     else:
         for line in activity.lines(found):
-            click.echo(line)
+            say(line)
         if out is not None:
-            click.echo(f"Report: {Path(out).expanduser() / 'report.html'}")
+            say(f"Report: {Path(out).expanduser() / 'report.html'}")
     return found.exit_code
 
 
@@ -408,7 +409,7 @@ def report(run: str, form: str, out: str | None, plan: str) -> int:
         return 0
     path = Path(out) if out else Path(run) / _file_name(form)
     write(found, path, form)
-    click.echo(str(path))
+    say(str(path))
     return 0
 
 
@@ -454,7 +455,7 @@ def schema() -> int:
 def list_command(kind: str) -> int:
     """List attacks, defenses, activations, diagnostics, lints, poisons, symptoms, models or data."""
     for name, meaning in pages.listing(kind):
-        click.echo(f"{name:28} {meaning}".rstrip())
+        say(f"{name:28} {meaning}".rstrip())
     return 0
 
 
@@ -462,7 +463,7 @@ def list_command(kind: str) -> int:
 @click.argument("name")
 def explain(name: str) -> int:
     """Explain an attack, a defense, a rule (by name or id such as ACT-M03, ACT-A01) or an activation."""
-    click.echo(pages.explained(name))
+    say_lines(pages.explained(name))
     return 0
 
 
@@ -481,11 +482,17 @@ def main() -> None:
         code = Interrupted.exit_code
     except ActsecError as problem:
         label = "interrupted" if isinstance(problem, Interrupted) else "error"
-        click.echo(f"{label}: {problem}", err=True)
+        say(f"{label}: {problem.problem}", err=True)
+        if problem.mend:
+            say(f"  {problem.mend}", err=True)
         code = problem.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
+    except SystemExit:  # click returns its codes: this is code that was executed, and 0 would say that gates are met
+        say("error: the code of the model, the data or a plug-in ended the process", err=True)
+        say("  Leave sys.exit out of it.", err=True)
+        code = UsageError.exit_code
     except Exception as problem:  # noqa: BLE001  # a bug of ours: one line, and how to see the rest
         import os
         import traceback
@@ -493,11 +500,9 @@ def main() -> None:
         if os.environ.get("ACTSEC_TRACEBACK"):
             traceback.print_exc()
         last = traceback.extract_tb(problem.__traceback__)[-1]
-        click.echo(
-            f"internal error: {type(problem).__name__}: {problem} ({Path(last.filename).name}:{last.lineno})\n"
-            "  This is a bug in actsec. ACTSEC_TRACEBACK=1 shows where.",
-            err=True,
-        )
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        say(f"internal error: {type(problem).__name__}: {problem} ({where})", err=True)
+        say("  This is a bug in actsec. ACTSEC_TRACEBACK=1 shows where.", err=True)
         code = ActsecError.exit_code
     sys.exit(code or 0)
 

@@ -691,6 +691,19 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Executed:
+    """Code of others that the audit executed: what it is for, whose it is, and the sha256 of its file.
+
+    origin is the name of a file, or a module and the distribution with its version that brought it; sha256 is None
+    where there is no file to hash. What the file imports is not hashed.
+    """
+
+    what: str
+    origin: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Data:
     """The data the audit used."""
 
@@ -730,3 +743,4 @@ class Result:
     second_opinions: tuple[SecondOpinion, ...] = ()
     mask: str = ""
     accepted: tuple[AcceptedFinding, ...] = ()
+    executed: tuple[Executed, ...] | None = None

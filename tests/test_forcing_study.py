@@ -16,11 +16,11 @@ from torch import nn
 
 from actsec import brackets, consequences, health, killing, units
 from actsec.attacks import DeadReLU
+from actsec.brackets import bracketed
 from actsec.errors import BadOption, ModelError, ThreatError
 from actsec.forcing import Kill
 from actsec.referee import attack_target, cases_of
 from actsec.result import Bracket, SiteBracket
-from actsec.saying import bracketed
 from actsec.study import forcing, forcing_telling, singles
 from actsec.study.forcing import ABLATION, BESIDE, BEST, COUNT, NOISE, ONE_LAYER, PGD, PGD_BEST, Settings
 from actsec.study.page import page

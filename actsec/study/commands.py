@@ -12,6 +12,7 @@ import click
 
 from actsec.errors import BadOption
 from actsec.options import plan_options, read_plan
+from actsec.saying import say, say_lines
 from actsec.study.page import page
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def curves_command(activations: tuple[str, ...], reach: float, out: str) -> int:
     found = {name: dataclasses.asdict(activation(name).properties) for name in chosen}
     if place is not None:
         _write(place, report, found, {"curves": drawing.curves(chosen, reach)})
-        click.echo(f"Report: {place / 'report.html'}")
+        say(f"Report: {place / 'report.html'}")
     return 0
 
 
@@ -259,7 +260,7 @@ def _new(out: str | None) -> Path | None:
 
 
 def _teller(quiet: bool) -> Any:
-    return (lambda _: None) if quiet else (lambda text: click.echo(text, err=True))
+    return (lambda _: None) if quiet else (lambda text: say(text, err=True))
 
 
 def _write(place: Path, report: list[str], found: dict[str, Any], plots: dict[str, Figure]) -> None:
@@ -274,9 +275,9 @@ def _write(place: Path, report: list[str], found: dict[str, Any], plots: dict[st
 
 
 def _say(report: list[str], place: Path | None) -> None:
-    click.echo("\n".join(report))
+    say_lines("\n".join(report))
     if place is not None:
-        click.echo(f"Report: {place / 'report.html'}")
+        say(f"Report: {place / 'report.html'}")
 
 
 def _plain(value: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from actsec.brackets import bracketed
 from actsec.consequences import Consequence
-from actsec.saying import bracketed
 from actsec.spec import parse
 from actsec.study.forcing import (
     BESIDE,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import actsec
-from actsec import data, masks, registry
+from actsec import data, executed, masks, registry
 from actsec.data.tables import cells as changed_cells
 from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
 from actsec.result import (
@@ -114,6 +114,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         second_opinions=asked,
         mask="" if scene.mask is None else masks.words(scene.mask),
         accepted=accepted,
+        executed=executed.of(plan),
     )
     return result, images
 

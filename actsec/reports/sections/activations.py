@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from actsec.brackets import bracketed
 from actsec.reports import words
 from actsec.reports.blocks import (
     Block,
@@ -25,7 +26,6 @@ from actsec.reports.figures.strip import Row, strip
 from actsec.reports.load import Report
 from actsec.reports.vital_blocks import blocks as vital_blocks
 from actsec.result import Kill, Result, SiteHealth, Variant
-from actsec.saying import bracketed
 
 MOST_STRIPS = 6
 """Variants whose strips stand open; the others are folded."""
