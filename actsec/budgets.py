@@ -284,16 +284,24 @@ def checks(threat: Threat, samples: int, budget: Budget, images: Images) -> tupl
     if threat.eps is None:
         searched = min(samples, max(budget.search, SEARCHED))
         return noise, Trial("averaged_differences(steps=30, directions=5)", at, searched, "gradient_free")
-    if threat.norm not in ("linf", "l2"):
-        return (noise,) if threat.norm == "l0" else ()
+    if threat.norm == "l0":
+        return (noise,)
+    # Square search has no L1; the whole box of the first threat is the whole box in every norm.
+    l1 = threat.norm == "l1"
+    search = f"averaged_differences(steps={max(budget.queries // 11, 1)}, directions=5)"
     return (
         noise,
         Trial("fgsm", at, samples, "single_step"),
         Trial(f"pgd(steps={steps})", at, samples, "iterative"),
         Trial(f"pgd(steps={2 * steps}, restarts=2)", at, samples, "doubled"),
         Trial(f"pgd(steps={steps}, loss=margin)", at, samples, "margin"),
-        Trial(f"square(queries={budget.queries})", at, samples, "gradient_free"),
-        Trial(f"pgd(steps={2 * steps}, loss=margin)", str(images.whole(threat.norm)), samples, "unbounded"),
+        Trial(search if l1 else f"square(queries={budget.queries})", at, samples, "gradient_free"),
+        Trial(
+            f"pgd(steps={2 * steps}, loss=margin)",
+            str(images.whole("linf" if l1 else threat.norm)),
+            samples,
+            "unbounded",
+        ),
     )
 
 
@@ -403,7 +411,7 @@ def _with_checks(
     most = max((t.samples for t in trials if Threat.parse(t.threat) == headline), default=samples)
     missing = [trial for trial in checks(headline, most, budget, images) if trial.role not in roles]
     for threat in headline_threats(plan.having(attacks=trials)):
-        missing += _elsewhere(threat, trials, budget, images) if threat != headline else []
+        missing += _elsewhere(threat, (*trials, *missing), budget, images) if threat != headline else []
     noisy = {trial.threat for trial in trials if trial.role == "kill_noise"}
     kills = sorted((trial for trial in trials if trial.role == "kill"), key=lambda trial: trial.samples)
     for kill in {trial.threat: trial for trial in kills}.values():  # of several at a threat, the most rows
@@ -435,10 +443,10 @@ def _elsewhere(threat: Threat, trials: tuple[Trial, ...], budget: Budget, images
     if not attacks:
         return []
     names = () if any(not t.variants for t in attacks) else tuple(dict.fromkeys(v for t in attacks for v in t.variants))
-    whole = str(images.whole(threat.norm)) if threat.norm in ("linf", "l2") else ""
-    beside = (*here, *(t for t in trials if t.role == "unbounded" and t.threat == whole))
-    known = {t.role for t in beside if not t.variants or (names and set(names) <= set(t.variants))}
+    whole = str(images.whole("l2" if threat.norm == "l2" else "linf"))
     most = max(t.samples for t in attacks)
+    beside = (*here, *(t for t in trials if t.role == "unbounded" and t.threat == whole and t.samples >= most))
+    known = {t.role for t in beside if not t.variants or (names and set(names) <= set(t.variants))}
     missing = (t for t in checks(threat, most, budget, images) if t.role not in known)
     return [dataclasses.replace(t, variants=() if t.role == "unbounded" else names) for t in missing]
 
