@@ -499,4 +499,3 @@ def test_in_l1_the_battery_tells_frauds_from_honest_models(model, flagged):
     assert flagged <= red
     assert bool(red) == bool(flagged)
     assert state(diagnose(given), False) == ("masked" if flagged else "clean")
-

@@ -30,14 +30,26 @@ PROBE = {
 
 
 def table():
-    lines = [line for line in PAGE.read_text().splitlines() if re.match(r"\| ACT-M\d\d \|.*\|.*\|.*\|.*\|.*\|.*\|", line)]
+    lines = [
+        line for line in PAGE.read_text().splitlines() if re.match(r"\| ACT-M\d\d \|.*\|.*\|.*\|.*\|.*\|.*\|", line)
+    ]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(("masks", "essential", "under"), row[5:8], strict=True)) for row in cells if len(row) == 8}
 
 
 def everything(threat, *, defended=True, detector=True):
     """All that an audit may have seen of a model under a threat."""
-    roles = ("single_step", "iterative", "doubled", "margin", "unbounded", "gradient_free", "noise", "transfer", "attack")
+    roles = (
+        "single_step",
+        "iterative",
+        "doubled",
+        "margin",
+        "unbounded",
+        "gradient_free",
+        "noise",
+        "transfer",
+        "attack",
+    )
     still = np.linspace(-1, 0, 40)[None].repeat(60, 0)
     still[:, 20:] = still[:, 20:21]
     return Evidence(
@@ -106,7 +118,7 @@ def test_the_planner_makes_at_a_fixed_eps_what_the_rules_read(norm):
     plan = budgets.resolve(Plan(attacks=(Trial("pgd(steps=3)", at),)), images, trains=True, calibrates=True)
     whole = "l2:8" if norm == "l2" else "linf:1"
     made = {t.role: t for t in plan.attacks if t.threat in (at, whole)}
-    needed = {role for rule, kind in KINDS.items() if KINDS[rule].essential for role in kind.roles}
+    needed = {role for rule, kind in KINDS.items() if kind.essential for role in kind.roles}
     assert needed <= set(made)
     assert {made[role].samples for role in needed} == {150}
     assert len(plan.attacks) == len({(t.attack, t.threat, t.role) for t in plan.attacks})

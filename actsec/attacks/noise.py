@@ -1,11 +1,12 @@
 """Random noise: what chance alone does inside the same ball. The baseline that every attack must beat.
 
 linf: independent uniform values (kind=uniform) or random corners +-eps (kind=sign). l2: uniform in the ball, or on its
-sphere. l1: uniform in the ball, or all of eps on one feature. l0: eps random pixels (features) set to random values of the box, or to random ends of it. Each draw is a fresh
-candidate. Without an eps (threat ``l2``) it looks for the smallest size at which chance fools: each draw lies on a
-sphere that grows by a quarter until a row is fooled, and shrinks by a tenth with each success. No paper; Carlini et al.
-2019, "On Evaluating Adversarial Robustness", asks for it as a sanity check: an attack that noise beats is broken, and a
-model that noise breaks needs no adversary. Cost: ``draws`` forwards, no gradient.
+sphere. l1: uniform in the ball, or all of eps on one feature. l0: eps random pixels (features) set to random values of
+the box, or to random ends of it. Each draw is a fresh candidate. Without an eps (threat ``l2``) it looks for the
+smallest size at which chance fools: each draw lies on a sphere that grows by a quarter until a row is fooled, and
+shrinks by a tenth with each success. No paper; Carlini et al. 2019, "On Evaluating Adversarial Robustness", asks for it
+as a sanity check: an attack that noise beats is broken, and a model that noise breaks needs no adversary. Cost:
+``draws`` forwards, no gradient.
 
 Known failure: in high dimension noise meets almost none of the directions that matter, so that surviving it says
 nothing about robustness.

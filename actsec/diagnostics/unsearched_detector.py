@@ -12,8 +12,8 @@ attack that got past the detector shows that it does not.
     ok           otherwise
 
 Without an eps a row stands when no accepted candidate of any size was found; of a target that draws that is one draw's
-luck, and the rule is beside the point. Rows that fell to an accepted candidate farther away than a rejected one count as
-fallen: their size, too, may be too large.
+luck, and the rule is beside the point. A row whose nearest candidates were rejected and one farther away was accepted
+counts as fallen: its size, too, may be too large.
 """
 
 from __future__ import annotations
