@@ -427,13 +427,25 @@ def _with_checks(
             missing.append(Trial(noise, moved.threat, moved.samples, "miscalibrate_noise", moved.variants))
     every = (*trials, *(_filled(trial, plan, samples, budget, images) for trial in missing))
     for trial in every:
-        here = Threat.parse(trial.threat) == Threat("linf", eps)
-        if here and trial.role in CHECKED and trial.samples < min(most, images.rows):
+        attacked = min(most, images.rows) if Threat.parse(trial.threat) == headline else _attacked(trial, every)
+        if trial.role in CHECKED and trial.samples < attacked:
             raise PlanError(
-                f"{trial.attack} is to check {trial.threat} on {trial.samples} images of {most}",
-                f"Give it samples = {most}: images that a check never saw would count as robust.",
+                f"{trial.attack} is to check {trial.threat} on {trial.samples} images of {attacked}",
+                f"Give it samples = {attacked}: images that a check never saw would count as robust.",
             )
     return (*every, *adaptive(every, plan))
+
+
+def _attacked(trial: Trial, every: tuple[Trial, ...]) -> int:
+    """Images of the largest attack at a trial's threat on some model that the trial is for; 0 without an eps."""
+    at = Threat.parse(trial.threat)
+    if at.eps is None or at.goal != "misclassify":
+        return 0
+    here = (
+        t for t in every if Threat.parse(t.threat) == at and t.role not in EXPERIMENTS | {"noise", second_opinion.ROLE}
+    )
+    own = set(trial.variants)
+    return max((t.samples for t in here if not own or not t.variants or own & set(t.variants)), default=0)
 
 
 def _elsewhere(threat: Threat, trials: tuple[Trial, ...], budget: Budget, images: Images) -> list[Trial]:
