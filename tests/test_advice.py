@@ -500,12 +500,14 @@ def test_a_number_void_at_another_threat_is_masking_here_too():
 
 
 def test_few_images_recommend_nothing_however_much_they_gain():
-    n = 2 * advice.ENOUGH
-    for rows, label in ((n - 2, "not checked"), (n, "recommended")):
-        (found,) = told(
-            gathered("b", np.zeros(rows, bool), np.ones(rows, bool)),
-            gathered(FIX, np.zeros(rows, bool), np.zeros(rows, bool)),
+    for rows, label in ((2 * advice.ENOUGH - 2, "not checked"), (2 * advice.ENOUGH, "recommended")):
+        none, every = np.zeros(rows, bool), np.ones(rows, bool)
+        plan = PLAN.having(attacks=(dataclasses.replace(PLAN.attacks[0], samples=rows),))
+        base, other = (
+            dataclasses.replace(g, tried=(tried(plan.attacks[0], wrong, 0.9),))
+            for g, wrong in ((gathered("b", none, every), every), (gathered(FIX, none, none), none))
         )
+        (found,) = told(base, other, plan=plan)
         assert found.label == label
         assert ("too few" in found.sentence) == (label == "not checked")
 
@@ -542,9 +544,7 @@ def test_masking_of_the_half_that_confirms_alone_is_still_seen():
     rows = np.arange(150)
     left = rows % 2 == 1
     broken = left & (rows < 24)
-    seen = dict.fromkeys(("single_step", "iterative", "doubled", "margin"), left) | {
-        "gradient_free": left & ~broken
-    }
+    seen = dict.fromkeys(("single_step", "iterative", "doubled", "margin"), left) | {"gradient_free": left & ~broken}
     given = Evidence(Threat("linf", 0.1), np.ones(150), seen, {}, 10, False)
     (found,) = diagnose(given, ["gradient_free_beats_gradient"])
     assert (found.status, found.voids) == ("red", True)

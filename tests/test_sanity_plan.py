@@ -146,8 +146,5 @@ def test_a_check_of_fewer_images_than_are_attacked_is_refused_at_every_threat():
     for at in ("linf:0.1", "l2:0.5", "l1:2"):
         with pytest.raises(PlanError, match="on 20 images of 60"):
             resolve(Trial("pgd(steps=3)", at, 60), Trial("fgsm", at, 20, "single_step"))
-    apart = resolve(
-        Trial("pgd(steps=3)", "l2:0.5", 60, variants=("relu",)),
-        Trial("fgsm", "l2:0.5", 20, "single_step", variants=("tanh",)),
-    )
-    assert {t.samples for t in apart.attacks if t.role == "single_step" and t.variants == ("tanh",)} == {20}
+    both = (Trial("pgd(steps=3)", "l2:0.5", 60, variants=("relu",)), Trial("fgsm", "l2:0.5", 20, variants=("tanh",)))
+    assert {t.samples for t in resolve(*both).attacks if t.threat == "l2:0.5" and t.role in ROLES} == {60}
