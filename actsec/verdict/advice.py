@@ -11,13 +11,14 @@ not checked                a gain, and something that could refute it was not do
 calibration only           a calibration fix whose ECE falls
 stability only             a fix that is not for robustness gains, or trained and has fewer dead units: no robustness is
                            credited to it
-recommended                a gain, clean accuracy falls by at most half of it and is not halved, and no other threat
-                           shows a loss
+recommended                a gain, and at most half of it is lost again: in clean accuracy, which is not halved, and
+                           at any other threat, in robust accuracy or as a share of the smallest change
 costs more than it gives   a gain that costs more, or a detected loss without one, at another threat too
 no detectable effect       what is left
 
 A fix that leaves half of the clean accuracy or less says that first, whatever its label; one that costs more than it
-gives begins with what it costs. Of equal gains the one that keeps more clean accuracy stands first, then the cheaper.
+gives begins with what it costs, and a recommended one with what it loses at another threat. Of equal gains the one that
+keeps more clean accuracy stands first, then the cheaper.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from actsec.verdict.effects import CHOOSING, Pair, effects, robust_correct
 from actsec.verdict.gathering import Gathered
 
 COST_LIMIT = 0.5
-"""A fix that costs more than this share of its gain in robust accuracy, in clean accuracy, is said to cost too much."""
+"""A fix that costs more than this share of its gain in robust accuracy is said to cost too much."""
 HALF = 0.5
 """A fix that leaves at most this share of the clean accuracy says so before anything else."""
 LEVEL = 1 - statistics.LEVEL
@@ -111,6 +112,12 @@ class Seen:
         return -self.clean.difference > COST_LIMIT * self.robust.difference
 
     @property
+    def trades(self) -> bool:
+        """Another threat loses too much beside the gain."""
+        lost = (_fallen(c) if _sized(c) else -c.difference for c in self.elsewhere)
+        return max(lost, default=0.0) > COST_LIMIT * self.robust.difference
+
+    @property
     def halved(self) -> bool:
         """Half of the clean accuracy is gone, or more."""
         return self.clean.before > 0 and self.clean.after <= HALF * self.clean.before
@@ -125,7 +132,7 @@ def label_of(seen: Seen) -> AdviceLabel:
     if seen.unchecked and seen.gained:
         return "not checked"
     if credited and seen.gained:
-        return "costs more than it gives" if seen.halved or seen.dear or seen.elsewhere else "recommended"
+        return "costs more than it gives" if seen.halved or seen.dear or seen.trades else "recommended"
     worse = calibrates and seen.ece is not None and seen.ece.verdict == "worse"
     if seen.lost or worse:
         return "costs more than it gives"
@@ -142,7 +149,7 @@ def sentence_of(seen: Seen, label: AdviceLabel) -> str:
     parts = [_robust(seen), f"clean accuracy {_change(seen.clean)}"]
     if seen.halved:
         parts = [f"it costs half of the clean accuracy or more, {_change(seen.clean)}", _robust(seen)]
-    elif label == "costs more than it gives":
+    elif label == "costs more than it gives" or (label == "recommended" and seen.elsewhere):
         parts = _price(seen)
     if label == "looks better, is masking" and not seen.void:
         parts.append("it changed no decision on untouched images, so the attacks missed what it seems to gain")
