@@ -169,9 +169,9 @@ def sentence_of(seen: Seen, label: AdviceLabel) -> str:
         parts.append(f"{untrained}, so no robustness is credited to it")
         if seen.dead is not None:
             parts.append(f"dead units {_change(seen.dead)}")
-    said = seen.elsewhere if any(_ELSEWHERE in part for part in parts) else ()
+    told = seen.elsewhere if any(_ELSEWHERE in part for part in parts) else ()
     parts += [
-        f"also {which}: {', '.join(named)}" for which in ("worse", "better") if (named := _named(seen, which, said))
+        f"also {which}: {', '.join(named)}" for which in ("worse", "better") if (named := _named(seen, which, told))
     ]
     return f"{seen.name}: {'; '.join(parts)}."
 
