@@ -424,7 +424,8 @@ def test_a_hardened_model_faces_what_its_own_defenses_say_it_must(folder, tmp_pa
 
 def test_a_model_behind_its_own_detector_is_hardened_and_loads_with_it(folder, tmp_path):
     (tmp_path / "shy.py").write_text(
-        f"{NETS}\nclass Shy(Net):\n    def rejects(self, x):\n        return self(x).amax(1) - 24\n"
+        f"{NETS}\nclass Shy(Net):\n    def rejects(self, x):\n"
+        "        return x.flatten(1).mean(1) - 0.5 + self.last.weight.mean()\n"
     )
     target = actsec.load(f"{tmp_path / 'shy.py'}:Shy", weights=folder / "w.safetensors", input_shape=(1, 8, 8))
     told = defend(
