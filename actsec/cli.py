@@ -73,7 +73,7 @@ def cli() -> None:
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
 @_where_options
-@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML and stop.")
+@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML, on stderr how long to train; stop.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit_command(
     plan_file: str | None,
@@ -101,6 +101,8 @@ def audit_command(
         prepared = dataclasses.replace(runner.prepare(plan), part=part)
     if print_plan:
         click.echo(plans.write(prepared.plan), nl=False)
+        if not quiet:
+            _foretell(prepared, screen)
         return 0
     told = None if part is None else str(part)
     store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts, told)
@@ -183,6 +185,16 @@ def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
         result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
     _show(read(store.root))
     return result.exit_code
+
+
+def _foretell(prepared: Any, screen: Any) -> None:
+    """How long the plan's trainings will take, on stderr: the plan itself goes into a file."""
+    from actsec import foretelling
+
+    with screen.busy("timing a few steps of each training"):
+        said = tuple(foretelling.lines(foretelling.trainings(prepared)))
+    for line in said:
+        click.echo(line, err=True)
 
 
 def _import_core() -> None:

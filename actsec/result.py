@@ -567,6 +567,7 @@ AdviceLabel = Literal[
     "stability only",
     "costs more than it gives",
     "no detectable effect",
+    "not checked",
     "looks better, is masking",
     "not tested",
 ]
