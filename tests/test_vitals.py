@@ -22,7 +22,7 @@ from actsec.reports.figures.units import card
 from actsec.symptoms._seen import Seen
 from actsec.types import Target
 from actsec.verdict.causes import MENDS, Gone, cause
-from actsec.vitals import LIVE, Flow, InputGradients, Outliers, Spread, Units, Vitals
+from actsec.vitals import LIVE, Flow, InputGradients, LayerFlow, Outliers, Spread, Units, Vitals
 
 
 class Residual(nn.Module):
@@ -214,6 +214,50 @@ def test_gradients_that_overflow_make_no_ratio_of_other_layers():
     assert found[0].gradient_norm is None
     assert found[-1].gradient_norm is not None
     assert ratio is None
+    assert found[0].not_finite == 1
+    assert found[-1].not_finite == 0
+    assert why_explodes(target=Target(model, (8,), ("a", "b", "c")), x=x, y=y)
+
+
+def why_explodes(target, x, y):
+    """What the checkup of a target says of its gradients, of a model whose pre-activations are all finite."""
+    from actsec.verdict.activity import findings
+
+    trained = flow.gradients(target, x, y)
+    told = dataclasses.replace(vitals(), flow=flow.flow(trained, [trained], ""))
+    (found,) = [each for each in findings(seen(vitals=told, ratio=trained[1])) if each.rule == "ACT-A04"]
+    assert found.severity == "high"
+    assert "NaN or infinite" in found.claim
+    return found.cause == "from birth"
+
+
+class Root(nn.Module):
+    """A square root of what is 0 for some inputs, whose slope there is infinite: finite forward, NaN backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.first(x)
+        return self.last(torch.sqrt(z * (z > 0)))
+
+
+def test_a_gradient_that_is_not_finite_speaks_and_is_counted():
+    torch.manual_seed(1)
+    target, x = actsec.load(Root().eval(), input_shape=(16,), classes=3), images(50, (16,))
+    y = target.model(x).argmax(1)
+    leaf = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(target.model(leaf), y, reduction="sum"), leaf)
+    broken = ~torch.isfinite(slope).all(1)
+    assert 0 < int(broken.sum()) < 50
+    found = flow.input_gradients(target, x, y)
+    assert int(broken.sum()) <= found.not_finite < 50
+    assert found.flat == 0
+    layers, ratio = flow.gradients(target, x, y)
+    assert ratio is None
+    assert layers[0].not_finite == 2
+    assert why_explodes(target, x, y)
 
 
 def test_outliers_are_the_rows_far_from_the_median():
@@ -382,6 +426,7 @@ def seen(**changes):
         ({"reason": "no gradient reaches the input"}, "ACT-A08", "high", "cannot tell"),
         ({"turn": Spread(0, 0, 0.49, 1, 1)}, "ACT-A09", "low", "cannot tell"),
         ({"turn": Spread(0, 0, 0.5, 1, 1)}, None, None, None),
+        ({"not_finite": 1}, "ACT-A08", "high", "cannot tell"),
     ],
 )
 def test_limits_of_gradients_by_the_input(inputs, rule, severity, why):
@@ -413,6 +458,25 @@ def test_why_gradients_vanish(fresh_ratio, sites, why):
     told = dataclasses.replace(told, flow=dataclasses.replace(told.flow, fresh=fresh_ratio))
     found = findings(seen(vitals=told, ratio=1e-4, sites=(site(**sites),), steep=frozenset("a")))
     assert next(each.cause for each in found if each.rule == "ACT-A04") == why
+
+
+@pytest.mark.parametrize(
+    ("fresh_broken", "sites", "why"),
+    [(0, {}, "cannot tell"), (2, {}, "from birth"), (2, {"finite": False}, "values that are not finite")],
+)
+def test_why_gradients_are_not_finite(fresh_broken, sites, why):
+    from test_diagnose_cli import site
+
+    from actsec.verdict.activity import findings
+
+    layer = LayerFlow("0", None, None, None, None, not_finite=3, fresh_not_finite=fresh_broken)
+    told = dataclasses.replace(vitals(), flow=dataclasses.replace(vitals().flow, layers=(layer,), draws=5))
+    found = findings(seen(vitals=told, ratio=None, sites=(site(**sites),)))
+    (mine,) = [each for each in found if each.rule == "ACT-A04"]
+    assert (mine.severity, mine.cause) == ("high", why)
+    text = json.dumps([str(block) for block in vital_blocks.blocks(told, "m")])
+    assert "NaN or infinite at 1 of 1 layers" in text
+    assert "not finite (3)" in text
 
 
 def test_a_model_that_guesses_is_diagnosed_and_has_no_verdict(tmp_path):

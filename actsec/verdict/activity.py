@@ -127,7 +127,9 @@ def lines(found: Checkup) -> Iterator[str]:
         f"{fit.null_p95:.3f} at this n"
     )
     if found.gradient_ratio is None:
-        yield "gradient, first layer over last: not measured"
+        broken = [layer for layer in found.layers if layer.not_finite]
+        told = f"none, NaN or infinite at {len(broken)} of {len(found.layers)} layers" if broken else "not measured"
+        yield f"gradient, first layer over last: {told}"
     else:
         reached = [layer.name for layer in found.layers if layer.gradient_norm is not None]
         yield f"gradient, first layer over last ({reached[0]} / {reached[-1]}): {found.gradient_ratio:.3g}"
@@ -167,7 +169,8 @@ def _vital(found: Vitals) -> Iterator[str]:
     else:
         zeros = f"cross-entropy {inputs.zero_cross_entropy}, margin {inputs.zero_margin} of {inputs.n}"
         norm = "" if inputs.norm is None else f"; norm {inputs.norm.median:.3g} ({_span(inputs.norm)})"
-        yield f"gradient by the input exactly 0: {zeros}{norm}"
+        broken = f"; NaN or infinite on {inputs.not_finite}, left out of what follows" if inputs.not_finite else ""
+        yield f"gradient by the input exactly 0: {zeros}{broken}{norm}"
         bend = "not measured" if inputs.bend is None else f"{inputs.bend.median:.3g} ({_span(inputs.bend)})"
         turn = "not measured" if inputs.turn is None else f"{inputs.turn.median:.3g} ({_span(inputs.turn)})"
         yield f"over a random step of {inputs.reach:g}: departure from the tangent {bend}, cosine {turn}"
