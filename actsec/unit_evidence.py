@@ -23,6 +23,7 @@ from actsec.vitals import Outliers
 FACTOR, ENOUGH, ROOM = 10.0, 0.05, 1.1
 """How far out an outlier lies; the share of rows on which a unit must live to be called alive; room beside fresh."""
 _SOME = 2000
+_ROUNDED = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,17 @@ def _weighed(module: nn.Module) -> tuple[Tensor | None, float | None, float | No
 def outliers(x: Tensor) -> tuple[Outliers, Tensor]:
     """The rows of x (n, *shape) that lie 10 times or more as far from the median row as half of the rows do.
 
-    Also which rows (n,). Distances are L2; the median row is by number, of at most 2000 rows spread evenly.
+    Also which rows (n,). Distances are L2; the median row is by number, of at most 2000 rows spread evenly. Where half
+    of the rows are the median row, up to what float32 rounds, nothing can be told from how far apart they lie: its
+    length stands for that distance, and where it is 0 the median distance of the rows that differ.
     """
     flat = x.flatten(1)
     centre = flat[torch.linspace(0, len(flat) - 1, min(len(flat), _SOME)).long()].median(0).values
     far = torch.cat([(piece.double() - centre.double()).norm(dim=1) for piece in torch.split(flat, 1024)])
-    usual = far.median().clamp(min=1e-12)
+    length = centre.double().norm()
+    usual, differ = far.median(), far > _ROUNDED * length
+    if not bool(usual > _ROUNDED * length):
+        usual = length if bool(length > 0) else far[differ].median() if bool(differ.any()) else length + 1
     found = far >= FACTOR * usual
     return Outliers(len(x), int(found.sum()), float(far.max() / usual), FACTOR), found
 

@@ -140,7 +140,7 @@ class InputGradients:
 class Outliers:
     """Rows of a split that lie ``factor`` or more times as far from the median row as half of the rows do.
 
-    worst is that factor of the furthest row.
+    worst is that factor of the furthest row. Where half of the rows are the median row: see unit_evidence.outliers.
     """
 
     n: int

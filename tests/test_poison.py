@@ -110,12 +110,33 @@ def test_the_unrolled_step_is_the_step_that_training_takes(lab, victim):
     moved.load_state_dict(victim.target.model.state_dict())
     once = training.Recipe(1, 16, "sgd", 0.1, "constant", 0.0)
     training.fit(moved, x, y, once)
-    weights = dict(moved.named_parameters())
+    weights = {f"model.{name}": weight for name, weight in moved.named_parameters()}
     with torch.no_grad():
         shares = [
             search.of_site(z, search.sites[name], search.scales[name]) for name, z in search.values(weights).items()
         ]
     assert found == pytest.approx(float(torch.stack(shares).mean()), rel=1e-4)
+
+
+def test_rows_are_crafted_through_the_normalisation_of_the_target(lab, victim):
+    """The same rows as against a network that holds the same arithmetic inside."""
+    model = victim.target.model
+
+    class Inside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model((x - 0.5) / 0.25)
+
+    target = targets.load(model, classes=10, input_shape=(1, 8, 8), normalize="0.5/0.25")
+    whole = targets.load(Inside().eval(), classes=10, input_shape=(1, 8, 8))
+    crafted = Crafted(steps=4, rows=4, watched=32)
+    one, two, bare = (crafted.poison(lab.train, dataclasses.replace(victim, target=t)).x[-4:]
+                      for t in (target, whole, victim.target))  # fmt: skip
+    assert torch.equal(one, two)
+    assert not torch.equal(one, bare)
 
 
 def poisoned(seed, **changes):

@@ -273,6 +273,23 @@ def test_outliers_are_the_rows_far_from_the_median():
     assert float(away @ x[3].double()) < 0
 
 
+@pytest.mark.parametrize(("blank", "found", "worst"), [(0.5, 2, 1000.0), (0.0, 2, 1000.0)])
+def test_rows_that_are_mostly_alike_make_no_outlier_of_the_others(blank, found, worst):
+    """Nine of ten rows are one and the same; the others differ as images do, and two of them were multiplied."""
+    x = torch.full((1000, 16), blank)
+    x[::10] = images(100, (16,))
+    same, _ = unit_evidence.outliers(x)
+    assert same.found == 0
+    assert 0.1 < same.worst < 10
+    x[[10, 20]] *= 1000
+    some, rows = unit_evidence.outliers(x)
+    assert rows.nonzero().flatten().tolist() == [10, 20]
+    assert some.found == found
+    assert worst / 3 < some.worst < 3 * worst
+    alone, _ = unit_evidence.outliers(torch.full((9, 4), blank))
+    assert (alone.found, alone.worst) == (0, 0.0)
+
+
 def gone(**changes):
     """Dead units of a layer about which nothing stands out."""
     told = {"saturated": False, "share": 0.5, "born": 0.05, "before": None, "first": True, "layer": "1"}

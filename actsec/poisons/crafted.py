@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -27,6 +27,7 @@ from actsec.activations import find, watch
 from actsec.activations.regions import regions
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError
+from actsec.exporting import Logits
 from actsec.poisons._planting import Labels, chosen, labels, planted
 from actsec.types import Ends, Enters, Split, Victim
 
@@ -80,25 +81,26 @@ class _Search:
         self.options, self.victim, self.clean, self.y = options, victim, clean, y
         model = victim.target.model
         self.sites: dict[str, Ends] = {}
-        for site in find(model, clean[:2]).active:
+        self.asked = Logits(victim.target)
+        normalization = victim.target.normalization
+        for site in find(model, clean[:2] if normalization is None else normalization(clean[:2])).active:
             ends = [end for end in regions(site.kind, site.options) if end[0] in _FORCED]
             if ends:  # an activation has one region at most
                 self.sites[site.name] = ends[0]
         if not self.sites:
             raise ThreatError("crafted: no unit of this network can die or saturate", "Plant outliers instead.")
-        self.start = {name: p.detach().clone().requires_grad_(True) for name, p in model.named_parameters()}
+        self.start = {name: p.detach().clone().requires_grad_(True) for name, p in self.asked.named_parameters()}
         # the scale of each site's values is that before the step: a smaller one would pay for flatness
         self.scales = {name: float(z.detach().std().clamp_min(1e-6)) for name, z in self.values(self.start).items()}
 
     def values(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The pre-activations (n, units) of the clean rows, by site."""
         with watch(self.victim.target.model, only=self.sites, post=False) as seen:
-            functional_call(self.victim.target.model, weights, (self.clean,))
+            functional_call(self.asked, weights, (self.clean,))
         return {call.name: call.pre.flatten(1) for call in seen.calls}
 
     def silenced(self, x: Tensor) -> Tensor:
-        model: nn.Module = self.victim.target.model
-        loss = F.cross_entropy(functional_call(model, self.start, (x,)), self.y)
+        loss = F.cross_entropy(functional_call(self.asked, self.start, (x,)), self.y)
         slopes = torch.autograd.grad(loss, list(self.start.values()), create_graph=True, allow_unused=True)
         after = {
             name: weight if slope is None else weight - self.victim.learning_rate * slope
