@@ -547,11 +547,20 @@ Enters = Literal["training", "scaler", "update"]
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """What a poisoner knows: the same network trained on clean rows, the rate of its plain gradient steps, a seed."""
+    """What a poisoner knows: the same network trained on clean rows, the rate of its gradient steps, a seed.
+
+    One who knows the mitigation as well knows more: optimizer and clip_norm are those of the network's updates, and
+    rehearse(split) is the mean cross-entropy on the clean rows that a training on a split leaves, made as the network's
+    own is with every check it makes, but from another seed; infinity where it breaks off, minus infinity where a check
+    drops all that was planted.
+    """
 
     target: Target
     learning_rate: float
     seed: int = 0
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    clip_norm: float | None = None
+    rehearse: Callable[[Split], float] | None = None
 
 
 class Poison(Protocol):
