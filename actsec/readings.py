@@ -195,6 +195,12 @@ class Tally:
     early: list[Histogram] = field(default_factory=list)  # windows of which the baseline is to be made
     late: Histogram = field(default_factory=Histogram)
     first: list[tuple[Tensor, int]] = field(default_factory=list)
+    judged: bool = False  # a whole window was held against a baseline
+
+    @property
+    def held(self) -> int:
+        """The rows kept for a baseline so far, at the weights that there are."""
+        return sum(rows for _, rows in self.first) + sum(part.rows for part in self.early)
 
     def forget(self) -> None:
         """The weights are others: a baseline of these weights says nothing any more."""
@@ -256,6 +262,7 @@ class Tally:
             gone = float((self.since >= min(LONG, self.rows)).float().mean())
         if late.rows and self.base is not None and not broken:
             drift = stability(late.shares, self.base.shares)
+            self.judged |= late.rows >= self.window
         steep = _bars(self.site.kind, self.site.options)[2] is not None
         holds = {
             NOT_FINITE: broken > 0,
