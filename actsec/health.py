@@ -222,8 +222,9 @@ def kill_profile(
 
 
 def moving(oracle: Oracle, x: Tensor, region: Region) -> dict[str, Tensor]:
-    """By site, which units (units,) bool differ on some of the inputs x (n, *shape) or of 16 random ones: others are
-    constants. One forward an input; of each pass only the least and the greatest value of every unit are kept.
+    """By site, which units (units,) bool differ on some of the inputs x (n, *shape) and of 16 random ones.
+
+    The others are constants. One forward an input; only the least and the greatest value of every unit are kept.
     """
     random = Draws(0, "constant units").uniform(torch.arange(16, device=x.device), 0, tuple(x.shape[1:]))
     low, high = oracle.target.bounds

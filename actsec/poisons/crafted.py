@@ -13,8 +13,8 @@ the clean rows watched instead.
 
 What it does must exceed that of ``random_rows``, the same count in the same place. Known limits: an update of many
 steps or with another optimizer is not what was unrolled; activations whose units neither die nor saturate are
-refused unless adapted; clean epochs afterwards revive what is not dead on every row. Cost: ``steps`` forwards and backwards of the
-planted and the watched rows, second order.
+refused unless adapted; clean epochs afterwards revive what is not dead on every row. Cost: ``steps`` forwards and
+backwards of the planted and the watched rows, second order.
 """
 
 from __future__ import annotations

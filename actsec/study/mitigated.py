@@ -59,11 +59,15 @@ def sentences(cells: Sequence[Cell]) -> Iterator[str]:
         only = [where for where in both if words[False][where] == HOLDS and words[True][where] != HOLDS]
         broken = [where for where in only if words[True][where] == FAILS]
         held = [where for where in words[True] if words[True][where] == HOLDS]
-        told = f"- {name} against {poison}: holds against the adapted poison in {len(held)} of {len(words[True])} networks"
+        told = (
+            f"- {name} against {poison}: holds against the adapted poison in {len(held)} of {len(words[True])} networks"
+        )
         if broken:
             told += f"; **only against the non-adapted** in {len(broken)} ({_where(broken)})"
         if doubtful := [where for where in only if where not in broken]:
-            told += f"; only against the non-adapted, with doubt about the adapted, in {len(doubtful)} ({_where(doubtful)})"
+            told += (
+                f"; only against the non-adapted, with doubt about the adapted, in {len(doubtful)} ({_where(doubtful)})"
+            )
         if neither := [where for where in both if words[False][where] == words[True][where] == FAILS]:
             told += f"; fails against both in {len(neither)}"
         if not both:

@@ -176,8 +176,8 @@ def _mitigations(cells: Sequence[Cell], settings: Settings) -> Iterator[str]:
     if settings.adapted:
         yield ""
         yield (
-            "Adapted: whoever plants the rows knows the mitigation, the recipe and the clean rows, though not the seed, "
-            "and chooses outliers by rehearsing the training, crafted rows through the step that the mitigation makes; "
+            "Adapted: whoever plants the rows knows the mitigation, the recipe and the clean rows, not the seed, and "
+            "chooses outliers by rehearsing the training, crafted rows through the step that the mitigation makes; "
             "as many rows either way."
         )
     yield ""
