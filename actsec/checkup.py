@@ -32,16 +32,15 @@ from actsec.oracle import frozen
 from actsec.plan import Plan, variants
 from actsec.result import Problem, SiteHealth
 from actsec.scene import Scene
-from actsec.symptoms._seen import Seen
+from actsec.seen import Seen
 from actsec.target import settle
 from actsec.types import Target
 from actsec.verdict import statistics
-from actsec.verdict.activity import Checkup, check_gates, decide, exit_code, findings, metrics, worst_first
+from actsec.verdict.activity import WATCHED, Checkup, check_gates, decide, exit_code, findings, metrics, worst_first
 from actsec.vital_signs import counting, vital_signs
 from actsec.wiring import wiring
 
-ROWS = 1000
-"""Images whose activations are watched."""
+ROWS = WATCHED
 UNRESOLVED = "unresolved_sites"
 """The lint that a checkup leaves to ACT-A02, which says the same of the sites it watched."""
 

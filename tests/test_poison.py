@@ -221,8 +221,8 @@ def test_a_network_that_is_not_finite_is_neither_dead_nor_alive(lab):
 
 @pytest.mark.parametrize(
     ("activation", "region", "dies"),
-    [(nn.LeakyReLU(0.0), "dead", True), (nn.Hardtanh(0.0, 2.0), "dead", True), (nn.Hardtanh(-1.0, 2.0), "saturated", False),
-     (nn.LeakyReLU(0.2), "", None)],
+    [(nn.LeakyReLU(0.0), "dead", True), (nn.Hardtanh(0.0, 2.0), "dead", True),
+     (nn.Hardtanh(-1.0, 2.0), "saturated", False), (nn.LeakyReLU(0.2), "", None)],
 )  # fmt: skip
 def test_what_is_silenced_follows_from_the_options_of_the_site(lab, activation, region, dies):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), activation, nn.Linear(4, 10)).eval()
@@ -456,9 +456,9 @@ def mitigated(adapted, poisoned_accuracy, silent=0.0, broke="", mitigation="rang
 @pytest.mark.parametrize(
     ("plain", "adapted", "says"),
     [
-        ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.9}, "holds against the adapted poison in 1 of 1 networks."),
+        ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.9}, "holds against the adapted poison in 1 of 1 netw"),
         ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.5}, "**only against the non-adapted** in 1 (relu 3)"),
-        ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.9, "silent": 0.4}, "**only against the non-adapted** in 1"),
+        ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.9, "silent": 0.4}, "**only against the non-adapted**"),
         ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.9, "broke": "loss"}, "**only against the non-adapted**"),
         ({"poisoned_accuracy": 0.2}, {"poisoned_accuracy": 0.5}, "fails against both in 1"),
     ],

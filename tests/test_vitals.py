@@ -422,6 +422,14 @@ def test_every_rule_has_its_page(name):
     assert inside("explain", rule).out.startswith(f"{rule}: ")
 
 
+def test_the_rule_of_the_monitor_has_its_page():
+    """A checkup has nothing to compare with, so that no symptom of it is called drift."""
+    said = inside("explain", "ACT-A20").out
+    assert said.startswith("ACT-A20: ")
+    assert "ActivationMonitor" in said
+    assert "ACT-A20" in inside("explain", "ACT-A21").err
+
+
 def test_rules_are_numbered_without_gap():
     rules = sorted(registry.find("symptoms", name).rule for name in registry.names("symptoms"))
     assert rules == [f"ACT-A{number:02}" for number in range(10)]

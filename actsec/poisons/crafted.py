@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -31,9 +31,8 @@ from actsec.activations import find, watch
 from actsec.activations.regions import regions
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError
-from actsec.exporting import Logits
 from actsec.poisons._planting import Labels, chosen, labels, planted
-from actsec.types import Ends, Enters, Split, Victim
+from actsec.types import Ends, Enters, Split, Target, Victim
 
 _FORCED = ("dead", "saturated")
 
@@ -79,6 +78,17 @@ class Crafted:
         return planted(train, best, y)
 
 
+class _Logits(nn.Module):
+    """A target as a module: its weights can be others for a call, and its inputs are normalised as ever."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.model, self.target = target.model, target
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target.logits(x)
+
+
 class _Search:
     """The smooth count of silenced units after one step, as a function of the planted rows."""
 
@@ -86,7 +96,7 @@ class _Search:
         self.options, self.victim, self.clean, self.y, self.labels = options, victim, clean, y, labels
         model = victim.target.model
         self.sites: dict[str, Ends] = {}
-        self.asked = Logits(victim.target)
+        self.asked = _Logits(victim.target)
         normalization = victim.target.normalization
         for site in find(model, clean[:2] if normalization is None else normalization(clean[:2])).active:
             ends = [end for end in regions(site.kind, site.options) if end[0] in _FORCED]

@@ -207,9 +207,9 @@ def _mitigations(cells: Sequence[Cell], settings: Settings) -> Iterator[str]:
         )
     yield ""
     yield (
-        f"It holds where no training broke off, accuracy falls by less than {MARGIN:g} and silenced units rise by less, "
-        "by the ends of both intervals over the twin. It fails where a training broke off, or either is beyond that and "
-        "its interval excludes 0. Otherwise it cannot be told."
+        "It holds where no training broke off and, by the ends of both intervals over the twin, accuracy falls by less "
+        f"than {MARGIN:g} and silenced units rise by less. It fails where a training broke off, or either is beyond "
+        "that and its interval excludes 0. Otherwise it cannot be told."
     )
     yield ""
     if told := list(sentences(cells)):

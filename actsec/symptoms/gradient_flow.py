@@ -7,10 +7,11 @@ images, batch norms given the statistics of those images) where every layer can 
     high     the gradient by some layer's weights is NaN or infinite in some batch: the worst that can be, and no G
     medium   G of the model lies outside [1e-3, 1e3]
 
-The cause, by rule, the first that holds: where it is not finite, values that are not finite in the forward pass (see
-ACT-A00), from birth where it is so with fresh weights too, or ``cannot tell``; otherwise dead units, where a whole call is dead on every image; from birth, where G is
-outside on the same side with fresh weights (the architecture and its default initialisation); saturated units, where
-some call is saturated by more than half; learned, where fresh weights lie inside; or ``cannot tell``.
+The cause of a G outside, by rule, the first that holds: dead units, where a whole call is dead on every image; from
+birth, where G is outside on the same side with fresh weights (the architecture and its default initialisation);
+saturated units, where some call is saturated by more than half; learned, where fresh weights lie inside; or ``cannot
+tell``. Of a gradient that is not finite: values that are not finite in the forward pass (see ACT-A00); from birth,
+where it is so with fresh weights too; or ``cannot tell``.
 """
 
 from __future__ import annotations

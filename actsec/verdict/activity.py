@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 from actsec import registry
 from actsec.errors import PlanError, unknown
-from actsec.result import Calibration, Clean, GateResult, Problem, SiteHealth
+from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
+from actsec.seen import Seen
 from actsec.verdict import gates as audited
 from actsec.vitals import Layer, Spread, Vitals
 
 if TYPE_CHECKING:
     from actsec.architecture import Architecture
-    from actsec.symptoms._seen import Seen
 
 VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5
+WATCHED = 1000
+"""Images whose activations an audit watches; a checkup too, unless it is told."""
 _GATE = re.compile(r"\s*(?P<metric>[a-z_]+)\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*")
 METRICS = ("dead", "permanently_dead", "saturated", "gradient_ratio", "ece", "confidence_when_wrong")
 
@@ -58,6 +60,16 @@ def findings(seen: Seen) -> tuple[Problem, ...]:
     """What every rule of ``actsec.symptoms`` finds, worst first."""
     found = [problem for name in registry.names("symptoms") for problem in registry.find("symptoms", name)()(seen)]
     return worst_first(found)
+
+
+def of_sites(
+    sites: Sequence[SiteHealth], unresolved: Sequence[str], accuracy: Share, watched: int
+) -> tuple[Problem, ...]:
+    """What the same rules find where sites alone were watched, on so many images at most, as in an audit."""
+    n = min(accuracy.n, watched)
+    seen = Seen(tuple(sites), frozenset(), tuple(unresolved), None, accuracy, None, n)
+    rules = ("not_finite", "dead_units", "hidden_calls")
+    return worst_first([problem for name in rules for problem in registry.find("symptoms", name)()(seen)])
 
 
 def worst_first(found: Sequence[Problem]) -> tuple[Problem, ...]:
