@@ -56,8 +56,8 @@ def sign(aim: Aim, label: Tensor, y: Tensor) -> Tensor:
 class Surety:
     """Where confidence is to rise, the log odds of the row's target, or without one of the decided class (m,).
 
-    Under the aim ``random`` it is to rise where it is below its target (``drawn``) and to fall where it is above, so that
-    the search settles there.
+    Under the aim ``random`` it is to rise where it is below its target (``drawn``) and to fall where it is above, so
+    that the search settles there.
 
     Where it is to fall, mean_j z_j - log sum_j exp(z_j): minus the divergence of the probabilities from all alike. The
     negative log odds would only raise the runner-up until the label is at its boundary, with 1/2 each. Where another

@@ -59,12 +59,17 @@ def gradients(target: Target, x: Tensor, y: Tensor) -> Gradients:
         own = dict(asked.named_parameters())
         for piece, labels in list(zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True))[:MOST]:
             leaves = {key: own[key].detach().clone().requires_grad_(True) for _, key in wanted if key in own}
-            logits = functional_call(asked, leaves, (piece,))
-            loss = F.cross_entropy(target.decision_logits(logits), labels)
-            if not loss.requires_grad or not leaves:
-                return (), None
-            taken = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            norms.append([None if g is None else float(g.double().norm()) for g in taken])
+            sums: list[Tensor | None] = [None] * len(leaves)
+            # the gradient of a batch is the sum over its pieces, of which a large network holds few rows at once
+            rows = max(1, min(BATCH, target.batch))
+            for few, own_labels in zip(torch.split(piece, rows), torch.split(labels, rows), strict=True):
+                logits = target.decision_logits(functional_call(asked, leaves, (few,)))
+                loss = F.cross_entropy(logits, own_labels) * (len(few) / len(piece))
+                if not loss.requires_grad or not leaves:
+                    return (), None
+                taken = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                sums = [_sum(old, new) for old, new in zip(sums, taken, strict=True)]
+            norms.append([None if g is None else float(g.double().norm()) for g in sums])
         kept = [name for name, key in wanted if key in own]
     # a weight that no path reaches has none in any batch; one whose gradient overflows has, and then G is no number
     columns = [[norm for row in norms if (norm := row[i]) is not None] for i in range(len(kept))]
@@ -77,6 +82,10 @@ def gradients(target: Target, x: Tensor, y: Tensor) -> Gradients:
         return layers, None
     pairs = [(row[reached[0]], row[reached[-1]]) for row in norms]
     return layers, _median([a / b for a, b in pairs if a is not None and b])
+
+
+def _sum(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+    return new if old is None else old if new is None else old + new
 
 
 def input_gradients(target: Target, x: Tensor, y: Tensor, seed: int = 0, batch: int = 64) -> InputGradients:

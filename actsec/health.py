@@ -45,13 +45,14 @@ class _Tally:
         alike = _properties(self.site)
         if alike.dead_below is not None:
             dead = z <= alike.dead_below
-            self.dead += float(dead.double().mean(1).sum())
+            self.dead += float((dead.sum(1).double() / self.units).sum())
             alive = (~dead).any(0)
             self.ever_alive = alive if self.ever_alive is None else self.ever_alive | alive
-        self.saturated += float(_saturated(self.site, z).double().mean(1).sum())
+        if tails(self.site.kind, self.site.options) != (None, None):
+            self.saturated += float((_saturated(self.site, z).sum(1).double() / self.units).sum())
         self.sloped = self.sloped and gradient is not None
         if gradient is not None:
-            self.slope += float(gradient.flatten(1).double().norm(dim=1).sum())
+            self.slope += float(torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64).sum())
 
     def health(self) -> SiteHealth:
         """The means. A site with a value that is not finite has no fractions: NaN is neither dead nor alive."""

@@ -150,7 +150,7 @@ def test_confidence_follows_the_draws_and_nothing_else():
 
 
 def test_with_a_threshold_the_draw_is_of_how_sure_the_decision_is():
-    target, x, label, w, b = linear(n=24)
+    target, x, *_ = linear(n=24)
     moved = target.having(threshold=0.8)
     with torch.no_grad():
         decided = moved.decision_logits(moved.logits(x)).argmax(1)

@@ -225,7 +225,8 @@ def written(act):
 def test_a_step_by_hand_is_a_site(form, x):
     model = written(STEPS[form])
     found = find(model, x)
-    assert [(site.name, site.kind, site.constant, site.role) for site in found] == [("step", "step", False, "activation")]
+    (site,) = found
+    assert (site.name, site.kind, site.constant, site.role) == ("step", "step", False, "activation")
     assert found.unresolved == ()
     with watch(model) as seen, torch.no_grad():
         out = model(x)

@@ -14,7 +14,7 @@ from runs import inside
 from torch import nn
 
 import actsec
-from actsec import flow, health, profiles, registry, unit_evidence
+from actsec import checkup, flow, health, plan, profiles, registry, scene, unit_evidence, vital_signs
 from actsec.fresh import fresh, why_not
 from actsec.reports import vital_blocks
 from actsec.reports.blocks import Figures, Fold, Table
@@ -136,6 +136,64 @@ def test_fresh_weights_are_keyed_and_leave_the_model_alone():
     assert torch.allclose(one.model.first.running_mean, z.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(one.model.first.running_var, z.var((0, 2, 3)), rtol=1e-4)
     assert one.model.first.momentum == target.model.first.momentum
+
+
+def rows_of_passes(model):
+    """How many rows each pass of a model has that keeps gradients, while the hook stands."""
+    seen = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])) if torch.is_grad_enabled() else None)
+    return seen
+
+
+def test_a_large_network_is_given_few_images_at_once_and_says_the_same():
+    target, x, y = residual(), images(70), torch.arange(70) % 10
+    few = target.having(batch=3)
+    whole = health.observed(target, x, y).sites, flow.gradients(target, x, y), flow.input_gradients(target, x, y)
+    seen = rows_of_passes(target.model)
+    pieces = health.observed(few, x, y).sites, flow.gradients(few, x, y), flow.input_gradients(few, x, y)
+    assert max(seen) == 3
+    assert sum(seen) == 70 + 70 + 2 * 70
+    for one, other in zip(*(part[0] for part in (whole, pieces)), strict=True):
+        known = [key for key, value in one.items() if isinstance(value, float)]
+        assert "gradient_norm" in known
+        assert [one[key] for key in known] == pytest.approx([other[key] for key in known], rel=1e-5)
+    assert pieces[1][1] == pytest.approx(whole[1][1], rel=1e-5)
+    assert [a.gradient_norm for a in pieces[1][0]] == pytest.approx([a.gradient_norm for a in whole[1][0]], rel=1e-5)
+    for name in ("norm", "turn"):  # the departure from the tangent is a difference of losses, which float32 rounds
+        pair = [dataclasses.astuple(getattr(part[2], name)) for part in (pieces, whole)]
+        assert pair[0] == pytest.approx(pair[1], rel=1e-3)
+
+
+def test_of_a_large_network_fewer_images_are_asked_and_the_cost_says_so():
+    target, x, y = residual(), images(70), torch.arange(70) % 10
+    small, large = (
+        vital_signs.vital_signs(target, x, y, flow.gradients(target, x, y), large=large) for large in (False, True)
+    )
+    assert (small.inputs.n, large.inputs.n) == (70, 32)
+    assert small.backwards - large.backwards == 3 * (70 - 32) + 5 * (70 - 16)
+    assert large.forwards < small.forwards
+    assert large.units[0].live == small.units[0].live, "every image is watched all the same"
+
+
+def test_what_a_backward_keeps_decides_how_many_images_a_checkup_holds(monkeypatch):
+    """1 MiB of activations a row under a bound of 8 MiB: four at a time, each counted twice."""
+    held = []
+    watch = health.observed
+    monkeypatch.setattr(health, "observed", lambda target, *given: held.append(target.batch) or watch(target, *given))
+    monkeypatch.setattr(checkup, "kept_by_row", lambda *_: 1 << 20)
+    made = plan.Plan(model="reference:mlp(width=[4])", activations=("relu",), samples=20, memory=8)
+    loaded = scene.load(checkup.whole(made))
+    target, _, _ = checkup.subject(loaded)
+    checkup.examine(target, loaded)
+    assert held == [4]
+
+
+def test_bare_profiles_count_who_lives():
+    target, x = residual(), images()
+    whole, bare = profiles.profile(target, x, batch=7), profiles.profile(target, x, batch=7, bare=True)
+    for name, mine in whole.items():
+        assert torch.equal(bare[name].live, mine.live)
+        assert bare[name].total is None
 
 
 def test_what_cannot_be_drawn_anew_is_named():
