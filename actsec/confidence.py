@@ -116,7 +116,6 @@ class Miscalibrate:
             counts &= observed.rejection <= 0
         return torch.where(counts, moved, torch.full_like(moved, -torch.inf)).to(observed.logits.dtype)
 
-
     def _shift(self, label: Tensor) -> Tensor:
         """What lies between the odds of the model's word and those of its decision logits (m,)."""
         if self.threshold is None:
