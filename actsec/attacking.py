@@ -40,6 +40,9 @@ from actsec.store import Store
 from actsec.tables import constrained
 from actsec.types import Ask, Cases, Goal, Job, Outcome, Region, Reply, Target, Threat
 
+AMONG = 1000
+"""The first test images, on which it is decided what units are constant, for all shards of all attacks alike."""
+
 
 def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     """Run the attack of a job on its rows: verdicts, examples, counts. Raises ThreatError, ModelError."""
@@ -76,7 +79,10 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     verdicts = proposals.paid(made, verdicts)
     numbers = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(cases), "flat": flat.rows}
     found = Outcome(job.id, numbers | _searched(lowered), _left(job, loaded, target, cases, verdicts))
-    return _with_kills(found, target, cases, verdicts, region, getattr(made, "ranked", None)) if region else found
+    if not region:
+        return found
+    among = torch.from_numpy(loaded.test.x[:AMONG]).to(target.device)
+    return _with_kills(found, target, cases, verdicts, region, getattr(made, "ranked", None), among)
 
 
 def craft(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -139,11 +145,20 @@ def _inapplicable(target: Target, x: Tensor, region: Region) -> str:
 
 
 def _with_kills(
-    found: Outcome, target: Target, cases: Cases, verdicts: Verdicts, region: Region, ranked: Ranked | None
+    found: Outcome,
+    target: Target,
+    cases: Cases,
+    verdicts: Verdicts,
+    region: Region,
+    ranked: Ranked | None,
+    among: Tensor,
 ) -> Outcome:
-    """The outcome with what died and revived at every site, and what that did to each row."""
+    """The outcome with what died and revived at every site, and what that did to each row.
+
+    Which units are constant is told by ``among``, the same in every shard.
+    """
     with frozen(target.model):
-        profile = health.kill_profile(target, cases.x, verdicts.x, region=region)
+        profile = health.kill_profile(target, cases.x, verdicts.x, region=region, among=among)
     if profile.net is None or profile.killed_of_active is None:
         raise ModelError(profile.reason, "Look for NaN in the weights.")
     numbers = {**found.numbers, "kill": {"sites": profile.sites}}

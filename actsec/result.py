@@ -239,15 +239,15 @@ class SiteKill:
 class Miscalibration:
     """Confidence moved and the label left, on the first n test inputs: what that does to calibration.
 
-    aim: over, under, or worst (up where the label is wrong, down where it is right). before, after and noise are of the
-    same inputs: untouched, after the attack, and after noise at the same eps under the same goal, None where not done;
-    an input whose confidence could not be moved is the untouched one. moved and noise_moved count those that could.
-    accuracy is the same before and after: changed counts labels that are not, and is 0 unless something is broken.
-    forwards and backwards: means over inputs.
+    aim: over, under, worst (up where the label is wrong, down where it is right) or random (towards a confidence drawn
+    for each input). before, after and noise are of the same inputs: untouched, after the attack, and after noise at the
+    same eps under the same goal, None where not done; an input whose confidence could not be moved is the untouched
+    one. moved and noise_moved count those that could. accuracy is the same before and after: changed counts labels that
+    are not, and is 0 unless something is broken. forwards and backwards: means over inputs.
     """
 
     threat: str
-    aim: Literal["over", "under", "worst"]
+    aim: Literal["over", "under", "worst", "random"]
     attack: str
     n: int
     accuracy: Share

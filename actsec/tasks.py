@@ -58,9 +58,10 @@ from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.target import fingerprint
 from actsec.types import Job, Loss, Material, Outcome, Target, Threat
+from actsec.verdict.activity import WATCHED
 
 PROBE_ROWS = 200
-HEALTH_ROWS = 1000
+HEALTH_ROWS = WATCHED
 
 
 def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:

@@ -125,6 +125,7 @@ def activations_command(
 @click.option("--poisons", multiple=True, help="Repeat for several [outliers, poisoned_scaler, crafted].")
 @click.option("--mitigations", multiple=True, help="Repeat for several; 'none' for none [all six].")
 @click.option("--mitigated", multiple=True, help="Poisons that each is tried on [outliers(magnitude=1000) crafted].")
+@click.option("--adapted/--no-adapted", default=True, help="Whether poisons that know the mitigation are tried [yes].")
 @click.option("--seeds", default=3, show_default=True, help="Networks of each kind, at least 3.")
 @click.option("--epochs", default=10, show_default=True, help="Passes over the training rows, planted ones among them.")
 @click.option("--clean-epochs", default=3, show_default=True, help="Clean passes afterwards, for what persists.")
