@@ -182,6 +182,10 @@ def _inside(plan: Plan) -> tuple[Spec, ...]:
     return ()
 
 
+BRACKETED = 40
+"""Images on which an attack on units stands beside certificates."""
+
+
 def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
     """Every job of a resolved plan, dependencies before dependants, each once."""
     made: dict[str, Job] = {}
@@ -195,6 +199,9 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
         beside = (*beside, *certificate_jobs(plan, facts, variant))
         for job in (*prepared, *single, *beside, *sources, *tried):
             made.setdefault(job.id, job)
+    # last, for they rest on attacks and on models of other variants
+    for job in (job for v in variants(plan) for trial in plan.attacks for job in bracket_jobs(plan, facts, v, trial)):
+        made.setdefault(job.id, job)
     return tuple(made.values())
 
 
@@ -266,6 +273,32 @@ def certificate_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Jo
     shards = ([start, min(start + CERTIFIED_SHARD, most)] for start in range(0, most, CERTIFIED_SHARD))
     label = f"certify {variant.name}"
     return tuple(_job("certify", {**recipe, "rows": rows}, (model,), label, variant.name) for rows in shards)
+
+
+def bracket_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> tuple[Job, ...]:
+    """The job that holds an attack on units of an undefended model beside certificates, on its first images.
+
+    The audited model's inputs are carried to the models with other activations too. None for other trials.
+    """
+    if variant.chain or trial.role != "kill":
+        return ()
+    rows = min(trial.samples, BRACKETED)
+    attacked = tuple(j.id for j in trial_jobs(plan, facts, variant, trial) if j.recipe["rows"][0] < rows)
+    if not attacked:
+        return ()
+    model = model_jobs(plan, facts, variant)[-1].id
+    twins = {v.name: model_jobs(plan, facts, v)[-1].id for v in swapped(plan) if variant.audited}
+    recipe = {"model": model, "data": facts.test, "threat": str(Threat.parse(trial.threat)), "rows": [0, rows]}
+    recipe |= {"attacked": list(attacked), "twins": twins}
+    if facts.mask is not None:
+        recipe |= {"mask": facts.mask}
+    label = f"bracket {trial.attack} at {trial.threat} on {variant.name}"
+    return (_job("bracket", recipe, (model, *attacked, *twins.values()), label, variant.name),)
+
+
+def swapped(plan: Plan) -> tuple[VariantPlan, ...]:
+    """The models of the plan that are the audited one with other activations: trained so, or by a chain of swaps."""
+    return tuple(v for v in variants(plan)[1:] if all(spec.name == "swap" for spec in v.chain))
 
 
 def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> tuple[Job, ...]:

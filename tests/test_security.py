@@ -421,6 +421,7 @@ def test_the_report_names_the_code_that_ran(tmp_path, monkeypatch):
     assert found["surrogate Linear"].origin == f"torch.nn of torch {torch.__version__.partition('+')[0]}" or found[
         "surrogate Linear"
     ].origin.startswith("torch.nn of torch ")
+    monkeypatch.undo()  # the package is no longer there
     assert executed.of(plan.Plan()) == ()
 
 

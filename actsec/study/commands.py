@@ -11,18 +11,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actsec.errors import BadOption
-from actsec.saying import say, say_lines
+from actsec.options import plan_options, read_plan
+from actsec.printing import say, say_lines
 from actsec.study.page import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OUT = "A new folder for report.html, report.md, report.json and the plots."
+_NOT_FORCED: tuple[str, ...] = (
+    *("calibration", "activations", "attacks", "defenses", "corruptions", "per_class", "budget", "second_opinion"),
+    *("mask", "shard", "timeout", "gates", "accept", "positive", "label_column", "label", "raw_units", "features"),
+)
+"""Fields of the plan that mean nothing where units are forced."""
 
 
 @click.group()
 def study() -> None:
-    """Experiments about activation functions: gradients over depth, networks compared, poisoned training, curves."""
+    """Experiments about activation functions: units forced, gradients over depth, networks compared, poison, curves."""
 
 
 @study.command(name="depth")
@@ -150,6 +156,64 @@ def poison_command(data: str, depths: str, out: str | None, quiet: bool, **more:
         plots = {"silenced": poison_drawing.silenced(cells), "obfuscation": poison_drawing.obfuscation(cells)}
         _write(place, report, poison_telling.noted(cells, data, classes, settings), plots)
     _say(report, place)
+    return 0
+
+
+@study.command(name="forcing")
+@plan_options(
+    without=_NOT_FORCED,
+    model="file.py:factory, package.module:factory, torchvision:NAME, reference:NAME [reference:mlp]",
+    eps="budget in input units, such as 8/255 [as in an audit; l2 has none]",
+    seed="of the first network or, for a model of your own, of the noise",
+    samples="the same as --images",
+)
+@click.option("--images", help="Test images whose units are forced [64].")
+@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True)
+@click.option("--seeds", default=1, show_default=True, help="Networks; for a model of your own, draws of the noise.")
+@click.option("--steps", default=50, show_default=True, help="Gradient steps of each attack.")
+@click.option("--units", default=4, show_default=True, help="Single units a site whose smallest kills are looked for.")
+@click.option("--swaps", multiple=True, help="Activations of the twins; repeat for several [leaky_relu gelu tanh].")
+@click.option("--out", help=_OUT)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def forcing_command(
+    norm: Any, images: str | None, seeds: int, steps: int, units: int, swaps: tuple[str, ...], out: str | None,
+    quiet: bool, **options: Any,
+) -> int:  # fmt: skip
+    """Force units of a model dead, saturated or to zero: every aim beside noise, PGD and what no attack can beat.
+
+    Without a model: a small network of relu, trained on handwritten digits, offline.
+    """
+    place = _new(out)
+    from actsec.screen import Screen
+    from actsec.study import forcing, forcing_scene, forcing_telling
+
+    if images is not None:
+        options["samples"] = images
+    if options.get("model") is None and options.get("weights") is None:
+        options["model"] = "reference:mlp"
+    with Screen(quiet=quiet).running("parts") as tell:
+        subject = forcing_scene.subject(read_plan(None, options, None, None), norm, seeds, tell)
+        settings = forcing.Settings(
+            norm=norm,
+            eps=subject.eps,
+            images=len(subject.x),
+            seeds=seeds,
+            steps=steps,
+            units=units,
+            swaps=swaps or forcing.SWAPS,
+        )
+        networks = subject.run(settings, tell)
+    for note in subject.notes:
+        say(f"note: {note}", err=True)
+    plots = {}
+    if place is not None:
+        from actsec.study import forcing_drawing
+
+        plots = forcing_drawing.plots(networks[0], subject.classes)
+    report = list(forcing_telling.lines(networks, settings, subject.data, subject.echo, [*plots]))
+    if place is not None:
+        _write(place, report, forcing_telling.noted(networks, settings, subject.data), plots)
+    _say([line for line in report if not line.startswith("![")], place)
     return 0
 
 
