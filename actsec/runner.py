@@ -293,6 +293,7 @@ def estimate(prepared: Prepared, job: Job) -> float:
             "nonsense": 1500.0,
             "fool": 10_000.0,
             "certify": 20.0 * float(job.recipe.get("n", 0)) * len(job.recipe.get("radii", ())),
+            "bracket": 1500.0,
             "probe": 4000.0 + 5.0 * len(data.test),
         }[job.kind]
     attack = registry.build("attacks", parse(str(job.recipe["attack"])))

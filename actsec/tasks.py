@@ -7,6 +7,7 @@ probe    direct measurements of the model: gradients, repeatability, activation 
 attack   one attack under one threat on some rows: leaves a verdict and an example per row
 corrupt  decisions on corrupted images
 nonsense confidence on noise, blanks and scrambled images, and far outside the box
+bracket  an attack on units beside what no attack can beat, and on models with other activations
 certify  radii in L2 within which a smoothed model cannot be fooled, beside what an attack leaves there
 fool     how little a blank or noise must change to be taken for each class
 craft    the same on a surrogate, followed past its first success: leaves an example per row for transfer
@@ -57,9 +58,10 @@ from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.target import fingerprint
 from actsec.types import Job, Loss, Material, Outcome, Target, Threat
+from actsec.verdict.activity import WATCHED
 
 PROBE_ROWS = 200
-HEALTH_ROWS = 1000
+HEALTH_ROWS = WATCHED
 
 
 def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
@@ -335,5 +337,6 @@ _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "nonsense": _nonsense,
     "fool": _fool,
     "certify": _certify,
+    "bracket": attacking.bracketed,
 }
 _TIMED: dict[str, Callable[[Job, Scene, Store, Outcome], dict[str, float]]] = {"base": _pass_time, "defend": _latency}

@@ -126,7 +126,7 @@ def read(folder: str | Path) -> Hardened:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise ModelError(f"cannot read {path}: {problem.strerror}", "Give the folder `actsec defend` wrote.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
+    except (ValueError, RecursionError) as problem:  # TOML, UTF-8, numbers of thousands of digits
         raise ModelError(f"{path} is not TOML: {problem}", HARDEN) from None
     if content.get("schema") != SCHEMA:
         raise ModelError(
