@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from actsec import (
+    brackets,
     consequences,
     costs,
     goals,
@@ -164,6 +165,23 @@ def _with_kills(
     arrays = {**found.arrays, "net": profile.net, "killed_of_active": profile.killed_of_active}
     arrays |= consequences.per_row(target, cases, verdicts.x, region, ranked)
     return Outcome(found.job, numbers, arrays)
+
+
+def bracketed(job: Job, loaded: Scene, store: Store) -> Outcome:
+    """What an attack on units left on its first rows, beside certificates and on models with other activations."""
+    target, threat = scene.ready(loaded, store, job, job.needs[0]), Threat.parse(str(job.recipe["threat"]))
+    cases, region = _cases(job, loaded, target, threat), threat.region or "dead"
+    shards = [outcome for need in job.recipe["attacked"] if (outcome := store.get(need)) is not None]
+    if reason := next((str(o.numbers["not_applicable"]) for o in shards if "not_applicable" in o.numbers), ""):
+        return Outcome(job.id, {"not_applicable": reason})
+    after = torch.from_numpy(np.concatenate([o.arrays["x"] for o in shards])[: len(cases)]).to(target.device)
+    held = brackets.bracket(target, cases, after, region)
+    passed = []
+    for name, model in job.recipe["twins"].items():
+        twin = scene.ready(loaded, store, dataclasses.replace(job, variant=name), model)
+        told = consequences.transferred({name: twin}, cases.x, after, cases.y, region)
+        passed += [dataclasses.asdict(each) for each in told]
+    return Outcome(job.id, {"bracket": dataclasses.asdict(held), "passed": passed})
 
 
 class Flat:

@@ -129,7 +129,7 @@ def _goal(text: str) -> str:
         return text
     if text == "miscalibrate=worst":
         return "miscalibrate"
-    if kind == "class" and value.isascii() and value.isdigit():
+    if kind == "class" and value.isascii() and value.isdigit() and len(value) < 10:
         return f"class={int(value)}"
     if kind == "confident" and sign:
         try:

@@ -245,7 +245,7 @@ def _identify(step: Step) -> tuple[str, Options, Any] | None:
         for at in reversed(starts):  # from the tensor that it all starts from
             try:
                 y = _run(step, at.key, grid)
-            except Exception:  # noqa: BLE001, S112  # a call that will not run on the grid computes nothing we know
+            except Exception:  # noqa: BLE001, S112  # nosec B112  # a call that will not run on the grid computes nothing we know
                 continue
             if not isinstance(y, Tensor) or y.shape != grid.shape or not y.is_floating_point():
                 continue
