@@ -192,10 +192,10 @@ def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
     repeats = REPEATS[plan.budget] if target.stochastic else 1
     with frozen(target.model):
         oracle = Oracle(target.having(threshold=None), 0, repeats, plan.seed, "clean test")
-        logits = oracle.decisions(torch.from_numpy(test.x).to(target.device)).double().cpu()
-    labels = target.decide(logits)
-    p = logits.softmax(-1).mean(0)
-    right = (labels == torch.from_numpy(test.y)).double().mean(0)
+        asked = (oracle.decisions(torch.from_numpy(x).to(target.device)).double().cpu() for x in scene.calls(test, oracle))
+        parts = [(logits.softmax(-1).mean(0), target.decide(logits)) for logits in asked]
+    p = torch.cat([shares for shares, _ in parts])
+    right = (torch.cat([labels for _, labels in parts], -1) == torch.from_numpy(test.y)).double().mean(0)
     decided = target.decide(p.log()) if target.threshold is not None else p.argmax(-1)
     found = calibration.calibration(p.numpy(), test.y, "clean", decided=decided.numpy())
     return Measured(statistics.share(round(float(right.sum())), len(test)), found, decided)

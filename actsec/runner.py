@@ -105,7 +105,7 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         loaded, left = fitting(loaded, base, chosen=plan.defenses is not None)
         notes += left
         given = dataclasses.replace(loaded.given, target=base if loaded.given.target else None)
-        loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes), given=given)
+        loaded = dataclasses.replace(loaded, splits=scene.with_classes(loaded.splits, base.classes), given=given)
     if plan.positive is not None and plan.positive not in loaded.test.classes:
         raise unknown("class (--positive)", plan.positive, loaded.test.classes)
     for trial in loaded.plan.attacks:
@@ -321,6 +321,7 @@ def make_executor(
 
         at = cluster or Cluster()
         return Ray(prepared.scene, root, address=at.address, workers=workers, gpus=at.gpus)
+    scene.leave(prepared.scene, Store(root))
     return Processes(run, root, workers, prepared.plan.timeout)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from actsec.data.recognise import check_size
+from actsec.data.limits import check_size
 from actsec.errors import DataError, Unsafe
 
 Array = npt.NDArray[Any]

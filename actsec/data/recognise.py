@@ -8,13 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from actsec.data.limits import LIMIT, check_size
 from actsec.data.sets import Dataset, Floats, Labels, check_labels, row_ids
 from actsec.errors import BadOption, DataError, Unsafe
 
 Layout = Literal["auto", "as_is", "channels_first", "channels_last"]
-LIMIT = 8 * 2**30
-"""Largest array read, in bytes, stored or as float32, whichever is more."""
-
 _LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _CHANNELS = (1, 3, 4)
 Array = npt.NDArray[Any]
@@ -61,19 +59,6 @@ def from_arrays(
     box = bounds or (0.0, 1.0)
     _check_values(values, box, stated=bounds is not None, scaled=scale is not None)
     return Dataset(name, values, labels, names, row_ids(values), grid, box, tuple(notes))
-
-
-def check_size(key: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int) -> None:
-    """Refuse an array whose declared size is above ``limit`` bytes, before anything is allocated."""
-    count = 1
-    for side in shape:
-        count *= side
-    size = count * max(dtype.itemsize, 4)
-    if size > limit:
-        raise DataError(
-            f"{key} of shape {shape} needs {size / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f} GiB",
-            "Give fewer examples, or raise limit (in bytes).",
-        )
 
 
 def _refuse_objects(key: str, dtype: np.dtype[Any]) -> None:
@@ -137,7 +122,9 @@ def _scaled(x: Array, scale: float | None, notes: list[str]) -> tuple[Floats, in
         if levels is None:
             return np.ascontiguousarray(x, dtype=np.float32), None
         notes.append(f"{x.dtype} divided by {levels}")
-        return np.ascontiguousarray(x, dtype=np.float32) / np.float32(levels), levels
+        values = np.array(x, dtype=np.float32, order="C")
+        values /= np.float32(levels)
+        return values, levels
     if not scale > 0 or not np.isfinite(scale):
         raise BadOption(f"scale={scale} cannot divide the data", "Give the value that stands for 1, for example 255.")
     notes.append(f"{x.dtype} divided by scale={scale:g}")
