@@ -383,10 +383,12 @@ def leave(loaded: Scene, store: Store) -> None:
     """Tell a run's workers where the rows of image folders are, so that none reads them all."""
     found = {name: folders.kept(split) for name, split in _parts(loaded.splits) if split is not None}
     arrays = {f"{name} {key}": value for name, each in found.items() for key, value in (each or {}).items()}
-    if arrays:
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # arrays by name
-        store.put_file(INPUTS, buffer.getvalue())
+    if not arrays:
+        (store.root / INPUTS).unlink(missing_ok=True)
+        return
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # arrays by name
+    store.put_file(INPUTS, buffer.getvalue())
 
 
 def _left(store: Store) -> dict[str, Dataset]:

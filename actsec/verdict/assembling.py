@@ -79,7 +79,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
     pairs = tuple(pair(gathered[0], g, plan, y, made) for g in gathered)
     defended = (both for both in pairs if both is not None and both.other.variant.chain)
     comparisons = tuple(row for both in defended for row in compare(both))
-    examples, images = _examples(gathered[0], scene)
+    examples, images = _examples(gathered[0], scene, store)
     first, drawn = pictured(gathered[0], made[0].nonsense, classes)
     made, images = (dataclasses.replace(made[0], nonsense=first), *made[1:]), images | drawn
     overlaps = data.disjoint(scene.splits.train, scene.splits.calibration, scene.test)
@@ -315,7 +315,7 @@ def _site_kills(numbers: Sequence[dict[str, Any]]) -> tuple[SiteKill, ...]:
     )
 
 
-def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str, Array]]:
+def _examples(g: Gathered, scene: Scene, store: Store) -> tuple[tuple[Example, ...], dict[str, Array]]:
     """A few attacked images of the audited model: two found by each kind of attack, those least shown before."""
     rows: list[Example] = []
     images: list[tuple[Array, Array]] = []
@@ -329,6 +329,7 @@ def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str,
         after = calibration.softmax(tried.arrays["logits"])
         for i in sorted(found.tolist(), key=lambda row: (times[row], row))[:2]:
             times[i] += 1
+            attacked = tried.attacked(i, store)
             label, now = (int(calibration.decided(p[i : i + 1], g.threshold)[0]) for p in (before, after))
             rows.append(
                 Example(
@@ -342,10 +343,10 @@ def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str,
                     after=scene.test.classes[now],
                     after_confidence=float(after[i, now]),
                     size=float(tried.arrays["size"][i]),
-                    cells=_cells(scene, i, tried.arrays["x"][i]),
+                    cells=_cells(scene, i, attacked),
                 )
             )
-            images.append((scene.test.x[i], tried.arrays["x"][i]))
+            images.append((scene.test.x[i], attacked))
     if not images:
         return (), {}
     return tuple(rows), {"original": np.stack([a for a, _ in images]), "attacked": np.stack([b for _, b in images])}

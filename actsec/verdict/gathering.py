@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actsec.errors import StoreError
 from actsec.plan import (
     Facts,
     Plan,
@@ -28,12 +29,14 @@ from actsec.plan import (
     variants,
 )
 from actsec.store import Store
-from actsec.types import SLACK, Outcome, Threat
+from actsec.types import SLACK, Job, Outcome, Threat
 from actsec.verdict.calibration import decided, softmax
 
 Array = NDArray[Any]
 NORMS_KEPT = ("linf", "l2", "l0")
 ALREADY_WRONG, FOUND = 0, 1
+UNREAD = {"attack": ("x",), "craft": ("x",), "base": ("weights",), "defend": ("weights",)}
+"""Arrays that no number of a report needs all of, by kind of job: examples and weights would fill memory."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class Tried:
     error: str | None
     missing: bool
     stochastic: bool = False
+    jobs: tuple[Job, ...] = ()
+
+    def attacked(self, row: int, store: Store) -> Array:
+        """The example (*shape) that the attack left of a row: read when asked for, since all of them fill memory."""
+        job = next(job for job in self.jobs if job.recipe["rows"][0] <= row < job.recipe["rows"][1])
+        outcome = store.get(job.id)
+        if outcome is None:
+            raise StoreError(f"the outcome of {job.label} ({job.id}) is gone", f"actsec resume {store.root}")
+        return np.asarray(outcome.arrays["x"][row - job.recipe["rows"][0]])
 
     @property
     def threat(self) -> Threat:
@@ -197,8 +209,8 @@ def compared(base: Gathered, other: Gathered) -> tuple[tuple[Tried, ...], tuple[
 
 
 def gather(plan: Plan, facts: Facts, store: Store) -> tuple[Gathered, ...]:
-    """Read every finished outcome of a run, variant by variant."""
-    found = {job.id: store.get(job.id) for job in jobs(plan, facts)}
+    """Read every finished outcome of a run, variant by variant: all but the examples and the weights."""
+    found = {job.id: store.get(job.id, UNREAD.get(job.kind, ())) for job in jobs(plan, facts)}
     return tuple(_variant(plan, facts, variant, found) for variant in variants(plan))
 
 
@@ -207,7 +219,7 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
     clean, probe = (found[single_job(kind, plan, facts, variant).id] for kind in ("clean", "probe"))
     stochastic = bool(models[-1] and models[-1].numbers.get("stochastic"))
     tried = tuple(
-        _tried(trial, [found[job.id] for job in shards], stochastic=stochastic)
+        _tried(trial, shards, [found[job.id] for job in shards], stochastic=stochastic)
         for trial in plan.attacks
         if (shards := trial_jobs(plan, facts, variant, trial))
     )
@@ -238,7 +250,7 @@ def _whole(outcome: Outcome | None) -> Outcome | None:
     return None if outcome is None or outcome.error else outcome
 
 
-def _tried(trial: Trial, shards: Sequence[Outcome | None], *, stochastic: bool) -> Tried:
+def _tried(trial: Trial, jobs: Sequence[Job], shards: Sequence[Outcome | None], *, stochastic: bool) -> Tried:
     error = next((o.error for o in shards if o is not None and o.error), None)
     missing = any(o is None for o in shards) or not shards
     whole = [o for o in shards if o is not None and o.error is None]
@@ -249,4 +261,4 @@ def _tried(trial: Trial, shards: Sequence[Outcome | None], *, stochastic: bool) 
             key: first if key == "trace" else np.concatenate([o.arrays[key] for o in whole])
             for key, first in whole[0].arrays.items()
         }
-    return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing, stochastic)
+    return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing, stochastic, tuple(jobs))
