@@ -98,7 +98,7 @@ def cli() -> None:
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
 @_where_options
-@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML and stop.")
+@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML, and what it will cost, and stop; with --quiet the plan alone.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit_command(
     plan_file: str | None,
@@ -126,6 +126,9 @@ def audit_command(
         prepared = dataclasses.replace(runner.prepare(plan), part=part)
     if print_plan:
         click.echo(plans.write(prepared.plan), nl=False)
+        if not (quiet or prepared.plan.reference):
+            with screen.busy("trying each attack on a few images"):
+                _foretell(prepared, where["workers"])
         return 0
     told = None if part is None else str(part)
     store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts, told)
@@ -208,6 +211,18 @@ def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
         result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
     _show(read(store.root))
     return result.exit_code
+
+
+def _foretell(prepared: Any, workers: int | None) -> None:
+    """What an audit will cost, on stderr: attack by attack, then in all."""
+    from actsec import foresight, runner
+
+    found = foresight.forecast(prepared)
+    for line in sorted(found.lines, key=lambda line: -line.seconds):
+        trial, many = line.trial, f"{line.models} models" if line.models > 1 else "1 model"
+        passes, seconds = f"{line.passes:,.0f} passes", f"{line.seconds:.1f} s"
+        click.echo(f"{passes:>20} {seconds:>9}  {trial.attack} at {trial.threat}, {trial.samples} on {many}", err=True)
+    click.echo(found.said(workers or runner.workers_here(prepared.plan)), err=True)
 
 
 def _import_core() -> None:

@@ -65,7 +65,7 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
 
     loaded is the scene where it is at hand; otherwise it is read from the run folder.
     """
-    store, began = Store(root), time.perf_counter()
+    store, began, used = Store(root), time.perf_counter(), time.process_time()
     try:
         loaded = loaded or scene.of_run(root)
         outcome = _outcome(job, loaded, store)
@@ -83,6 +83,7 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
         "kind": job.kind,
         "label": job.label,
         "seconds": round(time.perf_counter() - began, 3),
+        "cpu_seconds": round(time.process_time() - used, 3),
         "peak_mib": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)),
     }
     if "forwards" in outcome.arrays:

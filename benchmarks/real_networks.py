@@ -1,4 +1,4 @@
-"""A quick audit of each of some real networks on a few photographs: does it end, in what memory, at what cost?
+"""A quick audit of each of some real networks, undefended, on a few photographs: does it end, in what memory, at what cost?
 
     python -m benchmarks.real_networks [NAME ...] [--images 8] [--lite0 FILE.pth] [--out DIR]
 
@@ -76,13 +76,16 @@ def prepared(name: str, folder: Path, images: int, lite0: Path | None) -> list[s
         file = lite0 or _packaged()
         if file is None:
             return None
-        told = ["--model", f"{HERE / 'efficientnet_lite0.py'}:make", "--weights", str(file), "--normalize", "0.5/0.5"]
+        # A pickle: read as tensors alone, and written as what actsec opens.
+        save_file(torch.load(file, weights_only=True), folder / "weights.safetensors")
+        told = ["--model", f"{HERE / 'efficientnet_lite0.py'}:make", "--normalize", "0.5/0.5"]
     else:
         model, y = untrained(name, x)
         save_file(model.state_dict(), folder / "weights.safetensors")
-        told = ["--model", f"torchvision:{name}", "--weights", str(folder / "weights.safetensors")]
+        told = ["--model", f"torchvision:{name}"]
     np.savez(folder / "photographs.npz", x=x, y=y)
-    return [*told, "--data", str(folder / "photographs.npz")]
+    weights, data = (str(folder / file) for file in ("weights.safetensors", "photographs.npz"))
+    return [*told, "--weights", weights, "--data", data, "--defenses", "none"]
 
 
 def _packaged() -> Path | None:
