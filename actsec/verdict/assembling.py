@@ -47,6 +47,7 @@ from actsec.verdict.gates import gate_results
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
 from actsec.verdict.miscalibrated import miscalibrations
 from actsec.verdict.nonsense import nonsense, pictured
+from actsec.verdict.rounding import rounding
 from actsec.verdict.policy import exit_code, heading, headline, problems
 from actsec.verdict.statistics import share_of
 from actsec.verdict.threats import mean_share, threat_result
@@ -113,7 +114,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         not_done=_not_done(gathered),
         examples=examples,
         exit_code=exit_code(gates, open_problems, judged, complete=complete),
-        limits=(*LIMITS, *scene.notes),
+        limits=(*LIMITS, *filter(None, [rounding(gathered[0])]), *scene.notes),
         second_opinions=asked,
         mask="" if scene.mask is None else masks.words(scene.mask),
         accepted=accepted,
