@@ -77,7 +77,8 @@ def prepared(name: str, folder: Path, images: int, lite0: Path | None) -> list[s
         if file is None:
             return None
         # A pickle: read as tensors alone, and written as what actsec opens.
-        save_file(torch.load(file, weights_only=True), folder / "weights.safetensors")
+        state = {key: value.contiguous() for key, value in torch.load(file, weights_only=True).items()}
+        save_file(state, folder / "weights.safetensors")
         told = ["--model", f"{HERE / 'efficientnet_lite0.py'}:make", "--normalize", "0.5/0.5"]
     else:
         model, y = untrained(name, x)
