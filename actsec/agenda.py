@@ -42,6 +42,5 @@ class Agenda:
         """A job left none: whatever rests on it, near or far, is given up."""
         gone = [job_id]
         while gone:
-            for other in self._dependants.pop(gone.pop(), ()):
-                if self._jobs.pop(other, None) is not None:
-                    gone.append(other)
+            others = self._dependants.pop(gone.pop(), ())
+            gone += [other for other in others if self._jobs.pop(other, None) is not None]

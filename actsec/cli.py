@@ -98,7 +98,7 @@ def cli() -> None:
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
 @_where_options
-@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML, and what it will cost, and stop; with --quiet the plan alone.")
+@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML, what it will cost, and stop.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit_command(
     plan_file: str | None,

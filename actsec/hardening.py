@@ -192,7 +192,8 @@ def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
     repeats = REPEATS[plan.budget] if target.stochastic else 1
     with frozen(target.model):
         oracle = Oracle(target.having(threshold=None), 0, repeats, plan.seed, "clean test")
-        asked = (oracle.decisions(torch.from_numpy(x).to(target.device)).double().cpu() for x in scene.calls(test, oracle))
+        inputs = (torch.from_numpy(x).to(target.device) for x in scene.calls(test, oracle))
+        asked = (oracle.decisions(x).double().cpu() for x in inputs)
         parts = [(logits.softmax(-1).mean(0), target.decide(logits)) for logits in asked]
     p = torch.cat([shares for shares, _ in parts])
     right = (torch.cat([labels for _, labels in parts], -1) == torch.from_numpy(test.y)).double().mean(0)

@@ -95,7 +95,10 @@ class Ray:
         while self._waiting and len(self._running) < max(self._cores // self._plan.threads, 1):
             job = self._waiting.popleft()
             needs = [self._need(job_id) for job_id in job.needs]
-            self._running[self._work.remote(job, self._scene, self._versions, self._parcels, *needs)] = job, time.monotonic()
+            self._running[self._work.remote(job, self._scene, self._versions, self._parcels, *needs)] = (
+                job,
+                time.monotonic(),
+            )
 
     def _need(self, job_id: str) -> Any:
         """The files of an outcome in the object store, put there once."""

@@ -35,7 +35,7 @@ def plan_of(name: str, samples: int, folder: Path) -> Plan | None:
 
         spec, splits = name.removeprefix("digits_"), digits()
         train = splits.train
-        assert train is not None  # noqa: S101  # digits are split
+        assert train is not None  # digits are split
         model = models.build(spec, tuple(train.x.shape[1:]), len(train.classes), 0)
         training.fit(model, torch.from_numpy(train.whole()), torch.from_numpy(train.y), training.Recipe())
         save_file(model.state_dict(), folder / "w.safetensors")

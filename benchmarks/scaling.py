@@ -42,7 +42,7 @@ def made(folder: Path, samples: int) -> Path:
 
     torch.set_num_threads(1)
     train = digits().train
-    assert train is not None  # noqa: S101  # digits are split
+    assert train is not None  # digits are split
     model = models.build("cnn", tuple(train.x.shape[1:]), len(train.classes), 0)
     training.fit(model, torch.from_numpy(train.whole()), torch.from_numpy(train.y), training.Recipe(epochs=5))
     save_file(model.state_dict(), folder / "w.safetensors")
@@ -93,8 +93,8 @@ def main() -> None:
             gain, serial = least[name, 1, 1] / least[name, 2, 1], least["serial", 1, 2] / least[name, 2, 1]
             met = "met" if gain >= TARGETS[name] and serial >= 1 else "NOT met"
             print(
-                f"{name}: two workers {gain:.2f} times one (target {TARGETS[name]}), {serial:.2f} times serial with two "
-                f"threads (target 1): {met}"
+                f"{name}: two workers {gain:.2f} times one (target {TARGETS[name]}), {serial:.2f} times serial with "
+                f"two threads (target 1): {met}"
             )
 
 

@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--folder", type=Path, help="keep the images there")
     told = parser.parse_args()
-    print("| images | executor | peak MiB, audit | peak MiB, worker | CPU s | run folder MiB | reports MiB | exit code |")
+    print("| images | executor | MiB, audit | MiB, worker | CPU s | run folder MiB | reports MiB | exit code |")
     print("|---|---|---|---|---|---|---|---|")
     for count in told.images:
         found = audited(count, told.side, told.executor, told.folder)

@@ -1,5 +1,6 @@
 """Predicted costs: from a few images to all of them, and the threads that workers take."""
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from actsec.store import Store
 from benchmarks.many_jobs import ROLES
 
 THREADS = """
-    import os, pathlib, torch
+    import os, pathlib
     pathlib.Path({folder!r}, f"{{os.getpid()}}-{{torch.get_num_threads()}}").touch()
     return model
 """
@@ -27,16 +28,16 @@ def test_passes_follow_from_the_first_images_exactly_where_all_cost_the_same(tmp
     monkeypatch.chdir(tmp_path)
     trials = tuple(plan.Trial(attack, "", 40, role) for attack, role in ROLES.items())
     prepared = runner.prepare(request.having(samples=40, attacks=trials, defenses=()))
-    found = forecast(prepared, 8)
-    noise = next(line for line in found.lines if line.trial.role == "noise")
+    few, every = forecast(prepared, 8), forecast(prepared, 40)
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     runner.run_prepared(prepared, store, executor="serial", workers=None, tell=lambda _: None)
-    costs = store.costs().values()
-    measured = sum(cost["passes"] for cost in costs if cost["label"].startswith("noise(draws=2)"))
-    assert abs(noise.passes - measured) <= max(2 * noise.spread, 1)
-    whole = sum(cost.get("passes", 0) for cost in costs)
-    assert abs(found.passes - whole) <= 0.3 * whole
-    assert whole <= found.at_most
+    taken = sum(cost.get("passes", 0) for cost in store.costs().values())
+    assert every.passes == taken
+    assert every.spread == 0
+    assert abs(few.passes - taken) <= 0.3 * taken
+    assert taken <= few.at_most
+    told = json.loads((store.root / "report.json").read_text())["environment"]["passes"]
+    assert told == {"attacks": taken, "attacks, had nothing stopped early": few.at_most}
 
 
 def test_a_job_of_more_rows_costs_what_its_calls_cost():

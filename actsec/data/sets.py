@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from actsec.data.streamed import Floats, Ids, Inputs, Rows, Streamed, blocks, row_ids
+from actsec.data.streamed import Floats, Ids, Inputs, Rows, Streamed, blocks
 from actsec.errors import BadOption, DataError
 from actsec.features import Table
 

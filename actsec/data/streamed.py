@@ -119,4 +119,3 @@ def streamed(source: Source, count: int, item: Sequence[int]) -> Streamed:
         row_ids((source.row(number)[None] / np.float32(255)).astype(np.float32, copy=False)) for number in range(count)
     ]
     return Streamed(source, np.arange(count, dtype=np.int64), item, np.concatenate(found))
-

@@ -47,8 +47,8 @@ from actsec.verdict.gates import gate_results
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
 from actsec.verdict.miscalibrated import miscalibrations
 from actsec.verdict.nonsense import nonsense, pictured
-from actsec.verdict.rounding import rounding
 from actsec.verdict.policy import exit_code, heading, headline, problems
+from actsec.verdict.rounding import rounding
 from actsec.verdict.statistics import share_of
 from actsec.verdict.threats import mean_share, threat_result
 
