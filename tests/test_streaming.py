@@ -135,3 +135,22 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     assert (few["rows"], many["rows"]) == (1200, 5000)
     # 3,800 more images are 45 MB as float32, and 330 MB with the examples of seven attacks; a report is drawn of each.
     assert many["own"] - few["own"] < 30
+
+
+def test_a_report_that_reads_logits_when_it_needs_them_is_the_same(finished, tmp_path, monkeypatch):
+    from actsec.verdict import gathering
+
+    store = Store.open(finished)
+    request, facts = store.plan(), store.facts()
+    kept = gathering.gather(request, facts, store)
+    monkeypatch.setattr(gathering, "KEPT", 0)
+    read = gathering.gather(request, facts, store)
+    for one, other in zip(kept, read, strict=True):
+        for mine, theirs in zip(one.tried, other.tried, strict=True):
+            assert "logits" in mine.arrays
+            assert "logits" not in theirs.arrays
+            assert "x" not in theirs.arrays
+            np.testing.assert_array_equal(mine.arrays["logits"], theirs.arrays["logits"])
+    first = kept[0].tried[0]
+    whole = store.get(first.jobs[1].id)
+    np.testing.assert_array_equal(first.attacked(5, store), whole.arrays["x"][1])

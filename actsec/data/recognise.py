@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from actsec.data.limits import LIMIT, check_size
-from actsec.data.sets import Dataset, Floats, Labels, check_labels, row_ids
+from actsec.data.sets import Dataset, Labels, check_labels
+from actsec.data.streamed import Floats, row_ids
 from actsec.errors import BadOption, DataError, Unsafe
 
 Layout = Literal["auto", "as_is", "channels_first", "channels_last"]

@@ -5,7 +5,7 @@ Everything a report claims is derived from here, so a changed outcome changes ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,6 +37,8 @@ NORMS_KEPT = ("linf", "l2", "l0")
 ALREADY_WRONG, FOUND = 0, 1
 UNREAD = {"attack": ("x",), "craft": ("x",), "base": ("weights",), "defend": ("weights",)}
 """Arrays that no number of a report needs all of, by kind of job: examples and weights would fill memory."""
+KEPT = 256 << 20
+"""Bytes up to which the logits of all attacked examples stay in memory; beyond, each trial's are read when needed."""
 
 
 @dataclass(frozen=True)
@@ -210,16 +212,38 @@ def compared(base: Gathered, other: Gathered) -> tuple[tuple[Tried, ...], tuple[
 
 def gather(plan: Plan, facts: Facts, store: Store) -> tuple[Gathered, ...]:
     """Read every finished outcome of a run, variant by variant: all but the examples and the weights."""
-    found = {job.id: store.get(job.id, UNREAD.get(job.kind, ())) for job in jobs(plan, facts)}
-    return tuple(_variant(plan, facts, variant, found) for variant in variants(plan))
+    every = variants(plan)
+    logits = sum(trial.samples * (len(trial.variants) or len(every)) for trial in plan.attacks) * len(facts.classes) * 4
+    unread = UNREAD if logits <= KEPT else {**UNREAD, "attack": ("x", "logits")}
+    found = {job.id: store.get(job.id, unread.get(job.kind, ())) for job in jobs(plan, facts)}
+    return tuple(_variant(plan, facts, variant, found, store) for variant in every)
 
 
-def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Outcome | None]) -> Gathered:
+class Columns(dict[str, Array]):
+    """Arrays over all the shards of a trial. What is not among them is read when asked for, and not kept."""
+
+    def __init__(self, known: Mapping[str, Array], jobs: Sequence[Job], store: Store) -> None:
+        super().__init__(known)
+        self.jobs, self.store = jobs, store
+
+    def __missing__(self, key: str) -> Array:
+        parts = []
+        for job in self.jobs:
+            outcome = self.store.get(job.id, ("x",))
+            if outcome is None or key not in outcome.arrays:
+                raise KeyError(key)
+            parts.append(outcome.arrays[key])
+        return np.concatenate(parts)
+
+
+def _variant(
+    plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Outcome | None], store: Store
+) -> Gathered:
     models = [found[job.id] for job in model_jobs(plan, facts, variant)]
     clean, probe = (found[single_job(kind, plan, facts, variant).id] for kind in ("clean", "probe"))
     stochastic = bool(models[-1] and models[-1].numbers.get("stochastic"))
     tried = tuple(
-        _tried(trial, shards, [found[job.id] for job in shards], stochastic=stochastic)
+        _tried(trial, shards, [found[job.id] for job in shards], store, stochastic=stochastic)
         for trial in plan.attacks
         if (shards := trial_jobs(plan, facts, variant, trial))
     )
@@ -250,15 +274,18 @@ def _whole(outcome: Outcome | None) -> Outcome | None:
     return None if outcome is None or outcome.error else outcome
 
 
-def _tried(trial: Trial, jobs: Sequence[Job], shards: Sequence[Outcome | None], *, stochastic: bool) -> Tried:
+def _tried(
+    trial: Trial, jobs: Sequence[Job], shards: Sequence[Outcome | None], store: Store, *, stochastic: bool
+) -> Tried:
     error = next((o.error for o in shards if o is not None and o.error), None)
     missing = any(o is None for o in shards) or not shards
     whole = [o for o in shards if o is not None and o.error is None]
     arrays: dict[str, Array] = {}
     if not missing and error is None and all(o.arrays for o in whole):
         # A trace follows a few rows of each shard; those of the first are shown.
-        arrays = {
+        known = {
             key: first if key == "trace" else np.concatenate([o.arrays[key] for o in whole])
             for key, first in whole[0].arrays.items()
         }
+        arrays = Columns(known, jobs, store)
     return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing, stochastic, tuple(jobs))
