@@ -113,7 +113,7 @@ def audited(name: str, images: int, lite0: Path | None, out: Path | None) -> dic
         costs = [json.loads(file.read_text()) for file in (run / "costs").glob("*.json")]
         result = json.loads((run / "report.json").read_text())["result"]
         first = result["variants"][0]
-        share = first["threats"][0]["robust"] if first["threats"] else None
+        share = first["threats"][0]["worst_case"] if first["threats"] else None
         errors = sorted({job["error"] for job in _outcomes(run) if job["error"]})
         return {
             **said,

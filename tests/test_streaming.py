@@ -93,7 +93,7 @@ def test_a_folder_and_its_array_are_audited_to_the_same_outcomes_and_no_worker_r
     other.write_text(request.read_text().replace(str(folder), str(tmp_path / "a.npz")))
     inside("audit", other, "--out", tmp_path / "array", "--executor", "serial", "--quiet")
     assert outcomes(tmp_path / "streamed") == outcomes(tmp_path / "array")
-    assert json.loads(result(tmp_path / "streamed"))["variants"][0]["threats"][0]["robust"]["n"] == 40
+    assert json.loads(result(tmp_path / "streamed"))["variants"][0]["threats"][0]["worst_case"]["n"] == 40
     # A worker takes the rows from what the run folder says: a file it does not need may even be gone.
     prepared = runner.prepare(Store.open(tmp_path / "streamed").plan())
     store = Store(tmp_path / "streamed")
