@@ -383,7 +383,7 @@ def _environment(store: Store) -> dict[str, Any]:
 
 def _passes(prepared: Prepared, store: Store) -> dict[str, int]:
     """Passes of one image that the attacks took, a backward counting as two, and what they would have at most."""
-    found, known = store.costs(), {job.id: job for job in prepared.jobs}
+    found, known = store.costs(), {job.id: job for job in prepared.jobs if job.kind in ("attack", "craft")}
     taken = {job_id: int(cost["passes"]) for job_id, cost in found.items() if cost.get("passes") and job_id in known}
     return {
         "attacks": sum(taken.values()),

@@ -63,7 +63,8 @@ class Streamed:
 
     def stored(self, rows: slice) -> npt.NDArray[np.uint8]:
         """These rows as they are stored, checked."""
-        return np.rint(self[rows] * np.float32(255)).astype(np.uint8)
+        values: npt.NDArray[np.uint8] = np.rint(self[rows] * np.float32(255)).astype(np.uint8)
+        return values
 
     def __getitem__(self, index: Any) -> Floats:
         if isinstance(index, (int, np.integer)):
@@ -74,12 +75,12 @@ class Streamed:
         for place, row in enumerate(wanted):
             stored = self.source.row(int(self.at[row]))
             if stored.shape != self.item:
-                raise self._changed(row)
+                raise self._changed(int(row))
             values[place] = stored
         values /= np.float32(255)
         changed = np.flatnonzero(row_ids(values) != self.ids[wanted])
         if len(changed):
-            raise self._changed(wanted[changed[0]])
+            raise self._changed(int(wanted[changed[0]]))
         return values
 
     def _changed(self, row: int) -> DataError:
