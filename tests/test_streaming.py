@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from runs import inside, outcomes, result
 
+from actsec import plan as plans
 from actsec import runner, scene
 from actsec.agenda import Agenda
 from actsec.data import check, fingerprint, from_arrays, load, sample, split
@@ -154,3 +155,12 @@ def test_a_report_that_reads_logits_when_it_needs_them_is_the_same(finished, tmp
     first = kept[0].tried[0]
     whole = store.get(first.jobs[1].id)
     np.testing.assert_array_equal(first.attacked(5, store), whole.arrays["x"][1])
+
+
+def test_the_models_of_a_plan_are_read_once_for_all_its_jobs(finished, monkeypatch):
+    asked, read = [], plans._variants
+    monkeypatch.setattr(plans, "_variants", lambda request: (asked.append(request), read(request))[1])
+    store = Store.open(finished)
+    request = store.plan()
+    assert len(plans.jobs(request, store.facts())) > len(plans.variants(request)) > 1
+    assert len(asked) == 1

@@ -68,8 +68,8 @@ class Streamed:
 
     def __getitem__(self, index: Any) -> Floats:
         if isinstance(index, (int, np.integer)):
-            row: Floats = self[[int(index)]][0]
-            return row
+            one: Floats = self[[int(index)]][0]
+            return one
         wanted = np.arange(len(self))[index]
         values = np.empty((len(wanted), *self.item), dtype=np.float32)
         for place, row in enumerate(wanted):
