@@ -249,7 +249,8 @@ def base_target(scene: Scene, variant: VariantPlan) -> Target:
         raise BadOption(
             f"--threshold {plan.threshold:g} is for two classes, the data has {len(classes)}", "Leave it out."
         )
-    counted = classes == tuple(map(str, range(len(classes))))
+    # A reference architecture with weights of its own is built for as many as there are.
+    counted = classes == tuple(map(str, range(len(classes)))) and not plan.model.startswith("reference:")
     several = test.table is not None and len(test.table.labels) > 1
     if plan.raw_units and plan.normalize is not None:
         raise PlanError(f"raw_units and normalize = {plan.normalize}", "Give one of them.")
