@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actsec import registry
+from actsec import drift, registry
 from actsec.errors import unknown
 
 KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data")
@@ -45,6 +45,8 @@ def explained(name: str) -> str:
         return "\n".join(["Attacks of ART that run on PyTorch classifiers:", *every])
     if name.startswith(registry.ART):
         return page("attacks", name)
+    if name == drift.RULE:
+        return (drift.__doc__ or "").strip()
     if name in known:
         from actsec.activations.cards import card
 
@@ -55,7 +57,7 @@ def explained(name: str) -> str:
             known.append(plug_in)
             if name in (plug_in, getattr(found, "rule", None)):
                 return page(kind, plug_in)
-    raise unknown("name", name, known)
+    raise unknown("name", name, [*known, drift.RULE])
 
 
 def page(kind: Any, name: str) -> str:

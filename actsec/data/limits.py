@@ -19,7 +19,8 @@ def check_size(key: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit: in
         count *= side
     size = count * max(dtype.itemsize, 4)
     if size > limit:
+        needed = f"{size / 2**30:.1f}" if size < 2**80 else "more than 2**50"
         raise DataError(
-            f"{key} of shape {shape} needs {size / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f} GiB",
+            f"{key} of shape {str(shape)[:100]} needs {needed} GiB, the limit is {limit / 2**30:.1f} GiB",
             "Give fewer examples, or raise limit (in bytes).",
         )

@@ -14,6 +14,10 @@ from actsec.data.streamed import Floats, row_ids
 from actsec.errors import BadOption, DataError, Unsafe
 
 Layout = Literal["auto", "as_is", "channels_first", "channels_last"]
+CLASSES = 100_000
+NAME = 1000
+"""Classes of a data set, and characters of a class's name."""
+
 _LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _CHANNELS = (1, 3, 4)
 Array = npt.NDArray[Any]
@@ -54,12 +58,29 @@ def from_arrays(
     if n_classes is not None and classes is not None and len(classes) != n_classes:
         raise DataError(f"{len(classes)} class names for {n_classes} classes", "Give one name per class.")
     count = len(classes) if classes is not None else n_classes or int(labels.max()) + 1
+    if count > CLASSES:
+        raise DataError(
+            f"the labels go up to {count - 1:,}, the limit is {CLASSES:,} classes",
+            "Labels are class numbers 0, 1, 2, ... without gaps: np.unique(y, return_inverse=True)[1] gives them.",
+        )
     check_labels(labels, count)
     names = tuple(classes) if classes is not None else tuple(map(str, range(count)))
+    check_names(names)
     values, grid = _scaled(_channels_first(x, layout, notes), scale, notes)
     box = bounds or (0.0, 1.0)
     _check_values(values, box, stated=bounds is not None, scaled=scale is not None)
     return Dataset(name, values, labels, names, row_ids(values), grid, box, tuple(notes))
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Class names are text that can be written down and read back."""
+    for name in names:
+        if len(name) > NAME:
+            raise DataError(f"a class is named {name[:40]!r}..., {len(name):,} characters", f"At most {NAME} are kept.")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the class name {name!r} is not Unicode text", "Rename it in UTF-8.") from None
 
 
 def _refuse_objects(key: str, dtype: np.dtype[Any]) -> None:

@@ -115,8 +115,11 @@ def blocks(x: Inputs, size: int = _AT_ONCE) -> Iterator[Floats]:
 
 def streamed(source: Source, count: int, item: Sequence[int]) -> Streamed:
     """All rows of a source, each read once for its id."""
-    item = tuple(item)
-    found = [
-        row_ids((source.row(number)[None] / np.float32(255)).astype(np.float32, copy=False)) for number in range(count)
-    ]
+    item, found = tuple(item), list[Ids]()
+    for number in range(count):
+        stored = source.row(number)
+        if stored.shape != item:
+            mend = "Read it when nothing writes to it."
+            raise DataError(f"{source.where(number)} changed while the folder was read", mend)
+        found.append(row_ids((stored[None] / np.float32(255)).astype(np.float32, copy=False)))
     return Streamed(source, np.arange(count, dtype=np.int64), item, np.concatenate(found))
