@@ -25,7 +25,7 @@ from actsec.errors import ActsecError, BadOption, Interrupted, PlanError, UsageE
 from actsec.options import plan_options, read_plan
 from actsec.parts import Part
 from actsec.plan import Trial
-from actsec.saying import say, say_lines
+from actsec.printing import say, say_lines
 from actsec.study.commands import study
 
 _AUDIT_ONLY: tuple[str, ...] = (
@@ -205,8 +205,8 @@ def _foretell(prepared: Any, screen: Any, workers: int | None) -> None:
         click.echo(found.said(workers or runner.workers_here(prepared.plan)), err=True)
     with screen.busy("timing a few steps of each training"):
         said = tuple(foretelling.lines(foretelling.trainings(prepared)))
-    for line in said:
-        click.echo(line, err=True)
+    for text in said:
+        click.echo(text, err=True)
 
 
 def _import_core() -> None:
