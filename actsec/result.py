@@ -558,7 +558,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate and how it was decided."""
+    """One gate and how it was decided; n is what its value was counted on."""
 
     gate: str
     variant: str
@@ -568,6 +568,9 @@ class GateResult:
     limit: float
     outcome: Literal["passed", "failed", "no verdict"]
     why: str
+    n: int | None = None
+    samples: int | None = None
+    """Without a verdict for want of samples: about how many would decide, if the value stays what it is."""
 
 
 @dataclass(frozen=True, slots=True)

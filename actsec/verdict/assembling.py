@@ -15,6 +15,7 @@ import actsec
 from actsec import data, masks, registry
 from actsec.data.tables import cells as changed_cells
 from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
+from actsec.reports.answers import headline
 from actsec.result import (
     SCHEMA,
     Calibration,
@@ -34,7 +35,7 @@ from actsec.result import (
     Variant,
 )
 from actsec.scene import Scene
-from actsec.second_opinion import opinions, said
+from actsec.second_opinion import opinions
 from actsec.spec import parse
 from actsec.store import Store
 from actsec.types import Threat, chain_text
@@ -47,7 +48,7 @@ from actsec.verdict.gates import gate_results
 from actsec.verdict.gathering import FOUND, Gathered, Tried, gather
 from actsec.verdict.miscalibrated import miscalibrations
 from actsec.verdict.nonsense import nonsense, pictured
-from actsec.verdict.policy import exit_code, heading, headline, problems
+from actsec.verdict.policy import exit_code, heading, problems
 from actsec.verdict.statistics import share_of
 from actsec.verdict.threats import mean_share, threat_result
 
@@ -96,12 +97,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         plan_id=plan_id(plan, facts),
         command="actsec audit plan.toml",
         status="complete" if complete else "partial",
-        headline=(
-            *headline(plan, made, gates, complete=complete, table=scene.test.table is not None),
-            *((said(asked),) if asked else ()),
-            *_refused(made),
-            *acceptance.lines(accepted),
-        ),
+        headline=(),
         heading=heading(made),
         model=_model(plan, facts, gathered[0], scene),
         data=_data(scene, facts),
@@ -118,7 +114,8 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         mask="" if scene.mask is None else masks.words(scene.mask),
         accepted=accepted,
     )
-    return result, images
+    told = (*headline(result), *_refused(made), *acceptance.lines(accepted))
+    return dataclasses.replace(result, headline=told), images
 
 
 def _rows(split: data.Dataset | None) -> int:

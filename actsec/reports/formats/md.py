@@ -14,6 +14,7 @@ from actsec.reports import words
 from actsec.reports.blocks import (
     Block,
     Chip,
+    Claims,
     Code,
     Content,
     Figure,
@@ -93,6 +94,10 @@ def _metrics(block: Metrics) -> Iterator[str]:
     yield "\n".join(rows)
 
 
+def _claims(block: Claims) -> Iterator[str]:
+    yield "\n".join(f"- *{escape(c.question)}* **{inline(c.claim)}**. {inline(c.rest)}" for c in block.items)
+
+
 def _table(block: Table) -> Iterator[str]:
     yield f"*{escape(block.caption)}*"
     rule = ["---:" if i in block.numeric else "---" for i in range(len(block.columns))]
@@ -141,6 +146,7 @@ _DRAW: dict[type, Callable[[Any], Iterator[str]]] = {
     Paragraph: _paragraph,
     Items: _items,
     Metrics: _metrics,
+    Claims: _claims,
     Table: _table,
     Figure: _figure,
     Figures: _figures,
