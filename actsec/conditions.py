@@ -4,6 +4,7 @@
 metric = "robust_accuracy@linf:8/255"
 min = 0.3                                   # or max, or both
 variant = "relu"                            # the audited model where left out
+class = "cat"                               # that class alone: "robust_accuracy{cat}@linf:8/255[relu]>=0.3"
 
 [[accept]]                                  "ACT-D01 until 2027-03-31: the same patient, scanned twice"
 finding = "ACT-D01"
@@ -57,13 +58,16 @@ def gate_texts(table: Any) -> tuple[str, ...]:
     """The gates of one ``[[gate]]`` table, or of one text. Raises PlanError, UnknownName for a key nobody knows."""
     if isinstance(table, str):
         return (table,)
-    _known("gate", table, {"metric": str, "variant": str, "min": (int, float), "max": (int, float)})
+    kinds = {"metric": str, "class": str, "variant": str, "min": (int, float), "max": (int, float)}
+    _known("gate", table, kinds)
     bounds = [(sign, table[key]) for key, sign in (("min", ">="), ("max", "<=")) if key in table]
     if "metric" not in table or not bounds:
         mend = 'Write metric = "robust_accuracy@linf:0.1" and min = 0.3 below it, or max.'
         raise PlanError(f"[[gate]] {dict(table)!r} names no metric or no limit", mend)
     variant = f"[{table['variant']}]" if "variant" in table else ""
-    return tuple(f"{table['metric']}{variant}{sign}{limit!r}" for sign, limit in bounds)
+    name, _, at = table["metric"].partition("@")
+    one = f"{{{table['class']}}}" if "class" in table else ""
+    return tuple(f"{name}{one}{'@' * bool(at)}{at}{variant}{sign}{limit!r}" for sign, limit in bounds)
 
 
 def accept_text(table: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from actsec import registry
 from actsec.errors import unknown
 
-KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data")
+KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data", "metrics")
 
 
 def listing(kind: str) -> list[tuple[str, str]]:
@@ -25,6 +25,10 @@ def listing(kind: str) -> list[tuple[str, str]]:
             ("file.py:factory", "your own; the function returns an nn.Module"),
             ("hardened/", "the folder that `actsec defend --save` wrote"),
         ]
+    if kind == "metrics":
+        from actsec.verdict.metrics import METRICS
+
+        return [(name, metric.meaning) for name, metric in METRICS.items()]
     if kind == "data":
         from actsec.data import SOURCES
 

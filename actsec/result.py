@@ -31,6 +31,14 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95 % interval of a number that is no share."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClassShare:
     """Accuracy on one class."""
 
@@ -86,6 +94,10 @@ class Calibration:
     ece_low: float | None = None
     ece_high: float | None = None
     """The 95 % bootstrap interval of ece."""
+    brier_interval: Interval | None = None
+    nll_interval: Interval | None = None
+    confidence_when_wrong_interval: Interval | None = None
+    """Percentiles of the same bootstrap; of confidence_when_wrong None where few resamples hold a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +192,19 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Smallest:
+    """The median smallest change that any attack found, over n examples right untouched, failures as infinity.
+
+    low and high are order statistics that hold the median with at least 95 % (binomial); high is None where infinite.
+    """
+
+    value: float
+    low: float
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class ThreatResult:
     """Everything about one variant under one threat.
 
@@ -206,6 +231,7 @@ class ThreatResult:
     goal: str = "misclassify"
     left_out: int = 0
     saved: Share | None = None
+    smallest: Smallest | None = None
 
 
 @dataclass(frozen=True, slots=True)

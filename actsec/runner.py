@@ -34,7 +34,7 @@ from actsec.spec import parse_chain
 from actsec.store import Store
 from actsec.types import Job, Outcome, Target, Threat
 from actsec.verdict import acceptance
-from actsec.verdict.gates import check_gates
+from actsec.verdict.gates import check_classes, check_gates
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,7 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes), given=given)
     if plan.positive is not None and plan.positive not in loaded.test.classes:
         raise unknown("class (--positive)", plan.positive, loaded.test.classes)
+    check_classes(loaded.plan, loaded.test.classes)
     for trial in loaded.plan.attacks:
         test = loaded.test
         goals.check(Threat.parse(trial.threat), tuple(test.x.shape[1:]), test.bounds, len(test.classes))

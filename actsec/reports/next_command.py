@@ -23,7 +23,7 @@ def next_command(result: Result, variant: Variant, threat: ThreatResult) -> str:
         red = next((c for c in threat.checks if c.voids and c.status in ("red", "warn", "error")), None)
         return (red.command or f"actsec explain {red.rule}") if red else "actsec resume RUN"
     needed = [g.samples for g in result.gates if g.outcome == "no verdict" and g.samples is not None]
-    if needed:
+    if needed and max(needed) <= variant.clean.accuracy.n:
         return f"actsec audit plan.toml --samples {max(needed)}"
     best = next((a for a in result.advice if a.label == "recommended"), None)
     if best is not None:
