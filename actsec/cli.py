@@ -27,10 +27,10 @@ from actsec.parts import Part
 from actsec.plan import Plan, Trial
 from actsec.study.commands import study
 
-_MANY = {"accept", "activations", "attacks", "corruptions", "defenses", "gates", "features"}
+_MANY = {"accept", "evidence", "activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _AUDIT_ONLY: tuple[str, ...] = (
     *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
-    *("mask", "memory", "shard", "timeout", "gates", "accept", "positive"),
+    *("mask", "memory", "shard", "timeout", "gates", "accept", "evidence", "positive"),
 )
 """Fields of the plan that mean nothing where nothing is attacked."""
 
@@ -240,7 +240,7 @@ def _show(report: Any) -> None:
 
 @cli.command(name="attack")
 @click.argument("attack")
-@_plan_options(without=("attacks", "defenses", "gates", "accept", "per_class", "timeout"))
+@_plan_options(without=("attacks", "defenses", "gates", "accept", "evidence", "per_class", "timeout"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 @click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")

@@ -1,4 +1,4 @@
-"""What a plan holds a result to: gates and accepted findings, as tables of the plan and as the texts these come to.
+"""What a plan holds a result to: gates and accepted findings, and who answers for it, as tables of the plan and as the texts these come to.
 
 [[gate]]                                    "robust_accuracy@linf:8/255[relu]>=0.3"
 metric = "robust_accuracy@linf:8/255"
@@ -10,19 +10,26 @@ class = "cat"                               # that class alone: "robust_accuracy
 finding = "ACT-D01"
 until = 2027-03-31
 reason = "the same patient, scanned twice"
+
+[evidence]                                  "system=Door camera", "tester=A. Turing", ...
+system = "Door camera"
+tester = "A. Turing"
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from actsec.errors import PlanError, unknown
 
 _ACCEPT = re.compile(r"\s*(?P<finding>ACT-[A-Z]\d\d) until (?P<until>\S+?): (?P<reason>.*\S)\s*", re.DOTALL)
+PEOPLE = ("tester", "approver")
+EVIDENCE = ("system", "version", "purpose", *PEOPLE)
+"""What the evidence page states: of the system under test, and who answers for the test."""
 NEVER = {
     "ACT-E01": "a job that failed measured nothing",
     "ACT-M00": "a model at chance has no robustness to measure",
@@ -81,6 +88,29 @@ def accept_text(table: Any) -> str:
         mend = 'Write finding = "ACT-D01", reason = "..." and until = 2027-03-31: nothing is accepted for ever.'
         raise PlanError(f"[[accept]] {dict(table)!r} lacks {' and '.join(missing)}", mend)
     return str(Accepted.parse(f"{table['finding']} until {table['until']}: {' '.join(table['reason'].split())}"))
+
+
+def evidence_texts(table: Any) -> tuple[str, ...]:
+    """The texts of the ``[evidence]`` table, or of a list of them. Raises PlanError, UnknownName."""
+    if isinstance(table, Mapping):
+        _known("evidence", table, dict.fromkeys(EVIDENCE, str))
+        table = [f"{key}={' '.join(value.split())}" for key, value in table.items()]
+    texts = [table] if isinstance(table, str) else list(table)
+    evidence_of(texts)
+    return tuple(texts)
+
+
+def evidence_of(texts: Iterable[str]) -> dict[str, str]:
+    """What is stated for the evidence page, by key. Raises PlanError, UnknownName for a key nobody knows."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = str(text).partition("=")
+        if not sign or not value.strip():
+            raise PlanError(f"evidence {text!r} states nothing", "Write system=NAME, tester=NAME and so on.")
+        if key.strip() not in EVIDENCE:
+            raise unknown("key of evidence", key.strip(), EVIDENCE)
+        found[key.strip()] = value.strip()
+    return found
 
 
 def _known(name: str, table: Any, kinds: Mapping[str, Any]) -> None:

@@ -567,6 +567,39 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
+class Taxon:
+    """What a catalog calls the thing a finding is about. edition is that of the catalog in which name was read."""
+
+    scheme: Literal["ATLAS", "OWASP-ML", "NISTAML", "CWE"]
+    edition: str
+    id: str
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChecklistRow:
+    """An item of the evaluation checklist of Carlini et al. 2019. evidence is empty unless it is done."""
+
+    number: int
+    item: str
+    status: Literal["done", "not done", "not applicable"]
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRow:
+    """What this run shows of a requirement, in words with the number; it never says that a requirement is met."""
+
+    framework: str
+    reference: str
+    about: str
+    url: str
+    status: Literal["measured", "not done"]
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A finding about the model, its data or the audit itself.
 
@@ -580,6 +613,7 @@ class Problem:
     advice: str
     cause: str = ""
     evidence: str = ""
+    taxa: tuple[Taxon, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -706,3 +740,5 @@ class Result:
     second_opinions: tuple[SecondOpinion, ...] = ()
     mask: str = ""
     accepted: tuple[AcceptedFinding, ...] = ()
+    checklist: tuple[ChecklistRow, ...] = ()
+    evidence: tuple[EvidenceRow, ...] = ()

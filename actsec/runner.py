@@ -330,6 +330,7 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
     from actsec.chains import threads
     from actsec.conduct import seeded
     from actsec.features import echo_eps
+    from actsec.reports import manifest
     from actsec.reports.load import Report, write
     from actsec.target import echo_eps as echoed
     from actsec.verdict.assembling import assemble
@@ -353,6 +354,7 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
         np.savez(buffer, **images)  # type: ignore[arg-type]  # arrays by name
         store.put_file("examples.npz", buffer.getvalue())
     write(Report(result, environment, images or None, str(store.root)), store.root / "report.html", "html")
+    store.put_file(manifest.NAME, manifest.text(store.root).encode())
     return result
 
 

@@ -16,6 +16,8 @@ from actsec import data, masks, registry
 from actsec.data.tables import cells as changed_cells
 from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
 from actsec.reports.answers import headline
+from actsec.reports.checklist import checklist
+from actsec.reports.evidence import evidence
 from actsec.result import (
     SCHEMA,
     Calibration,
@@ -114,6 +116,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         mask="" if scene.mask is None else masks.words(scene.mask),
         accepted=accepted,
     )
+    result = dataclasses.replace(result, checklist=checklist(result), evidence=evidence(result))
     told = (*headline(result), *_refused(made), *acceptance.lines(accepted))
     return dataclasses.replace(result, headline=told), images
 

@@ -6,12 +6,15 @@ masking only flatters, so it voids passes and never failures.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from actsec.data import Overlap
 from actsec.plan import Plan
 from actsec.result import GateResult, Problem, Variant
+from actsec.taxonomy import taxa
 from actsec.verdict.gathering import Gathered
+
 
 def problems(
     plan: Plan, made: tuple[Variant, ...], gathered: tuple[Gathered, ...], overlaps: Sequence[Overlap]
@@ -43,8 +46,35 @@ def problems(
             advice = "Each job seeds it, so that runs repeat; draws from torch's are also averaged over."
             found.append(Problem("ACT-E02", "medium", variant.id, claim, advice))
         found += _of_variant(variant)
+        found += _evaded(variant) if variant.audited else []
     order = ("high", "medium", "low")
-    return tuple(sorted(found, key=lambda p: (order.index(p.severity), p.rule, p.variant)))
+    named = (dataclasses.replace(p, taxa=taxa(p.rule)) for p in found)
+    return tuple(sorted(named, key=lambda p: (order.index(p.severity), p.rule, p.variant)))
+
+
+def _evaded(variant: Variant) -> list[Problem]:
+    """ACT-V01: crafted inputs mislead the model, detectably more than random noise of the same size does.
+
+    high where the whole interval lies below half of the untouched accuracy, else medium.
+    """
+    found = []
+    for threat in variant.threats:
+        noise = next((a for a in threat.attacks if a.baseline and a.n and a.error is None), None)
+        worst, clean = threat.worst_case, variant.clean.accuracy
+        without = noise.still_correct if noise else clean
+        if threat.goal != "misclassify" or threat.eps is None or not worst.n or worst.high >= without.low:
+            continue
+        beside = f"{without.k} of {without.n} under {'random noise of the same size' if noise else 'no attack'}"
+        found.append(
+            Problem(
+                "ACT-V01",
+                "high" if worst.high < clean.value / 2 else "medium",
+                variant.id,
+                f"At {threat.threat} {worst.k} of {worst.n} are still classified correctly, {beside}",
+                f"See what helps; hold it with a gate: robust_accuracy@{threat.threat}>=LIMIT.",
+            )
+        )
+    return found
 
 
 def _of_variant(variant: Variant) -> list[Problem]:
