@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from actsec import registry
 from actsec.errors import unknown
 
+OTHERS = {
+    "ACT-G01": "a gate failed: the whole 95 % interval lies on the wrong side of the limit.",
+    "ACT-G02": "a gate has no verdict: the interval holds the limit, the number is void, or it was not measured.",
+    "ACT-V01": "crafted inputs mislead the model, detectably more than random noise of the same size does.",
+    "ACT-R01": "a robust accuracy cannot be believed: a check that voids it is red. Look at the check.",
+    "ACT-M00": "clean accuracy cannot be told from chance: labels, preprocessing or weights are wrong.",
+    "ACT-D01": "the same examples are in two splits of the data.",
+    "ACT-S01": "a file was opened although opening it executes code (--trust-model).",
+    "ACT-E01": "a job failed. Mend the cause; `actsec resume RUN` runs it again.",
+    "ACT-E02": "the model draws from a global generator.",
+}
+"""Rules that are no plug-ins."""
 KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data", "metrics")
 
 
@@ -42,6 +55,8 @@ def explained(name: str) -> str:
     from actsec.activations import activation, names
 
     known: list[str] = list(names())
+    if short := re.fullmatch(r"act-?([a-z])(\d{1,2})", name, re.IGNORECASE):
+        name = f"ACT-{short[1].upper()}{int(short[2]):02d}"
     if name == "art":
         from actsec import art_names
 
@@ -56,10 +71,16 @@ def explained(name: str) -> str:
     for kind in ("attacks", "defenses", "diagnostics", "lints", "poisons", "symptoms"):
         for plug_in in registry.names(kind):
             found = registry.find(kind, plug_in)
-            known.append(plug_in)
-            if name in (plug_in, getattr(found, "rule", None)):
+            rule = getattr(found, "rule", None)
+            known += [plug_in] if rule is None else [plug_in, rule]
+            if name in (plug_in, rule):
                 return page(kind, plug_in)
-    raise unknown("name", name, known)
+    if name in OTHERS:
+        return f"{name}: {OTHERS[name]}"
+    known += OTHERS
+    if name in (metrics := dict(listing("metrics"))):
+        return f"{name}: {metrics[name]}. For gates: see docs/pipelines.md."
+    raise unknown("name", name, [*known, *metrics])
 
 
 def page(kind: Any, name: str) -> str:

@@ -99,6 +99,9 @@ class Plan:
     gates: Annotated[tuple[str, ...], "conditions such as robust_accuracy@linf:0.1>=0.3"] = ()
     accept: Annotated[tuple[str, ...], "findings out of the gates until a day: 'ACT-D01 until 2027-03-31: why'"] = ()
     evidence: Annotated[tuple[str, ...], "for the evidence page: system=, version=, purpose=, tester=, approver="] = ()
+    no_examples: Annotated[bool, "keep inputs, paths, names and secrets out of reports; RUN/share may be handed on"] = (
+        False
+    )
     label_column: Annotated[str | None, "tables: the column of labels, or several of 0 and 1 (a,b,c)"] = None
     label: Annotated[str | None, "tables: which of several label columns is audited"] = None
     positive: Annotated[str | None, "report the miss rate of this class, clean and attacked"] = None

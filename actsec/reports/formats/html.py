@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from actsec import registry
-from actsec.reports import words
+from actsec.reports import lookup, words
 from actsec.reports.blocks import Block, Content, Heading, plain, spans
 from actsec.reports.load import Report
 from actsec.reports.order import is_checkup, sections_of
@@ -32,7 +32,7 @@ def render(report: Report) -> str:
     sections = [(name, *_opened(tuple(registry.find("sections", name)(report)))) for name in sections_of(result)]
     style = _asset("page.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    name = words.clean(str(result.model.get("name", "model")))
+    name = words.clean(lookup.model_name(result))
     facts = [
         ("data", result.data.name),
         ("test examples", words.number(max((v.clean.accuracy.n for v in result.variants), default=0))),

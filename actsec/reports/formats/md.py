@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from actsec import registry
-from actsec.reports import words
+from actsec.reports import lookup, words
 from actsec.reports.blocks import (
     Block,
     Chip,
@@ -37,7 +37,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 
 def render(report: Report) -> str:
     """The whole report; tables in GitHub's flavour."""
-    name = escape(str(report.result.model.get("name", "model")))
+    name = escape(lookup.model_name(report.result))
     parts = [f"# actsec {'diagnose' if is_checkup(report.result) else 'audit'}: {name}"]
     for section in sections_of(report.result):
         for block in registry.find("sections", section)(report):

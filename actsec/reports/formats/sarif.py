@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from actsec.reports import words
+from actsec.reports import lookup, words
 from actsec.reports.issues import Issue, issues, rule
 from actsec.reports.load import Report
 from actsec.reports.places import PLAN, Place, PlanFile, plan_file
@@ -32,7 +34,9 @@ def render(report: Report) -> str:
     rules = sorted(first)
     catalogs = sorted({taxon.scheme for issue in found for taxon in issue.taxa})
     plan = plan_file(report.folder, report.plan)
-    model = words.clean(str(result.model.get("name", "model")))
+    if plan is not None and result.plan.get("no_examples") and PurePath(plan.path).is_absolute():
+        plan = replace(plan, path=PurePath(plan.path).name)
+    model = words.clean(lookup.model_name(result))
     run: dict[str, Any] = {
         "tool": {
             "driver": {

@@ -273,8 +273,8 @@ def _end(report: Report) -> Iterator[Line]:
         if len(result.not_done) > MOST:
             yield text(f"  and {len(result.not_done) - MOST} more, listed in the report")
     yield text(f"{words.exit_meaning(result.exit_code, gates=bool(result.gates))}.")
-    if report.folder:
-        yield text(("Report: ", Span(f"{report.folder.rstrip('/')}/report.html", "strong")))
+    if where := report.shown or report.folder:
+        yield text(("Report: ", Span(f"{where.rstrip('/')}/report.html", "strong")))
 
 
 def _table(columns: tuple[str, ...], *, tight: bool = False) -> Table:

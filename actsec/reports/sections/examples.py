@@ -41,6 +41,9 @@ def section(report: Report) -> Iterator[Block]:
     """Pictures where the inputs are pictures, a table where they are not."""
     result, stored = report.result, report.examples
     yield Heading("Examples")
+    if result.plan.get("no_examples"):
+        yield Paragraph("Left out: this report is to hold no inputs (--no-examples).")
+        return
     if result.data.columns:
         yield from changed_cells(result)
         return
