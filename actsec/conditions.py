@@ -1,4 +1,4 @@
-"""What a plan holds a result to: gates and accepted findings, and who answers for it, as tables of the plan and as the texts these come to.
+"""What a plan holds a result to: gates, accepted findings, and who answers for it; as tables and as their texts.
 
 [[gate]]                                    "robust_accuracy@linf:8/255[relu]>=0.3"
 metric = "robust_accuracy@linf:8/255"

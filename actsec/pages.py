@@ -20,7 +20,18 @@ OTHERS = {
     "ACT-E02": "the model draws from a global generator.",
 }
 """Rules that are no plug-ins."""
-KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data", "metrics")
+KINDS = (
+    "attacks",
+    "defenses",
+    "activations",
+    "diagnostics",
+    "lints",
+    "poisons",
+    "symptoms",
+    "models",
+    "data",
+    "metrics",
+)
 
 
 def listing(kind: str) -> list[tuple[str, str]]:

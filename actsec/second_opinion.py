@@ -7,7 +7,6 @@ of the two broke: an image that only ART breaks is a weakness of our attack, sho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np

@@ -86,10 +86,13 @@ def _key(name: str, plan: Plan) -> list[str]:
 
 
 def create(path: Path, plan: Plan) -> None:
-    """Write the template into a new file. Raises StoreError when there is one already, or it cannot be written."""
+    """Write the template into a new file, its folder with it. Raises StoreError when there is one already, or it cannot be written."""
     text = template(plan)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise StoreError(f"cannot make the folder {path.parent}: {problem.strerror}", "Give another place.") from None
+    try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:

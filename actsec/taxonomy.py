@@ -32,7 +32,12 @@ SCHEMES: dict[str, Scheme] = {
         "2023",
         "https://owasp.org/www-project-machine-learning-security-top-10/",
     ),
-    "NISTAML": Scheme("NISTAML", "NIST AI 100-2", "e2025", "https://www.nist.gov/publications/adversarial-machine-learning-taxonomy-and-terminology-attacks-and-mitigations-0"),
+    "NISTAML": Scheme(
+        "NISTAML",
+        "NIST AI 100-2",
+        "e2025",
+        "https://www.nist.gov/publications/adversarial-machine-learning-taxonomy-and-terminology-attacks-and-mitigations-0",
+    ),
     "CWE": Scheme("CWE", "Common Weakness Enumeration", "4.17", "https://cwe.mitre.org/"),
 }
 _NAMES: dict[str, tuple[str, str, str]] = {

@@ -12,7 +12,6 @@ from attack_models import digits
 from torch import nn
 
 import actsec
-from actsec.reports.answers import second
 from actsec import art_names, proposals, registry, runner, second_opinion, spec
 from actsec.budgets import Images, resolve
 from actsec.draws import Draws
@@ -20,6 +19,7 @@ from actsec.errors import BadOption, ThreatError, UnknownName
 from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.plan import Plan, Trial, VariantPlan, from_table, write
 from actsec.referee import attack_target, cases_of
+from actsec.reports.answers import second
 from actsec.result import Result
 from actsec.types import Outcome, Proposal, Proposer, Target, Threat
 from actsec.verdict.gathering import Gathered, Tried, compared

@@ -23,10 +23,10 @@ from actsec.forcing import Chosen, DeadCount, Kill, Ranked
 from actsec.ledger import FOUND
 from actsec.oracle import Oracle, frozen
 from actsec.referee import attack_target, cases_of
+from actsec.reports import answers
 from actsec.result import Kill as Forced
 from actsec.result import KillEffect as Effect
 from actsec.types import Observed, SiteValues, Target
-from actsec.reports import answers
 
 CLASSES = ("a", "b", "c")
 

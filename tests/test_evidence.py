@@ -129,7 +129,9 @@ def test_what_is_void_is_no_clean_evidence():
 @pytest.mark.parametrize("form", ["html", "md"])
 @pytest.mark.parametrize("make", EVERY)
 def test_the_word_is_never_said(make, form):
-    assert not re.search(r"complian|conform|certif(y|ied) by|passes the", str(load.render(sample.report(make()), form)).lower())
+    assert not re.search(
+        r"complian|conform|certif(y|ied) by|passes the", str(load.render(sample.report(make()), form)).lower()
+    )
 
 
 def test_every_requirement_names_a_source_and_quotes_nothing_long():
@@ -186,9 +188,14 @@ def test_the_table_of_ids_is_closed_and_every_rule_in_it_exists():
             assert taxon.url.startswith("https://")
     used = {taxon.id for rule in taxonomy._RULES for taxon in taxonomy.taxa(rule)}
     assert used == set(taxonomy._NAMES)
-    shapes = {"ATLAS": r"AML\.T\d{4}(\.\d{3})?", "CWE": r"CWE-\d+", "OWASP-ML": r"ML\d\d:2023", "NISTAML": r"NISTAML\.\d{3}"}
-    for id, (scheme, _, _) in taxonomy._NAMES.items():
-        assert re.fullmatch(shapes[scheme], id)
+    shapes = {
+        "ATLAS": r"AML\.T\d{4}(\.\d{3})?",
+        "CWE": r"CWE-\d+",
+        "OWASP-ML": r"ML\d\d:2023",
+        "NISTAML": r"NISTAML\.\d{3}",
+    }
+    for name, (scheme, _, _) in taxonomy._NAMES.items():
+        assert re.fullmatch(shapes[scheme], name)
     assert taxonomy.taxa("ACT-A01") == ()  # no catalog has a word for dead units
 
 

@@ -1,4 +1,4 @@
-"""--no-examples: nothing planted in inputs, paths, user and host names, arguments or variables is in what is handed on."""
+"""--no-examples: nothing planted in inputs, paths, names, arguments or variables is in what is handed on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def planted(whole=None):
         whole.variants[0],
         notes=(f"read {path}/weights.pt on {HOST}", f"password={TOKEN}", f"got {VARIABLE}"),
         fit={f"{path}/fit.npz": f"see C:\\Users\\{USER}\\{FOLDER}\\x.csv"},
-        nonsense=dataclasses.replace(whole.variants[0].nonsense, pictures=(sample.r.NonsensePicture(0, CELL, "1", 1.0),)),
+        nonsense=dataclasses.replace(
+            whole.variants[0].nonsense, pictures=(sample.r.NonsensePicture(0, CELL, "1", 1.0),)
+        ),
     )
     cells = (sample.r.Cell("age", CELL, CELL, 0.1),)
     column = sample.r.Column(CELL, None, 4711.0, 4712.0, 1.0, None, False, None)

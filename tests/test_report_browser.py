@@ -143,5 +143,7 @@ def test_a_script_of_others_would_not_run(tmp_path, chromium):
     sheet, _ = opened(chromium, tmp_path, "normal")
     told: list[str] = []
     sheet.on("console", lambda message: told.append(message.text))
-    sheet.evaluate("const s = document.createElement('script'); s.textContent = 'window.owned = 1'; document.body.append(s)")
+    sheet.evaluate(
+        "const s = document.createElement('script'); s.textContent = 'window.owned = 1'; document.body.append(s)"
+    )
     assert sheet.evaluate("window.owned") is None

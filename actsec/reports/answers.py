@@ -99,11 +99,15 @@ def _fooled(result: Result, variant: Variant, threat: ThreatResult, many: str) -
         claim = claim.replace("still ", "not driven there")
     claim += f" ({words.percent(worst.value)}, {words.interval(worst)})"
     if threat.eps is None and (least := _least(threat)) is not None:
-        claim = f"Half of the {many} are fooled by a change of {threat.norm} size {least:.3g} or less ({worst.n} tested)"
+        claim = (
+            f"Half of the {many} are fooled by a change of {threat.norm} size {least:.3g} or less ({worst.n} tested)"
+        )
     noise = next((a for a in threat.attacks if a.baseline and a.n), None)
     beside = f"untouched accuracy is {words.percent(before.value)} of {before.n}"
-    beside += f", under random noise of the same size {words.percent(noise.still_correct.value)}" if noise else (
-        ", random noise was not tried"
+    beside += (
+        f", under random noise of the same size {words.percent(noise.still_correct.value)}"
+        if noise
+        else (", random noise was not tried")
     )
     weakest = words.weakest(threat.per_class) if threat.goal == "misclassify" and threat.eps is not None else None
     if weakest is not None:
@@ -127,7 +131,11 @@ def _other(threat: ThreatResult, many: str) -> str:
         return f"{threat.threat}: reached on {fell} of {threat.worst_case.n} {many} ({threat.echo})"
     if threat.eps is None:
         least = _least(threat)
-        return "" if least is None else f"half of the {many} are fooled by a change of {threat.norm} size {least:.3g} or less"
+        return (
+            ""
+            if least is None
+            else f"half of the {many} are fooled by a change of {threat.norm} size {least:.3g} or less"
+        )
     if threat.norm == "l0":
         what = words.plural(int(threat.eps), "feature" if many == "rows" else "pixel")
         return f"changing {what} fools {fell} of {threat.worst_case.n} (untouched errors included)"
@@ -225,7 +233,8 @@ def _temperature(result: Result) -> str:
     found = next((c for c in result.comparisons if c.metric == "ece" and chains.get(c.variant) == "temperature"), None)
     if found is None:
         return "temperature scaling was not tested; it can mend calibration and never a label"
-    return f"temperature scaling takes ECE from {found.before:.3f} to {found.after:.3f}; it changes no label, so it stops no attack"
+    change = f"takes ECE from {found.before:.3f} to {found.after:.3f}"
+    return f"temperature scaling {change}; it changes no label, so it stops no attack"
 
 
 def _activations(result: Result, variant: Variant, threat: ThreatResult) -> Said:
@@ -252,7 +261,9 @@ def _activations(result: Result, variant: Variant, threat: ThreatResult) -> Said
 def _of_swaps(result: Result) -> list[Comparison]:
     """Comparisons of a swap alone with its base: those that were trained besides, first."""
     chains = {v.id: v.chain for v in result.variants}
-    found = [c for c in result.comparisons if chains.get(c.variant, "").startswith("swap") and "|" not in chains[c.variant]]
+    found = [
+        c for c in result.comparisons if chains.get(c.variant, "").startswith("swap") and "|" not in chains[c.variant]
+    ]
     return sorted(found, key=lambda c: "finetune" not in c.variant)
 
 

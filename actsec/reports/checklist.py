@@ -34,7 +34,7 @@ def _row(number: int, item: str, found: Found) -> ChecklistRow:
     return ChecklistRow(number, item, status, evidence)  # type: ignore[arg-type]  # one of three words
 
 
-def _threat_model(result: Result, variant: Variant) -> Found:
+def _threat_model(_result: Result, variant: Variant) -> Found:
     told = "; ".join(f"{t.threat} ({t.echo})" for t in variant.threats)
     return f"{told}; white box: weights and any defense are known", True
 
@@ -51,12 +51,12 @@ def _adaptive(result: Result, variant: Variant) -> Found:
     return "; ".join(f"{v.title}: {c.claim.rstrip('.')}" for v, c in asked), True
 
 
-def _clean(result: Result, variant: Variant) -> Found:
+def _clean(_result: Result, variant: Variant) -> Found:
     share = variant.clean.accuracy
     return (f"{words.of(share)} correct untouched, {words.interval(share)}" if words.measured(variant) else ""), True
 
 
-def _rejections(result: Result, variant: Variant) -> Found:
+def _rejections(_result: Result, variant: Variant) -> Found:
     found = variant.clean.rejected
     return (f"its detector refuses {words.of(found)} untouched inputs" if found else ""), found is not None
 
@@ -64,7 +64,7 @@ def _rejections(result: Result, variant: Variant) -> Found:
 def _check(rule: str) -> Callable[[Result, Variant], Found]:
     """Done where a check of the battery was made under any threat, whatever it found."""
 
-    def decide(result: Result, variant: Variant) -> Found:
+    def decide(_result: Result, variant: Variant) -> Found:
         found = [(t, c) for t in variant.threats for c in t.checks if c.rule == rule]
         made = [(t, c) for t, c in found if c.status in ("ok", "warn", "red")]
         if made:
@@ -75,7 +75,7 @@ def _check(rule: str) -> Callable[[Result, Variant], Found]:
     return decide
 
 
-def _curve(result: Result, variant: Variant) -> Found:
+def _curve(_result: Result, variant: Variant) -> Found:
     curves = [(t, t.curve) for t in variant.threats if len(t.curve) > 2]
     told = [
         f"{t.threat}: {len(points)} sizes from {points[0].eps:g} to {points[-1].eps:.3g}, where "
@@ -85,7 +85,7 @@ def _curve(result: Result, variant: Variant) -> Found:
     return "; ".join(told), True
 
 
-def _per_example(result: Result, variant: Variant) -> Found:
+def _per_example(_result: Result, variant: Variant) -> Found:
     bounded = [t for t in variant.threats if t.eps is not None and len(_made(t)) > 1 and t.worst_case.n]
     told = [
         f"{t.threat}: {words.of(t.worst_case)} stand against all of {len(_made(t))} attacks together"
@@ -111,43 +111,45 @@ def _told(found: Iterable[tuple[ThreatResult, AttackResult]]) -> str:
 
 def _parameters(result: Result, variant: Variant) -> Found:
     found = _attacks(variant)
-    return (f"{len(found)} attacks with every option in the plan below (plan {result.plan_id[:12]})" if found else ""), True
+    return (
+        f"{len(found)} attacks with every option in the plan below (plan {result.plan_id[:12]})" if found else ""
+    ), True
 
 
-def _gradient_free(result: Result, variant: Variant) -> Found:
+def _gradient_free(_result: Result, variant: Variant) -> Found:
     named = [(t, a) for t, a in _attacks(variant) if a.role in SCORES or a.name in _BLACK_BOX]
     return _told(named), True
 
 
-def _hard_label(result: Result, variant: Variant) -> Found:
+def _hard_label(_result: Result, variant: Variant) -> Found:
     return _told((t, a) for t, a in _attacks(variant) if any(name in a.attack for name in HARD_LABEL)), True
 
 
-def _transfer(result: Result, variant: Variant) -> Found:
+def _transfer(_result: Result, variant: Variant) -> Found:
     return _told((t, a) for t, a in _attacks(variant) if a.role == "transfer"), True
 
 
-def _margin(result: Result, variant: Variant) -> Found:
+def _margin(_result: Result, variant: Variant) -> Found:
     named = [(t, a) for t, a in _attacks(variant) if a.role in ("margin", "iterative")]
     return (_told(named) if {a.role for _, a in named} == {"margin", "iterative"} else ""), True
 
 
-def _restarts(result: Result, variant: Variant) -> Found:
+def _restarts(_result: Result, variant: Variant) -> Found:
     return _told((t, a) for t, a in _attacks(variant) if "restarts=" in a.attack), True
 
 
-def _norms(result: Result, variant: Variant) -> Found:
+def _norms(_result: Result, variant: Variant) -> Found:
     norms = list(dict.fromkeys(t.norm for t in variant.threats if _made(t)))
     return (f"attacked in {', '.join(norms)}" if len(norms) > 1 else ""), True
 
 
-def _noise(result: Result, variant: Variant) -> Found:
+def _noise(_result: Result, variant: Variant) -> Found:
     bounded = [t for t in variant.threats if t.eps is not None]
     found = [(t, a) for t in bounded for a in t.attacks if a.baseline and a.n and a.error is None]
     return _told(found), True
 
 
-def _averaged(result: Result, variant: Variant) -> Found:
+def _averaged(result: Result, _variant: Variant) -> Found:
     """Of variants that draw: their draws were averaged over."""
     drawing = [v for v in result.variants for t in v.threats if t.state == "randomised" or _drew(t)]
     if not drawing and not result.model.get("stochastic"):
@@ -160,7 +162,7 @@ def _drew(threat: ThreatResult) -> bool:
     return any(c.rule == "ACT-M11" and c.status in ("warn", "red") for c in threat.checks)
 
 
-def _straight_through(result: Result, variant: Variant) -> Found:
+def _straight_through(_result: Result, variant: Variant) -> Found:
     """Needed where gradients are no slopes of the model, or there are none."""
     seen: list[Check] = [
         c for t in variant.threats for c in t.checks if c.rule in ("ACT-M01", "ACT-M09") and c.status in ("warn", "red")
@@ -169,7 +171,7 @@ def _straight_through(result: Result, variant: Variant) -> Found:
     return _told(used), bool(seen or used)
 
 
-def _ablation(result: Result, variant: Variant) -> Found:
+def _ablation(result: Result, _variant: Variant) -> Found:
     """A defended model beside its undefended twin."""
     defended = [v for v in result.variants if v.chain and v.threats]
     told = [
@@ -180,24 +182,24 @@ def _ablation(result: Result, variant: Variant) -> Found:
     return "; ".join(told[:3]), bool(defended)
 
 
-def _second(result: Result, variant: Variant) -> Found:
+def _second(result: Result, _variant: Variant) -> Found:
     done = [o for o in result.second_opinions if o.error is None]
     told = [f"{o.theirs} beside {o.ours}: {len(o.missed)} of {o.n} missed by all of ours" for o in done]
     return "; ".join(told[:3]), True
 
 
-def _targeted(result: Result, variant: Variant) -> Found:
+def _targeted(_result: Result, variant: Variant) -> Found:
     aimed = [t for t in variant.threats if t.goal != "misclassify" and _made(t)]
     told = [f"{t.threat}: {words.of(t.worst_case)} not driven there" for t in aimed]
     return "; ".join(told), True
 
 
-def _reproducible(result: Result, variant: Variant) -> Found:
+def _reproducible(result: Result, _variant: Variant) -> Found:
     hashes = [f"{s.name} data sha256 {s.sha256[:12]}" for s in result.data.splits if s.sha256]
     return f"plan {result.plan_id[:12]}, seed {result.plan.get('seed', 'as planned')}, {', '.join(hashes)}", True
 
 
-def _formal(result: Result, variant: Variant) -> Found:
+def _formal(result: Result, _variant: Variant) -> Found:
     found = [(v, v.certificate) for v in result.variants if v.certificate and v.certificate.radii]
     told = [f"{v.title}: {words.of(c.radii[0].certified)} certified at L2 {c.radii[0].eps:g}" for v, c in found]
     return "; ".join(told), bool([v for v in result.variants if v.certificate])

@@ -34,9 +34,9 @@ class Report:
     """What a format renders.
 
     examples holds ``original`` and ``attacked`` (m, *shape) and ``nonsense`` (k, *shape), where there are any, or is
-    None; folder is where the run lies, for the terminal to point at and the manifest to read; empty keeps every path out
-    of the report. shown is what to call the folder, where that is not its path. plan is
-    the plan file that locations point into, empty for the run's own.
+    None; folder is where the run lies, for the terminal to point at and the manifest to read, empty where there is
+    none; shown is what to call it, where that is not its path. plan is the plan file that locations point into, empty
+    for the run's own.
     """
 
     result: Result

@@ -31,7 +31,9 @@ def summary(folder: Path | str) -> tuple[tuple[str, str], ...]:
     Rendered reports are left out: a page cannot hold its own hash.
     """
     every = files(folder)
-    single = [(name, digest) for digest, name in every if name in ("plan.toml", "run.json", "report.json", "examples.npz")]
+    single = [
+        (name, digest) for digest, name in every if name in ("plan.toml", "run.json", "report.json", "examples.npz")
+    ]
     outcomes = [f"{digest}  {name}\n" for digest, name in every if name.startswith("outcomes/")]
     if outcomes:
         whole = hashlib.sha256("".join(outcomes).encode()).hexdigest()

@@ -25,6 +25,11 @@ def next_command(result: Result, variant: Variant, threat: ThreatResult) -> str:
     needed = [g.samples for g in result.gates if g.outcome == "no verdict" and g.samples is not None]
     if needed and max(needed) <= variant.clean.accuracy.n:
         return f"actsec audit plan.toml --samples {max(needed)}"
+    return _about_defenses(result, variant) or _harder(result, variant)
+
+
+def _about_defenses(result: Result, variant: Variant) -> str:
+    """Make the fix that is recommended, else test one that was not; empty where there is neither."""
     best = next((a for a in result.advice if a.label == "recommended"), None)
     if best is not None:
         plan = dict(result.plan)
@@ -35,6 +40,11 @@ def next_command(result: Result, variant: Variant, threat: ThreatResult) -> str:
     untried = next((a.variant for a in result.advice if a.label == "not tested"), None)
     if untried is not None:
         return shlex.join(["actsec", "audit", "plan.toml", "--defenses", lookup.chain(result, untried)])
+    return ""
+
+
+def _harder(result: Result, variant: Variant) -> str:
+    """A harder look, where there is one."""
     if result.plan.get("budget") != "thorough":
         harder = "standard" if result.plan.get("budget") == "quick" else "thorough"
         return f"actsec audit plan.toml --budget {harder}"

@@ -13,6 +13,7 @@ that looks like neither and is in no variable or option named like one cannot be
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import os
@@ -89,10 +90,8 @@ def scrubber(named: Iterable[str] = ()) -> Scrub:
 
 def _people() -> list[tuple[str, str]]:
     users = {os.environ.get(key, "") for key in ("USER", "LOGNAME", "USERNAME")} | {Path.home().name}
-    try:
+    with contextlib.suppress(OSError, KeyError):  # a user without a name, as in some containers
         users.add(getpass.getuser())
-    except (OSError, KeyError):  # a user without a name, as in some containers
-        pass
     hosts = {socket.gethostname(), socket.gethostname().partition(".")[0], os.environ.get("HOSTNAME", "")}
     found = [(name, USER) for name in users] + [(name, HOST) for name in hosts]
     told = [(name, said) for name, said in found if len(name) > 2 and name.lower() not in COMMON]

@@ -73,7 +73,10 @@ def _rule(issue: Issue) -> dict[str, Any]:
         "fullDescription": {"text": page.split("\n\n")[0]},
         "help": {"text": page},
         "defaultConfiguration": {"level": _LEVEL[issue.severity]},
-        "properties": {"tags": ["security", "robustness", *(taxon.id for taxon in issue.taxa)], "security-severity": _SCORE[issue.severity]},
+        "properties": {
+            "tags": ["security", "robustness", *(taxon.id for taxon in issue.taxa)],
+            "security-severity": _SCORE[issue.severity],
+        },
     }
 
 

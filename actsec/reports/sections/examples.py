@@ -85,7 +85,7 @@ def _grid(result: Result, stored: Mapping[str, NDArray[np.float32]]) -> Iterator
 
 
 def varied(examples: tuple[Example, ...], most: int | None = None) -> list[Example]:
-    """The first ``most``, each the one whose original, class and attack were shown least before it, else the first kept.
+    """The first ``most``, each the one whose original, class and attack were shown least before it, else the first.
 
     None: all of them. Each choice looks at every example that is left.
     """
