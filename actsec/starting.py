@@ -86,7 +86,7 @@ def _key(name: str, plan: Plan) -> list[str]:
 
 
 def create(path: Path, plan: Plan) -> None:
-    """Write the template into a new file, its folder with it. Raises StoreError when there is one already, or it cannot be written."""
+    """Write the template into a new file and its folder. Raises StoreError where a file is, or none can be written."""
     text = template(plan)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

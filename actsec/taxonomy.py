@@ -8,6 +8,7 @@ miscalibration, dead units or a wrong initialisation as an attack or a weakness.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from actsec.result import Taxon
 
@@ -40,7 +41,7 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "CWE": Scheme("CWE", "Common Weakness Enumeration", "4.17", "https://cwe.mitre.org/"),
 }
-_NAMES: dict[str, tuple[str, str, str]] = {
+_NAMES: dict[str, tuple[Literal["ATLAS", "OWASP-ML", "NISTAML", "CWE"], str, str]] = {
     "AML.T0015": ("ATLAS", "Evade AI Model", "https://atlas.mitre.org/techniques/AML.T0015"),
     "AML.T0043": ("ATLAS", "Craft Adversarial Data", "https://atlas.mitre.org/techniques/AML.T0043"),
     "AML.T0043.001": ("ATLAS", "Black-Box Optimization", "https://atlas.mitre.org/techniques/AML.T0043.001"),

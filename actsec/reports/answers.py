@@ -80,8 +80,7 @@ def headline(result: Result) -> tuple[str, ...]:
 
 def beyond(result: Result, found: Sequence[Answer]) -> tuple[str, ...]:
     """What the headline says besides its answers: accepted findings, a detector. Nothing of an older run's headline."""
-    told = {each.text for each in found}
-    ours = [line for line in result.headline if line in told]
+    ours = [line for line in result.headline if line.startswith(tuple(each.claim for each in found))]
     after = result.headline[result.headline.index(ours[-1]) + 1 :] if ours else ()
     return tuple(after)
 

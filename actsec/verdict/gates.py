@@ -167,7 +167,7 @@ def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
     passed = found.low >= gate.limit if gate.at_least else found.high <= gate.limit
     failed = found.high < gate.limit if gate.at_least else found.low > gate.limit
     interval = f"95 % interval {found.low:.3f} to {found.high:.3f}"
-    interval = f"all {found.n} units looked at" if found.kind == "counted" else f"{interval}, n = {found.n}"
+    interval = f"all {found.n} units looked at" if found.kind == "counted" else f"{interval} (n = {found.n})"
     samples = None
     # A masked number is too good: an accuracy may fail "at least", a miss rate "at most", and nothing else.
     flattered = gate.at_least == metric.higher_is_better

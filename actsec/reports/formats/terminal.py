@@ -62,7 +62,9 @@ def _headline(result: Result) -> Iterator[Line]:
     for each in found:
         parts: list[Content] = [Span(f"{each.claim}.", "strong")]
         parts += [words.sentence(part).rstrip(".") + "." for part in each.rest]
-        yield text(joined([*parts, Span(f"Next: {each.command}", "code")] if each.command else parts))
+        yield text(joined(parts))
+        if each.command:
+            yield text(("Next: ", Span(each.command, "strong")))
     for index, line in enumerate(beyond(result, found) if found else result.headline):
         yield Text(words.clean(line), style="" if found or index else "bold")
     variant = lookup.first(result)
