@@ -118,7 +118,7 @@ def test_what_is_never_0():
     fitted_twice = problems(Plan(), (good,), (gathered(good),), (Overlap("train", "calibration", ((0, 1),)),))
     assert code(good, found=fitted_twice) == 0
     trusted = problems(Plan(trust_model=True), (good,), (gathered(good),), ())
-    assert [p.rule for p in trusted] == ["ACT-S01"]
+    assert {p.rule for p in trusted} == {"ACT-S01", "ACT-V01"}
     assert code(good, found=trusted) == 0
 
 
