@@ -62,8 +62,8 @@ def answers(result: Result) -> tuple[Answer, ...]:
         _help(result, variant, threat),
     )
     return tuple(
-        Answer(question, claim, tuple(part for part in rest if part), *more)
-        for question, (claim, rest, *more) in zip(QUESTIONS, made, strict=True)
+        Answer(question, each.claim, tuple(part for part in each.rest if part), each.void, each.command)
+        for question, each in zip(QUESTIONS, made, strict=True)
     )
 
 
@@ -86,7 +86,16 @@ def beyond(result: Result, found: Sequence[Answer]) -> tuple[str, ...]:
 
 
 _NOTHING = "nothing finished"
-Said = tuple[str, tuple[str, ...]] | tuple[str, tuple[str, ...], bool, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer without its question; empty texts in rest are left out."""
+
+    claim: str
+    rest: tuple[str, ...]
+    void: bool = False
+    command: str = ""
 
 
 def _fooled(result: Result, variant: Variant, threat: ThreatResult, many: str) -> Said:
@@ -114,7 +123,7 @@ def _fooled(result: Result, variant: Variant, threat: ThreatResult, many: str) -
     others = [text for each in variant.threats[1:] if (text := _other(each, many))]
     if len(others) > MOST:
         others[MOST:] = [f"{words.plural(len(others) - MOST, 'more threat')} below"]
-    return claim, (beside, "; ".join(others), _missed(result, variant, threat), *_gates(result))
+    return Said(claim, (beside, "; ".join(others), _missed(result, variant, threat), *_gates(result)))
 
 
 def _least(threat: ThreatResult) -> float | None:
@@ -171,8 +180,9 @@ def _believed(result: Result, threat: ThreatResult) -> Said:
     told = ", ".join(f"{c.rule} {words.check(c.status).text}: {c.claim.rstrip('.')}" for c in odd[:MOST])
     why, rest = words.doubt(threat), (told, second(result.second_opinions), _judged(result, threat))
     if why:
-        return f"Do not believe that number: {why.rstrip('.')}", (counts, *rest), True, ""
-    return f"Not refuted {words.budget(result.plan)}: {counts}", (*rest, "it is an upper bound, not a certificate")
+        return Said(f"Do not believe that number: {why.rstrip('.')}", (counts, *rest), void=True)
+    claim = f"Not refuted {words.budget(result.plan)}: {counts}"
+    return Said(claim, (*rest, "it is an upper bound, not a certificate"))
 
 
 def second(found: Sequence[SecondOpinion]) -> str:
@@ -224,7 +234,7 @@ def _confidence(result: Result, variant: Variant) -> Said:
         if nonsense and nonsense.n
         else ""
     )
-    return claim, ("; ".join(filter(None, (ece, sure_of))), attack, _temperature(result))
+    return Said(claim, ("; ".join(filter(None, (ece, sure_of))), attack, _temperature(result)))
 
 
 def _temperature(result: Result) -> str:
@@ -254,7 +264,7 @@ def _activations(result: Result, variant: Variant, threat: ThreatResult) -> Said
     rest += [_swapped(result, c) for c in swaps[:1] if c not in better[:1]]
     if swaps or len(lookup.undefended(result)) > 1:
         rest.append("one training seed each: this speaks of these models, not of activations")
-    return claim, tuple(rest)
+    return Said(claim, tuple(rest))
 
 
 def _of_swaps(result: Result) -> list[Comparison]:
@@ -342,7 +352,7 @@ def _help(result: Result, variant: Variant, threat: ThreatResult) -> Said:
     untried = [a.variant for a in result.advice if a.label == "not tested"]
     rest.append(f"not tested: {_listed([lookup.chain(result, name) for name in untried])}" if untried else "")
     rest.append(f"not done in this run: {_listed(list(result.not_done))}" if result.not_done else "")
-    return claim, tuple(rest), False, next_command(result, variant, threat)
+    return Said(claim, tuple(rest), command=next_command(result, variant, threat))
 
 
 def _change(found: Comparison) -> str:
