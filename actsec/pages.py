@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from actsec import registry
+from actsec import drift, registry
 from actsec.errors import unknown
 
 OTHERS = {
@@ -66,8 +66,8 @@ def explained(name: str) -> str:
     from actsec.activations import activation, names
 
     known: list[str] = list(names())
-    if short := re.fullmatch(r"act-?([a-z])(\d{1,2})", name, re.IGNORECASE):
-        name = f"ACT-{short[1].upper()}{int(short[2]):02d}"
+    short = re.fullmatch(r"act-?([a-z])(\d{1,2})", name, re.IGNORECASE)
+    name = f"ACT-{short[1].upper()}{int(short[2]):02d}" if short else name
     if name == "art":
         from actsec import art_names
 
@@ -86,12 +86,17 @@ def explained(name: str) -> str:
             known += [plug_in] if rule is None else [plug_in, rule]
             if name in (plug_in, rule):
                 return page(kind, plug_in)
-    if name in OTHERS:
-        return f"{name}: {OTHERS[name]}"
-    known += OTHERS
-    if name in (metrics := dict(listing("metrics"))):
-        return f"{name}: {metrics[name]}. For gates: see docs/pipelines.md."
-    raise unknown("name", name, [*known, *metrics])
+    others = _others()
+    if name in others:
+        return others[name]
+    raise unknown("name", name, [*known, *others])
+
+
+def _others() -> dict[str, str]:
+    """What is explained and is no plug-in: rules of the verdict and the monitor, metrics of gates."""
+    told = {name: f"{name}: {text}" for name, text in OTHERS.items()}
+    gates = {name: f"{name}: {meaning}. For gates: see docs/pipelines.md." for name, meaning in listing("metrics")}
+    return {**told, **gates, drift.RULE: (drift.__doc__ or "").strip()}
 
 
 def page(kind: Any, name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY = 5.0
 """Seconds between progress lines where there is no terminal to redraw."""
+
+
+def escape(text: str) -> str:
+    """Text of others on one line: no markup, no control characters."""
+    from actsec.reports.words import clean
+
+    return literal(clean(text))
 
 
 class Screen:
@@ -57,9 +64,13 @@ class Screen:
         for name in ("attack", "threat", many, "for"):
             table.add_column(name)
         for trial in plan.attacks:
-            table.add_row(escape(trial.attack), trial.threat, str(trial.samples), trial.role.replace("_", " "))
+            table.add_row(escape(trial.attack), escape(trial.threat), str(trial.samples), trial.role.replace("_", " "))
         self.console.print(table)
         self.console.print(f"  {len(prepared.jobs)} jobs, results in {escape(str(store.root))}", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A remark, a line of its own."""
+        self.console.print(f"note: {escape(text)}", soft_wrap=True)
 
     @contextlib.contextmanager
     def running(self, unit: str = "jobs") -> Iterator[Tell]:

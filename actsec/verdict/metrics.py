@@ -5,12 +5,14 @@ One table. A metric without an interval in the record is not in it: a gate is de
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from actsec.result import Calibration, ClassShare, Interval, Share, ThreatResult, Variant
+from actsec.verdict import sanity
 
 Kind = Literal["share", "other", "counted"]
 At = Literal["nothing", "threat", "confidence", "kill", "corruption", "radius"]
@@ -53,12 +55,16 @@ class Metric:
 def measured(metric: Metric, variant: Variant, at: str | None, label: str | None) -> Value | None:
     """The metric of a variant, of one class where a label is given; None where it was not measured."""
     if label is None:
-        return metric.measure(variant, at)
+        found = metric.measure(variant, at)
+        threat = _threat(variant, at) if metric.at == "threat" else None
+        if found and found.believable and threat and not threat.checks and (why := _unchecked(variant.threats[0])):
+            # Another goal has no checks of its own: those at the first threat speak for the model.
+            return dataclasses.replace(found, believable=False, why=f"at {variant.threats[0].threat} {why}")
+        return found
     assert metric.per_class is not None  # noqa: S101  # Gate.parse looked
     classes = metric.per_class(variant, at)
-    found = next((c.share for c in classes if c.name == label), None)
-    threat = _threat(variant, at) if at else None
-    return None if found is None else _share(found, threat, sum(c.share.n for c in classes))
+    share = next((c.share for c in classes if c.name == label), None)
+    return None if share is None else _share(share, _threat(variant, at), sum(c.share.n for c in classes))
 
 
 def needed(found: Value, limit: float) -> int | None:
@@ -93,12 +99,23 @@ def _share(share: Share | None, threat: ThreatResult | None = None, of: int = 0)
 
 
 def _believed(threat: ThreatResult | None) -> tuple[bool, str]:
+    """One that no check compares attacks under, or of which an essential check is missing, is not believed."""
     if threat is None:
         return True, ""
-    undone = [c.rule for c in threat.checks if c.status in ("not_done", "error")]
-    if threat.believable and threat.checks and threat.state == "unchecked":
-        return False, f"not every check was made: {', '.join(undone)}"
+    if threat.believable and threat.checks and (why := _unchecked(threat)):
+        return False, why
     return threat.believable, threat.why
+
+
+def _unchecked(threat: ThreatResult) -> str:
+    """Which checks a number lacks, whatever its state says; empty where it lacks none."""
+    undone = sanity.undone(threat.checks)
+    if not undone and threat.state != "unchecked":
+        return ""
+    undone = undone or tuple(c.rule for c in threat.checks if c.status in ("not_done", "error"))
+    if not sanity.compared(threat.checks):
+        return f"no check compares attacks under {threat.threat}"
+    return f"not every check was made: {', '.join(undone)}"
 
 
 def _worst(classes: Sequence[ClassShare], threat: ThreatResult | None = None) -> Value | None:
