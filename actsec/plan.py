@@ -304,7 +304,8 @@ def bracket_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -
         return ()
     model = model_jobs(plan, facts, variant)[-1].id
     twins = {v.name: model_jobs(plan, facts, v)[-1].id for v in swapped(plan) if variant.audited}
-    recipe = {"model": model, "data": facts.test, "threat": str(Threat.parse(trial.threat)), "rows": [0, rows]}
+    recipe: dict[str, Any] = {"model": model, "data": facts.test, "rows": [0, rows]}
+    recipe |= {"threat": str(Threat.parse(trial.threat))}
     recipe |= {"attacked": list(attacked), "twins": twins}
     if facts.mask is not None:
         recipe |= {"mask": facts.mask}
