@@ -377,7 +377,7 @@ def _handed_on(whole: Report, plan: Plan, store: Store) -> Result:
     from actsec.reports import manifest
     from actsec.reports.load import to_json, write
     from actsec.reports.redacting import redacted
-    from actsec.reports.sharing import share
+    from actsec.sharing import share
 
     (store.root / "examples.npz").unlink(missing_ok=True)
     told = redacted(whole)
