@@ -30,7 +30,7 @@ from actsec.study.commands import study
 
 _AUDIT_ONLY: tuple[str, ...] = (
     *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
-    *("mask", "memory", "shard", "timeout", "gates", "accept", "positive"),
+    *("mask", "memory", "shard", "timeout", "gates", "accept", "evidence", "positive"),
 )
 """Fields of the plan that mean nothing where nothing is attacked."""
 
@@ -118,6 +118,8 @@ def init(plan_file: str, **options: Any) -> int:
 
     from actsec.starting import create
 
+    if Path(plan_file).is_dir():
+        plan_file = str(Path(plan_file) / "plan.toml")
     create(Path(plan_file), read_plan(None, options, None, None))
     say(f"{plan_file}: every key with its meaning; change what you like")
     say(f"next: actsec audit {shlex.quote(plan_file)}")
@@ -183,7 +185,8 @@ def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
         return 3 if errors else 0
     with screen.running() as tell:
         result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
-    _show(read(store.root))
+    found = read(store.root)
+    _show(dataclasses.replace(found, shown="share" if prepared.plan.no_examples else ""))
     return result.exit_code
 
 
@@ -239,7 +242,7 @@ def _show(report: Any) -> None:
 
 @cli.command(name="attack")
 @click.argument("attack")
-@plan_options(without=("attacks", "defenses", "gates", "accept", "per_class", "timeout"))
+@plan_options(without=("attacks", "defenses", "gates", "accept", "evidence", "no_examples", "per_class", "timeout"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 @click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")
@@ -312,7 +315,7 @@ def _target(loaded: Any) -> Any:
 
 @cli.command(name="defend")
 @click.argument("chain", metavar="CHAIN")
-@plan_options(without=_AUDIT_ONLY)
+@plan_options(without=(*_AUDIT_ONLY, "no_examples"))
 @click.option("--save", metavar="PLACE", help="A new folder that stands alone; or FILE.safetensors, the weights alone.")
 @click.option("--export", metavar="FILE.pt2", help="An exported program, which runs in torch without actsec.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -407,12 +410,14 @@ def _store_checkup(found: Any, loaded: Any, target: Any, folder: Path) -> None:
 
     from actsec import hardened, scene
     from actsec.reports.load import Report, write
+    from actsec.reports.redacting import redacted
     from actsec.verdict.checked import checked
 
     result = checked(found, loaded, scene.facts(loaded, target), shlex.join(["actsec", *sys.argv[1:]]))
+    told = redacted(Report(result)) if loaded.plan.no_examples else Report(result)
     with hardened.staged(folder) as staging:
         for form in ("json", "html"):
-            write(Report(result), staging / f"report.{form}", form)
+            write(told, staging / f"report.{form}", form)
 
 
 @cli.command()
@@ -420,18 +425,26 @@ def _store_checkup(found: Any, loaded: Any, target: Any, folder: Path) -> None:
 @click.option("--format", "form", default="html", show_default=True, help="html, md, json, sarif, junit or terminal.")
 @click.option("--out", help="File to write; - prints [RUN/report.FORMAT; actsec.sarif, junit.xml].")
 @click.option("--plan", default="", metavar="FILE", help="The plan file that SARIF points into [RUN/plan.toml].")
-def report(run: str, form: str, out: str | None, plan: str) -> int:
+@click.option("--no-examples", is_flag=True, help="Leave inputs, paths, names and secrets out [RUN/share/...].")
+def report(run: str, form: str, out: str | None, plan: str, no_examples: bool) -> int:
     """Render the report of a run again. Needs no model, no data and no torch."""
     from actsec.reports.load import read, render, write
 
     found = dataclasses.replace(read(Path(run)), plan=plan)
+    if no_examples or found.result.plan.get("no_examples"):
+        from actsec.reports.redacting import redacted
+
+        found = redacted(found)
     if out == "-" or (out is None and form == "terminal"):
         if form == "terminal":
             _show(found)
         else:
             click.echo(render(found, form), nl=False)
         return 0
-    path = Path(out) if out else Path(run) / _file_name(form)
+    folder = Path(run) / "share" if no_examples else Path(run)
+    path = Path(out) if out else folder / _file_name(form)
+    if no_examples and not out:
+        folder.mkdir(exist_ok=True)
     write(found, path, form)
     say(str(path))
     return 0

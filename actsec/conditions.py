@@ -1,27 +1,35 @@
-"""What a plan holds a result to: gates and accepted findings, as tables of the plan and as the texts these come to.
+"""What a plan holds a result to: gates, accepted findings, and who answers for it; as tables and as their texts.
 
 [[gate]]                                    "robust_accuracy@linf:8/255[relu]>=0.3"
 metric = "robust_accuracy@linf:8/255"
 min = 0.3                                   # or max, or both
 variant = "relu"                            # the audited model where left out
+class = "cat"                               # that class alone: "robust_accuracy{cat}@linf:8/255[relu]>=0.3"
 
 [[accept]]                                  "ACT-D01 until 2027-03-31: the same patient, scanned twice"
 finding = "ACT-D01"
 until = 2027-03-31
 reason = "the same patient, scanned twice"
+
+[evidence]                                  "system=Door camera", "tester=A. Turing", ...
+system = "Door camera"
+tester = "A. Turing"
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from actsec.errors import PlanError, unknown
 
 _ACCEPT = re.compile(r"\s*(?P<finding>ACT-[A-Z]\d\d) until (?P<until>\S+?): (?P<reason>.*\S)\s*", re.DOTALL)
+PEOPLE = ("tester", "approver")
+EVIDENCE = ("system", "version", "purpose", *PEOPLE)
+"""What the evidence page states: of the system under test, and who answers for the test."""
 NEVER = {
     "ACT-E01": "a job that failed measured nothing",
     "ACT-M00": "a model at chance has no robustness to measure",
@@ -57,13 +65,16 @@ def gate_texts(table: Any) -> tuple[str, ...]:
     """The gates of one ``[[gate]]`` table, or of one text. Raises PlanError, UnknownName for a key nobody knows."""
     if isinstance(table, str):
         return (table,)
-    _known("gate", table, {"metric": str, "variant": str, "min": (int, float), "max": (int, float)})
+    kinds = {"metric": str, "class": str, "variant": str, "min": (int, float), "max": (int, float)}
+    _known("gate", table, kinds)
     bounds = [(sign, table[key]) for key, sign in (("min", ">="), ("max", "<=")) if key in table]
     if "metric" not in table or not bounds:
         mend = 'Write metric = "robust_accuracy@linf:0.1" and min = 0.3 below it, or max.'
         raise PlanError(f"[[gate]] {dict(table)!r} names no metric or no limit", mend)
     variant = f"[{table['variant']}]" if "variant" in table else ""
-    return tuple(f"{table['metric']}{variant}{sign}{limit!r}" for sign, limit in bounds)
+    name, _, at = table["metric"].partition("@")
+    one = f"{{{table['class']}}}" if "class" in table else ""
+    return tuple(f"{name}{one}{'@' * bool(at)}{at}{variant}{sign}{limit!r}" for sign, limit in bounds)
 
 
 def accept_text(table: Any) -> str:
@@ -77,6 +88,29 @@ def accept_text(table: Any) -> str:
         mend = 'Write finding = "ACT-D01", reason = "..." and until = 2027-03-31: nothing is accepted for ever.'
         raise PlanError(f"[[accept]] {dict(table)!r} lacks {' and '.join(missing)}", mend)
     return str(Accepted.parse(f"{table['finding']} until {table['until']}: {' '.join(table['reason'].split())}"))
+
+
+def evidence_texts(table: Any) -> tuple[str, ...]:
+    """The texts of the ``[evidence]`` table, or of a list of them. Raises PlanError, UnknownName."""
+    if isinstance(table, Mapping):
+        _known("evidence", table, dict.fromkeys(EVIDENCE, str))
+        table = [f"{key}={' '.join(value.split())}" for key, value in table.items()]
+    texts = [table] if isinstance(table, str) else list(table)
+    evidence_of(texts)
+    return tuple(texts)
+
+
+def evidence_of(texts: Iterable[str]) -> dict[str, str]:
+    """What is stated for the evidence page, by key. Raises PlanError, UnknownName for a key nobody knows."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = str(text).partition("=")
+        if not sign or not value.strip():
+            raise PlanError(f"evidence {text!r} states nothing", "Write system=NAME, tester=NAME and so on.")
+        if key.strip() not in EVIDENCE:
+            raise unknown("key of evidence", key.strip(), EVIDENCE)
+        found[key.strip()] = value.strip()
+    return found
 
 
 def _known(name: str, table: Any, kinds: Mapping[str, Any]) -> None:

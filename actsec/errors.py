@@ -101,10 +101,16 @@ class Interrupted(ActsecError):
     exit_code: ClassVar[int] = 130
 
 
+MOST_LISTED = 60
+"""Names that an error lists; of more it gives the nearest."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UnknownName:
     """The error for a name nobody knows, with the nearest known one as the mend."""
     choices = sorted(known)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     mend = f"Did you mean {near[0]!r}? " if near else ""
-    listed = ", ".join(choices) if choices else "none"
-    return UnknownName(f"unknown {what} {name!r}", f"{mend}Known: {listed}.")
+    listed = f"Known: {', '.join(choices) or 'none'}."
+    if len(choices) > MOST_LISTED:
+        listed = f"{len(choices)} are known: see `actsec list`."
+    return UnknownName(f"unknown {what} {name!r}", f"{mend}{listed}")

@@ -14,7 +14,7 @@ from actsec import plan as plans
 from actsec.errors import BadOption, PlanError
 from actsec.plan import Plan
 
-_MANY = {"accept", "activations", "attacks", "corruptions", "defenses", "gates", "features"}
+_MANY = {"accept", "evidence", "activations", "attacks", "corruptions", "defenses", "gates", "features"}
 
 
 def plan_options(without: tuple[str, ...] = (), **told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

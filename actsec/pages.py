@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from actsec import drift, registry
 from actsec.errors import unknown
 
-KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data")
+OTHERS = {
+    "ACT-G01": "a gate failed: the whole 95 % interval lies on the wrong side of the limit.",
+    "ACT-G02": "a gate has no verdict: the interval holds the limit, the number is void, or it was not measured.",
+    "ACT-V01": "crafted inputs mislead the model, detectably more than random noise of the same size does.",
+    "ACT-R01": "a robust accuracy cannot be believed: a check that voids it is red. Look at the check.",
+    "ACT-M00": "clean accuracy cannot be told from chance: labels, preprocessing or weights are wrong.",
+    "ACT-D01": "the same examples are in two splits of the data.",
+    "ACT-S01": "a file was opened although opening it executes code (--trust-model).",
+    "ACT-E01": "a job failed. Mend the cause; `actsec resume RUN` runs it again.",
+    "ACT-E02": "the model draws from a global generator.",
+}
+"""Rules that are no plug-ins."""
+KINDS = (
+    "attacks",
+    "defenses",
+    "activations",
+    "diagnostics",
+    "lints",
+    "poisons",
+    "symptoms",
+    "models",
+    "data",
+    "metrics",
+)
 
 
 def listing(kind: str) -> list[tuple[str, str]]:
@@ -25,6 +49,10 @@ def listing(kind: str) -> list[tuple[str, str]]:
             ("file.py:factory", "your own; the function returns an nn.Module"),
             ("hardened/", "the folder that `actsec defend --save` wrote"),
         ]
+    if kind == "metrics":
+        from actsec.verdict.metrics import METRICS
+
+        return [(name, metric.meaning) for name, metric in METRICS.items()]
     if kind == "data":
         from actsec.data import SOURCES
 
@@ -38,6 +66,8 @@ def explained(name: str) -> str:
     from actsec.activations import activation, names
 
     known: list[str] = list(names())
+    short = re.fullmatch(r"act-?([a-z])(\d{1,2})", name, re.IGNORECASE)
+    name = f"ACT-{short[1].upper()}{int(short[2]):02d}" if short else name
     if name == "art":
         from actsec import art_names
 
@@ -45,8 +75,6 @@ def explained(name: str) -> str:
         return "\n".join(["Attacks of ART that run on PyTorch classifiers:", *every])
     if name.startswith(registry.ART):
         return page("attacks", name)
-    if name == drift.RULE:
-        return (drift.__doc__ or "").strip()
     if name in known:
         from actsec.activations.cards import card
 
@@ -54,10 +82,21 @@ def explained(name: str) -> str:
     for kind in ("attacks", "defenses", "diagnostics", "lints", "poisons", "symptoms"):
         for plug_in in registry.names(kind):
             found = registry.find(kind, plug_in)
-            known.append(plug_in)
-            if name in (plug_in, getattr(found, "rule", None)):
+            rule = getattr(found, "rule", None)
+            known += [plug_in] if rule is None else [plug_in, rule]
+            if name in (plug_in, rule):
                 return page(kind, plug_in)
-    raise unknown("name", name, [*known, drift.RULE])
+    others = _others()
+    if name in others:
+        return others[name]
+    raise unknown("name", name, [*known, *others])
+
+
+def _others() -> dict[str, str]:
+    """What is explained and is no plug-in: rules of the verdict and the monitor, metrics of gates."""
+    told = {name: f"{name}: {text}" for name, text in OTHERS.items()}
+    gates = {name: f"{name}: {meaning}. For gates: see docs/pipelines.md." for name, meaning in listing("metrics")}
+    return {**told, **gates, drift.RULE: (drift.__doc__ or "").strip()}
 
 
 def page(kind: Any, name: str) -> str:

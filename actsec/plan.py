@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from actsec import models, registry
-from actsec.conditions import accept_text, gate_texts
+from actsec.conditions import accept_text, evidence_texts, gate_texts
 from actsec.errors import BadOption, PlanError, SpecError, UsageError, unknown
 from actsec.features import FeatureRule
 from actsec.spec import Spec, parse, parse_chain, parse_value
@@ -100,6 +100,10 @@ class Plan:
     timeout: Annotated[float | None, "seconds one job may take; a longer one has failed, alone"] = None
     gates: Annotated[tuple[str, ...], "conditions such as robust_accuracy@linf:0.1>=0.3"] = ()
     accept: Annotated[tuple[str, ...], "findings out of the gates until a day: 'ACT-D01 until 2027-03-31: why'"] = ()
+    evidence: Annotated[tuple[str, ...], "for the evidence page: system=, version=, purpose=, tester=, approver="] = ()
+    no_examples: Annotated[bool, "keep inputs, paths, names and secrets out of reports; RUN/share may be handed on"] = (
+        False
+    )
     label_column: Annotated[str | None, "tables: the column of labels, or several of 0 and 1 (a,b,c)"] = None
     label: Annotated[str | None, "tables: which of several label columns is audited"] = None
     positive: Annotated[str | None, "report the miss rate of this class, clean and attacked"] = None
@@ -468,6 +472,8 @@ def _as_texts(table: Mapping[str, Any]) -> dict[str, Any]:
         found["gates"] = [*([listed] if isinstance(listed, str) else listed), *texts]
     if (accepted := found.get("accept")) is not None:
         found["accept"] = [accept_text(each) for each in (accepted if isinstance(accepted, list) else [accepted])]
+    if (stated := found.get("evidence")) is not None:
+        found["evidence"] = list(evidence_texts(stated))
     return found
 
 
@@ -481,6 +487,8 @@ def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
             value = tuple(part for text in value for part in split_list(text))  # noqa: PLW2901  # the texts, one by one
         if key == "attacks":
             changes[key] = _trials(list(value))
+        elif key == "evidence":
+            changes[key] = evidence_texts(value)
         elif key == "features":
             changes[key] = tuple(FeatureRule.parse(text) for text in value)
         elif key in ("defenses", "corruptions") and value == ("none",):

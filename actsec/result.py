@@ -31,6 +31,14 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95 % interval of a number that is no share."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClassShare:
     """Accuracy on one class."""
 
@@ -86,6 +94,10 @@ class Calibration:
     ece_low: float | None = None
     ece_high: float | None = None
     """The 95 % bootstrap interval of ece."""
+    brier_interval: Interval | None = None
+    nll_interval: Interval | None = None
+    confidence_when_wrong_interval: Interval | None = None
+    """Percentiles of the same bootstrap; of confidence_when_wrong None where few resamples hold a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +192,19 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Smallest:
+    """The median smallest change that any attack found, over n examples right untouched, failures as infinity.
+
+    low and high are order statistics that hold the median with at least 95 % (binomial); high is None where infinite.
+    """
+
+    value: float
+    low: float
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class ThreatResult:
     """Everything about one variant under one threat.
 
@@ -206,6 +231,7 @@ class ThreatResult:
     goal: str = "misclassify"
     left_out: int = 0
     saved: Share | None = None
+    smallest: Smallest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -595,6 +621,39 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
+class Taxon:
+    """What a catalog calls the thing a finding is about. edition is that of the catalog in which name was read."""
+
+    scheme: Literal["ATLAS", "OWASP-ML", "NISTAML", "CWE"]
+    edition: str
+    id: str
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChecklistRow:
+    """An item of the evaluation checklist of Carlini et al. 2019. evidence is empty unless it is done."""
+
+    number: int
+    item: str
+    status: Literal["done", "not done", "not applicable"]
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRow:
+    """What this run shows of a requirement, in words with the number; it never says that a requirement is met."""
+
+    framework: str
+    reference: str
+    about: str
+    url: str
+    status: Literal["measured", "not done"]
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A finding about the model, its data or the audit itself.
 
@@ -608,11 +667,12 @@ class Problem:
     advice: str
     cause: str = ""
     evidence: str = ""
+    taxa: tuple[Taxon, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate and how it was decided."""
+    """One gate and how it was decided; n is what its value was counted on."""
 
     gate: str
     variant: str
@@ -622,6 +682,9 @@ class GateResult:
     limit: float
     outcome: Literal["passed", "failed", "no verdict"]
     why: str
+    n: int | None = None
+    samples: int | None = None
+    """Without a verdict for want of samples: about how many would decide, if the value stays what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -744,4 +807,6 @@ class Result:
     second_opinions: tuple[SecondOpinion, ...] = ()
     mask: str = ""
     accepted: tuple[AcceptedFinding, ...] = ()
+    checklist: tuple[ChecklistRow, ...] = ()
+    evidence: tuple[EvidenceRow, ...] = ()
     executed: tuple[Executed, ...] | None = None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,10 @@ from actsec.spec import parse_chain
 from actsec.store import Store
 from actsec.types import Job, Outcome, Target, Threat
 from actsec.verdict import acceptance
-from actsec.verdict.gates import check_gates
+from actsec.verdict.gates import check_classes, check_gates
+
+if TYPE_CHECKING:
+    from actsec.reports.load import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         loaded = dataclasses.replace(loaded, splits=scene.with_classes(loaded.splits, base.classes), given=given)
     if plan.positive is not None and plan.positive not in loaded.test.classes:
         raise unknown("class (--positive)", plan.positive, loaded.test.classes)
+    check_classes(loaded.plan, loaded.test.classes)
     for trial in loaded.plan.attacks:
         test = loaded.test
         goals.check(Threat.parse(trial.threat), tuple(test.x.shape[1:]), test.bounds, len(test.classes))
@@ -337,6 +341,7 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
     from actsec.chains import threads
     from actsec.conduct import seeded
     from actsec.features import echo_eps
+    from actsec.reports import manifest
     from actsec.reports.load import Report, write
     from actsec.target import echo_eps as echoed
     from actsec.verdict.assembling import assemble
@@ -354,6 +359,8 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
     environment = {**_environment(store), "workers_lost": lost}
     environment["passes"] = _passes(prepared, store)
     environment["estimates"] = _prices(prepared, result, environment["training_seconds_per_pass"])
+    if prepared.plan.no_examples:
+        return _handed_on(Report(result, environment, None, str(store.root)), prepared.plan, store)
     record = {"result": dataclasses.asdict(result), "environment": environment}
     store.put_file("report.json", (json.dumps(record, sort_keys=True, allow_nan=False, indent=1) + "\n").encode())
     if images:
@@ -361,7 +368,24 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
         np.savez(buffer, **images)  # type: ignore[arg-type]  # arrays by name
         store.put_file("examples.npz", buffer.getvalue())
     write(Report(result, environment, images or None, str(store.root)), store.root / "report.html", "html")
+    store.put_file(manifest.NAME, manifest.text(store.root).encode())
     return result
+
+
+def _handed_on(whole: Report, plan: Plan, store: Store) -> Result:
+    """Write the reports of a run that keeps inputs, paths and names to itself, and the folder that may be handed on."""
+    from actsec.reports import manifest
+    from actsec.reports.load import to_json, write
+    from actsec.reports.redacting import redacted
+    from actsec.reports.sharing import share
+
+    (store.root / "examples.npz").unlink(missing_ok=True)
+    told = redacted(whole)
+    store.put_file("report.json", to_json(told).encode())
+    write(told, store.root / "report.html", "html")
+    share(told, plan, store.root)
+    store.put_file(manifest.NAME, manifest.text(store.root).encode())
+    return told.result
 
 
 def _environment(store: Store) -> dict[str, Any]:

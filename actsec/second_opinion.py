@@ -7,7 +7,6 @@ of the two broke: an image that only ART breaks is a weakness of our attack, sho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -122,18 +121,3 @@ def _compared(g: Gathered, ours: Tried, theirs: Tried) -> SecondOpinion:
 
 def _rows(which: NDArray[Any]) -> tuple[int, ...]:
     return tuple(int(row) for row in np.flatnonzero(which))
-
-
-def said(found: Sequence[SecondOpinion]) -> str:
-    """All of them in a sentence: empty when there is none."""
-    done = [o for o in found if o.error is None]
-    if not done:
-        return ""
-    missed = len({(o.threat, row) for o in done for row in o.missed})
-    theirs, ours = (
-        sum(len(rows) for rows in every) for every in ([o.only_theirs for o in done], [o.only_ours for o in done])
-    )
-    return (
-        f"Second opinion: on {max(o.n for o in done)} images ART's counterparts broke {theirs} that the attack beside "
-        f"them did not, {missed or 'none'} of them broken by no attack of ours; the other way round: {ours}."
-    )

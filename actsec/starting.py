@@ -20,6 +20,7 @@ GROUPS = {
     "What is audited": ("model", "weights", "data", "train", "calibration"),
     "How hard it is looked at": ("eps", "samples", "budget", "attacks", "defenses", "activations", "corruptions"),
     "What it must hold: exit code 1 when a gate failed, 3 when nothing is decided": ("gates", "accept", "positive"),
+    "What the evidence page of the report states": ("evidence",),
     "How the model takes its inputs": ("bounds", "normalize", "resize", "threshold", "output", "expect_accuracy"),
 }
 OTHERS = "Rarely needed"
@@ -36,6 +37,7 @@ EXAMPLES: dict[str, Any] = {
     "corruptions": ["gaussian_noise(severity=3)", "blur(severity=3)"],
     "gates": ["clean_accuracy>=0.9", "robust_accuracy@linf:8/255>=0.3"],
     "accept": ["ACT-D01 until 2027-03-31: the same patients, scanned again"],
+    "evidence": ["system=Door camera", "version=2.1", "purpose=unlocks for staff", "tester=A. Turing"],
     "positive": "tumour",
     "bounds": "0,255",
     "normalize": "imagenet",
@@ -84,8 +86,12 @@ def _key(name: str, plan: Plan) -> list[str]:
 
 
 def create(path: Path, plan: Plan) -> None:
-    """Write the template into a new file. Raises StoreError when there is one already, or it cannot be written."""
+    """Write the template into a new file and its folder. Raises StoreError where a file is, or none can be written."""
     text = template(plan)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise StoreError(f"cannot make the folder {path.parent}: {problem.strerror}", "Give another place.") from None
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -19,6 +19,7 @@ from actsec.errors import BadOption, ThreatError, UnknownName
 from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.plan import Plan, Trial, VariantPlan, from_table, write
 from actsec.referee import attack_target, cases_of
+from actsec.reports.answers import second
 from actsec.result import Result
 from actsec.types import Outcome, Proposal, Proposer, Target, Threat
 from actsec.verdict.gathering import Gathered, Tried, compared
@@ -299,7 +300,7 @@ def test_a_second_opinion_tells_image_by_image(audited):
     assert not equal.only_ours
     assert not equal.only_theirs
     assert equal.both > 0
-    assert audited.headline[-1].startswith("Second opinion: on")
+    assert any("Second opinion: on" in line for line in audited.headline)
 
 
 def test_what_only_art_breaks_counts_in_the_worst_case(audited):
@@ -340,7 +341,7 @@ def test_disagreements_are_counted_by_row():
     assert opinion.only_theirs == (3, 4)
     assert opinion.missed == (3,)
     assert opinion.rejected == 3
-    assert "1 of them broken by no attack of ours" in second_opinion.said([opinion])
+    assert "1 of them broken by no attack of ours" in second([opinion])
     at = Threat("linf", 0.1)
     assert gathered.wrong_under(at, 6).tolist() == [1, 1, 1, 1, 1, 0]
     alone = Gathered(VariantPlan("tanh", "reference:mlp"), clean, None, None, (tried[0], tried[2]), ())

@@ -222,7 +222,7 @@ def gated(finished: Path, where: Path, *gates: str):
         ((), 0, "No gate set: exit 0 means finished"),
         (("clean_accuracy>=0.3",), 0, "passed"),
         (("clean_accuracy>=0.999",), 1, "failed"),
-        (("robust_accuracy@linf:0.1>=0.5",), 3, "test more images"),
+        (("robust_accuracy@linf:0.1>=0.5",), 3, "images would decide"),
         (("clean_accuracy>=0.999", "robust_accuracy@linf:0.1>=0.5"), 1, "failed"),
     ],
 )

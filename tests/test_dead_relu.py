@@ -23,10 +23,10 @@ from actsec.forcing import Chosen, DeadCount, Kill, Ranked
 from actsec.ledger import FOUND
 from actsec.oracle import Oracle, frozen
 from actsec.referee import attack_target, cases_of
+from actsec.reports import answers
 from actsec.result import Kill as Forced
 from actsec.result import KillEffect as Effect
 from actsec.types import Observed, SiteValues, Target
-from actsec.verdict import policy
 
 CLASSES = ("a", "b", "c")
 
@@ -683,7 +683,7 @@ def test_controls_stand_beside_an_attack_on_the_same_rows_and_units(tmp_path):
 def test_a_control_that_was_not_made_is_not_called_0():
     unknown = (None,) * 2
     kill = Forced("linf:0.1:kill", True, "", 9, 0.1, 0.0, 0.2, *unknown, 0.2, None, *unknown, (), attack="dead_relu")
-    assert "by +0.100 net (noise not done, PGD not done)" in policy._forced(kill)
+    assert "by +0.100 net (noise not done, PGD not done)" in answers.forced(kill)
 
 
 @pytest.mark.parametrize(
@@ -695,4 +695,4 @@ def test_what_a_control_does_as_well_is_no_attack(noise, pgd, critical, said):
     """critical: what noise kills of the critical units, of which the attack kills half."""
     effect = critical and Effect(1.0, 0.5, 1.0, 0.0, 0.0, None, None, 0.5, critical)
     kill = Forced("linf:0.1:kill", True, "", 9, 0.1, 0.0, 0.2, noise, pgd, 0.2, None, None, None, (), effect)
-    assert ("counts as no attack" in policy._forced(kill)) is said
+    assert ("counts as no attack" in answers.forced(kill)) is said

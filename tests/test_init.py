@@ -31,7 +31,13 @@ def test_nothing_is_overwritten(tmp_path):
     assert said.code == 2
     assert "is there already" in said.err
     assert path.read_text() == "mine"
-    assert inside("init", tmp_path / "no" / "plan.toml").code == 2
+    assert inside("init", "/dev/null/no/plan.toml").code == 2
+    assert inside("init", tmp_path / "no").code == 0
+    assert (tmp_path / "no").is_file()
+    assert inside("init", tmp_path / "new" / "deep" / "plan.toml").code == 0
+    (tmp_path / "empty").mkdir()
+    assert inside("init", tmp_path / "empty").code == 0
+    assert (tmp_path / "empty" / "plan.toml").is_file()
 
 
 @pytest.mark.parametrize(

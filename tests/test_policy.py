@@ -10,6 +10,7 @@ import tomllib
 
 import numpy as np
 import pytest
+import sample_result
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import TINY
@@ -19,13 +20,14 @@ from actsec import errors, plan, runner
 from actsec.data import Overlap
 from actsec.errors import PlanError, UnknownName
 from actsec.plan import Plan, VariantPlan
+from actsec.reports.answers import QUESTIONS, headline
 from actsec.result import Share
 from actsec.store import Store
 from actsec.types import Outcome
 from actsec.verdict import gates as gating
 from actsec.verdict.gates import Gate, gate_results
 from actsec.verdict.gathering import FOUND, Gathered
-from actsec.verdict.policy import exit_code, headline, problems
+from actsec.verdict.policy import exit_code, problems
 from actsec.verdict.statistics import share
 
 NOTHING = Share(0, 0, 0.0, 0.0, 0.0)
@@ -116,7 +118,7 @@ def test_what_is_never_0():
     fitted_twice = problems(Plan(), (good,), (gathered(good),), (Overlap("train", "calibration", ((0, 1),)),))
     assert code(good, found=fitted_twice) == 0
     trusted = problems(Plan(trust_model=True), (good,), (gathered(good),), ())
-    assert [p.rule for p in trusted] == ["ACT-S01"]
+    assert {p.rule for p in trusted} == {"ACT-S01", "ACT-V01"}
     assert code(good, found=trusted) == 0
 
 
@@ -241,15 +243,31 @@ def test_the_precedence_of_the_error_tree():
 
 
 def test_the_first_sentences():
-    good = audited()
-    lines = headline(Plan(budget="quick", eps=0.1), (good,), (), complete=True)
-    assert lines[0].startswith("Worst case at linf:0.1 (0.1 of [0, 1] = 25.5 grey levels): 500 of 1000 images")
-    assert any("Not refuted at budget quick" in line for line in lines)
+    good = sample_result.normal()
+    lines = headline(good)
+    assert len(lines) == len(QUESTIONS) == 5
+    assert lines[0].startswith("Worst case at linf:0.1 (0.1 of [0, 1] = 25.5 grey levels): 41 of 1000 images")
+    for said in ("4.1 %, 95 % interval 3.0 to 5.5 %", "untouched accuracy is 93.1 % of 1000", "noise", "weakest class"):
+        assert said in lines[0].replace("Untouched", "untouched")
+    assert "robust_accuracy@linf:0.1>=0.3: failed" in lines[0]
+    assert "Not refuted at budget quick: 6 sanity checks made, 5 green, 1 not done" in lines[1]
+    assert "upper bound, not a certificate" in lines[1]
+    assert "within" in lines[2] or "above" in lines[2]
+    assert "the label changed on 121 of 200" in lines[3]
+    assert "adversarial_training helps most" in lines[4]
+    assert "Next: actsec defend adversarial_training --model 'reference:cnn(activation=relu)'" in lines[4]
     assert not any(word in " ".join(lines) for word in ("is robust", "certified", "secure"))
-    assert lines[-1] == "No gate was set: exit code 0 means finished, not safe."
-    masked = headline(Plan(), (audited(believable=False, why="its gradients lie"),), (), complete=False)
-    assert masked[0] == "This run is not finished: every number below is partial."
-    assert any("Do not believe that number: its gradients lie." in line for line in masked)
+    without = headline(dataclasses.replace(good, gates=()))
+    assert "No gate was set: exit code 0 means finished, not safe." in without[0]
+
+
+def test_the_first_sentences_of_what_cannot_be_believed_or_is_not_finished():
+    assert any("Do not believe that number: gradient-free" in line for line in headline(sample_result.masked()))
+    partial = headline(sample_result.partial())
+    assert partial[0] == "This run is not finished: every number below is partial."
+    assert "Its confidence when fooled was not measured" in partial[3]
+    assert "Not tested: no activation was swapped and no unit was forced" in partial[4]
+    assert partial[-1].endswith("Next: actsec resume RUN")
 
 
 PLAN = TINY.replace("samples = 8", "eps = 0.03\nsamples = 24").replace("shard = 4", "shard = 24")

@@ -78,6 +78,22 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A question, what is said to it, and what that rests on."""
+
+    question: str
+    claim: Content
+    rest: Content
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """The questions a reader comes with, one under another."""
+
+    items: tuple[Claim, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """The first column names the row. numeric columns align right; strong rows are the ones to read first."""
 
@@ -157,7 +173,9 @@ class Fold:
     open: bool = False
 
 
-Block: TypeAlias = Heading | Paragraph | Items | Metrics | Table | Figure | Figures | Images | Code | Note | Fold
+Block: TypeAlias = (
+    Heading | Paragraph | Items | Metrics | Claims | Table | Figure | Figures | Images | Code | Note | Fold
+)
 
 
 def strong(text: str) -> Span:

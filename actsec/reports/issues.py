@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from actsec import registry
-from actsec.result import Result
+from actsec.result import Result, Taxon
+from actsec.taxonomy import taxa
 
 Severity = Literal["high", "medium", "low"]
 FAILED, OPEN = "ACT-G01", "ACT-G02"
@@ -38,6 +39,11 @@ class Issue:
     gate: str = ""
     decided: bool = True
     accepted: str = ""
+
+    @property
+    def taxa(self) -> tuple[Taxon, ...]:
+        """What catalogs call it; a gate without a verdict shows nothing yet."""
+        return taxa(self.rule, self.gate if self.decided else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,9 @@ class Report:
     """What a format renders.
 
     examples holds ``original`` and ``attacked`` (m, *shape) and ``nonsense`` (k, *shape), where there are any, or is
-    None; folder is where the run lies, for the terminal to point at; empty keeps every path out of the report. plan is
-    the plan file that locations point into, empty for the run's own.
+    None; folder is where the run lies, for the terminal to point at and the manifest to read, empty where there is
+    none; shown is what to call it, where that is not its path. plan is the plan file that locations point into, empty
+    for the run's own.
     """
 
     result: Result
@@ -43,6 +44,7 @@ class Report:
     examples: Mapping[str, NDArray[np.float32]] | None = None
     folder: str = ""
     plan: str = ""
+    shown: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,11 @@ def write(report: Report, path: Path | str, format: str) -> None:  # the option'
         raise StoreError(
             f"cannot write {place}: {error.strerror or error}", "Give a folder that can be written."
         ) from None
+
+
+def of_values(record: Mapping[str, Any]) -> Report:
+    """The report of its JSON values, read as strictly as from its text."""
+    return from_json(json.dumps(record, allow_nan=False), "the result")
 
 
 @cache

@@ -10,6 +10,13 @@ def first(result: Result) -> Variant | None:
     return next((v for v in result.variants if v.audited), next(iter(result.variants), None))
 
 
+def model_name(result: Result) -> str:
+    """What to call the model in a title: its name without the folders it lies in, the factory behind it kept."""
+    name = str(result.model.get("name", "model"))
+    head, colon, factory = name.rpartition(":") if ".py:" in name else (name, "", "")
+    return f"{head.rstrip('/').replace(chr(92), '/').rpartition('/')[2]}{colon}{factory}"
+
+
 def undefended(result: Result) -> tuple[Variant, ...]:
     """The models themselves, before any defense."""
     return tuple(v for v in result.variants if not v.chain)

@@ -21,6 +21,8 @@ SECTIONS: tuple[str, ...] = (
     "examples",
     "findings",
     "gates",
+    "checklist",
+    "evidence",
     "limits",
     "provenance",
 )

@@ -16,7 +16,7 @@ from actsec.errors import PlanError, unknown
 from actsec.plan import Plan
 from actsec.result import AcceptedFinding, GateResult, Problem, ThreatResult, Variant
 
-PROBLEMS = ("ACT-D01", "ACT-S01", "ACT-A01", "ACT-A02")
+PROBLEMS = ("ACT-V01", "ACT-D01", "ACT-S01", "ACT-A01", "ACT-A02")
 """Findings of policy.py that may be accepted."""
 
 

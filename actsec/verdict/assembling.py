@@ -15,6 +15,9 @@ import actsec
 from actsec import data, executed, masks, registry
 from actsec.data.tables import cells as changed_cells
 from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
+from actsec.reports.answers import headline
+from actsec.reports.checklist import checklist
+from actsec.reports.evidence import evidence
 from actsec.result import (
     SCHEMA,
     Calibration,
@@ -31,7 +34,7 @@ from actsec.result import (
     Variant,
 )
 from actsec.scene import Scene
-from actsec.second_opinion import opinions, said
+from actsec.second_opinion import opinions
 from actsec.spec import parse
 from actsec.store import Store
 from actsec.types import Threat, chain_text
@@ -45,7 +48,7 @@ from actsec.verdict.gathering import FOUND, Gathered, gather
 from actsec.verdict.killed import kills
 from actsec.verdict.miscalibrated import miscalibrations
 from actsec.verdict.nonsense import nonsense, pictured
-from actsec.verdict.policy import exit_code, heading, headline, problems
+from actsec.verdict.policy import exit_code, heading, problems
 from actsec.verdict.rounding import rounding
 from actsec.verdict.threats import mean_share, threat_result
 
@@ -94,12 +97,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         plan_id=plan_id(plan, facts),
         command="actsec audit plan.toml",
         status="complete" if complete else "partial",
-        headline=(
-            *headline(plan, made, gates, complete=complete, table=scene.test.table is not None),
-            *((said(asked),) if asked else ()),
-            *_refused(made),
-            *acceptance.lines(accepted),
-        ),
+        headline=(),
         heading=heading(made),
         model=_model(plan, facts, gathered[0], scene),
         data=_data(scene, facts),
@@ -117,7 +115,9 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         accepted=accepted,
         executed=executed.of(plan),
     )
-    return result, images
+    result = dataclasses.replace(result, checklist=checklist(result), evidence=evidence(result))
+    told = (*headline(result), *_refused(made), *acceptance.lines(accepted))
+    return dataclasses.replace(result, headline=told), images
 
 
 def _rows(split: data.Dataset | None) -> int:

@@ -18,6 +18,7 @@ from actsec import registry
 from actsec.errors import NotComparable, PlanError, unknown
 from actsec.plan import Facts, Plan, Trial, headline_threats
 from actsec.reports.load import read
+from actsec.reports.order import is_checkup
 from actsec.result import Comparison, Result, Variant
 from actsec.store import Store, reading
 from actsec.verdict import effects
@@ -119,6 +120,12 @@ def _compare(before: Side, after: Side, fail_on: Sequence[str], margin: float) -
 
 def side(folder: str | Path) -> Side:
     """A run read back. Raises StoreError, and NotComparable when it is not finished."""
+    place = Path(folder)
+    if not (place / "plan.toml").is_file() and (place / "report.json").is_file() and is_checkup(read(place).result):
+        raise NotComparable(
+            f"{folder} holds a checkup, which attacks nothing",
+            f"Compare two audits (actsec audit --out RUN); to see the checkup again: actsec report {folder}",
+        )
     store = Store.open(folder)
     plan, facts, result = store.plan(), store.facts(), read(folder).result
     if result.status != "complete":

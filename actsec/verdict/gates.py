@@ -7,28 +7,36 @@ gradients from cross-entropy alone is called masked and may pass: its number is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actsec.errors import PlanError, unknown
 from actsec.plan import Plan
-from actsec.result import ClassShare, GateResult, Share, ThreatResult, Variant
+from actsec.result import GateResult, Variant
 from actsec.spec import parse_chain
 from actsec.types import Threat
-from actsec.verdict import sanity
+from actsec.verdict.metrics import METRICS, Value, measured, needed
 
 _GATE = re.compile(
-    r"\s*(?P<metric>[a-z_]+)(@(?P<threat>[\w.:/=]+))?(\[(?P<variant>.+)\])?"
-    r"\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*"
+    r"\s*(?P<metric>[a-z_0-9]+)(\{(?P<label>.+?)\})?(@(?P<at>[\w.:/=]+))?(\[(?P<variant>.+)\])?"
+    r"\s*(?P<sign>>=|<=)\s*(?P<limit>-?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*"
 )
+_EXAMPLES = {
+    "threat": "robust_accuracy@linf:0.1>=0.3",
+    "kill": "net_kill@linf:0.1:kill<=0.2",
+    "corruption": "corruption_accuracy@blur:3>=0.8",
+    "radius": "certified_accuracy@l2:0.5>=0.4",
+}
 _LONGEST = 1000  # characters: the pattern takes time quadratic in the digits of a limit
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A condition on a metric: ``robust_accuracy@linf:0.1>=0.3``, ``ece[relu | temperature]<=0.05``.
+    """A condition on a metric: ``robust_accuracy{cat}@linf:0.1>=0.3``, ``ece[relu | temperature]<=0.05``.
 
-    ``ece@linf:0.1:miscalibrate<=0.3`` speaks of attacked confidence, ``ece`` alone of untouched inputs.
+    threat is what comes after @: a threat, of ``corruption_accuracy`` a kind and a severity, of ``certified_accuracy``
+    a radius. ``ece@linf:0.1:miscalibrate<=0.3`` speaks of attacked confidence, ``ece`` alone of untouched inputs.
+    label is the one class that is meant, None: all.
     """
 
     metric: str
@@ -36,6 +44,7 @@ class Gate:
     variant: str | None
     at_least: bool
     limit: float
+    label: str | None = None
 
     @staticmethod
     def parse(text: str) -> Gate:
@@ -43,93 +52,47 @@ class Gate:
         match = _GATE.fullmatch(text) if len(text) < _LONGEST else None
         if match is None:
             raise PlanError(f"cannot read the gate {text!r}", "Write METRIC>=LIMIT: robust_accuracy@linf:0.1>=0.3.")
-        if match["metric"] not in METRICS:
-            raise unknown("metric", match["metric"], METRICS)
-        threat = str(Threat.parse(match["threat"])) if match["threat"] else None
-        _check_threat(text, match["metric"], threat)
+        name, at, label = match["metric"], match["at"], match["label"]
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+        metric = METRICS[name]
+        if at and metric.at not in ("corruption", "radius"):
+            at = str(Threat.parse(at))
+        _check_at(text, name, at)
+        if label is not None and metric.per_class is None:
+            known = ", ".join(each for each, m in METRICS.items() if m.per_class)
+            raise PlanError(f"gate {text!r}: {name} is not measured class by class", f"Those that are: {known}.")
         limit = float(match["limit"])
-        if limit > 1:
-            raise PlanError(f"gate {text!r}: every metric lies in [0, 1]", f"Write {limit / 100:g} for {limit:g} %.")
-        return Gate(match["metric"], threat, match["variant"], match["sign"] == ">=", limit)
+        if metric.top is not None and not (-1 if metric.at == "kill" else 0) <= limit <= metric.top:
+            mend = f"Write {limit / 100:g} for {limit:g} %." if limit > 1 else "Give a limit that it can reach."
+            raise PlanError(f"gate {text!r}: {name} lies in [0, {metric.top:g}]", mend)
+        return Gate(name, at, match["variant"], match["sign"] == ">=", limit, label)
 
 
-def _moves_confidence(threat: str) -> bool:
-    return Threat.parse(threat).aim is not None
-
-
-def _check_threat(text: str, metric: str, threat: str | None) -> None:
+def _check_at(text: str, name: str, at: str | None) -> None:
     """Raise PlanError for a threat that the metric cannot have, or lacks."""
-    if threat is not None and metric in {*_OF_THREAT, "ece"} and (metric == "ece") != _moves_confidence(threat):
-        mend = f"Write ece@{threat}:miscalibrate, or ece alone." if metric == "ece" else "Such threats have ece alone."
-        raise PlanError(f"gate {text!r}: {metric} says nothing of {threat}", mend)
-    if metric != "ece" and (metric in _OF_THREAT) != (threat is not None):
-        needs = "needs a threat" if metric in _OF_THREAT else "takes no threat"
-        raise PlanError(f"gate {text!r}: {metric} {needs}", "For example robust_accuracy@linf:0.1>=0.3.")
+    kind = METRICS[name].at
+    if kind == "nothing" and at is not None:
+        raise PlanError(f"gate {text!r}: {name} takes no threat", "For example clean_accuracy>=0.9.")
+    if kind in _EXAMPLES and at is None:
+        needs = "a threat" if kind in ("threat", "kill") else "a " + kind
+        raise PlanError(f"gate {text!r}: {name} needs {needs}", f"For example {_EXAMPLES[kind]}.")
+    if at is None or kind not in ("threat", "confidence", "kill"):
+        return
+    threat = Threat.parse(at)
+    moves, forces = threat.aim is not None, threat.region is not None
+    if (kind == "confidence") != moves or (kind == "kill") != forces:
+        mends = {
+            "confidence": f"Write {name}@{at}:miscalibrate, or {name} alone.",
+            "kill": f"For example {_EXAMPLES['kill']}.",
+            "threat": f"Known of it: {_of_goal(moves=moves)}.",
+        }
+        raise PlanError(f"gate {text!r}: {name} says nothing of {at}", mends[kind])
 
 
-Value = tuple[float, float, float, bool, str]
-"""A metric's value, its interval, whether it may be believed, and why not."""
-
-
-def _share(share: Share | None, threat: ThreatResult | None = None) -> Value | None:
-    """None where nothing was tested: an empty share has an interval that says nothing.
-
-    Of a threat, one that no check compares attacks under or of which an essential check is missing is not believed.
-    """
-    if share is None or share.n == 0:
-        return None
-    if threat is None:
-        return share.value, share.low, share.high, True, ""
-    if threat.believable and threat.checks and (why := _unchecked(threat)):
-        return share.value, share.low, share.high, False, why
-    return share.value, share.low, share.high, threat.believable, threat.why
-
-
-def _unchecked(threat: ThreatResult) -> str:
-    """Which checks a number lacks, whatever its state says; empty where it lacks none."""
-    undone = sanity.undone(threat.checks)
-    if not undone and threat.state != "unchecked":
-        return ""
-    undone = undone or tuple(c.rule for c in threat.checks if c.status in ("not_done", "error"))
-    if not sanity.compared(threat.checks):
-        return f"no check compares attacks under {threat.threat}"
-    return f"not every check was made: {', '.join(undone)}"
-
-
-def _worst(classes: Sequence[ClassShare], threat: ThreatResult | None = None) -> Value | None:
-    """The least of each: a class of few images may hold the interval down although its value does not."""
-    shares = [c.share for c in classes if c.share.n]
-    if not shares:
-        return None
-    least = min(shares, key=lambda share: share.value)
-    found = Share(least.k, least.n, least.value, min(s.low for s in shares), min(s.high for s in shares))
-    return _share(found, threat)
-
-
-def _ece(variant: Variant, threat: str | None) -> Value | None:
-    """Of untouched inputs, or of those whose confidence was attacked; an attack held up by masking flatters it."""
-    believable, why = True, ""
-    if threat is None:
-        found = next((c for c in variant.calibration if c.condition == "clean"), None)
-    else:
-        found = next((m.after for m in variant.miscalibrations if m.threat == threat), None)
-        if variant.threats:
-            believable, why = variant.threats[0].believable, variant.threats[0].why
-    if found is None or found.ece_low is None or found.ece_high is None:
-        return None
-    return found.ece, found.ece_low, found.ece_high, believable, why
-
-
-METRICS: dict[str, Callable[[Variant, ThreatResult | None], Value | None]] = {
-    "clean_accuracy": lambda v, _: _share(v.clean.accuracy),
-    "worst_class_accuracy": lambda v, _: _worst(v.clean.per_class),
-    "robust_accuracy": lambda _, t: None if t is None else _share(t.worst_case, t),
-    "worst_class_robust_accuracy": lambda _, t: None if t is None else _worst(t.per_class, t),
-    "miss_rate": lambda v, _: _share(v.clean.missed),
-    "robust_miss_rate": lambda _, t: None if t is None else _share(t.missed, t),
-    "ece": lambda v, _: _ece(v, None),
-}
-_OF_THREAT = {"robust_accuracy", "worst_class_robust_accuracy", "robust_miss_rate"}
+def _of_goal(*, moves: bool) -> str:
+    """The metrics of a threat whose goal is the confidence, or units."""
+    return ", ".join(each for each, m in METRICS.items() if m.at == ("confidence" if moves else "kill"))
 
 
 def gate_results(plan: Plan, made: tuple[Variant, ...]) -> tuple[GateResult, ...]:
@@ -143,10 +106,8 @@ def check_gates(plan: Plan, threats: Sequence[Threat], variants: Sequence[str]) 
         gate = Gate.parse(text)
         if gate.metric.endswith("miss_rate") and plan.positive is None:
             raise PlanError(f"gate {text!r}: which class is missed?", "Give --positive CLASS.")
-        known = [str(threat) for threat in threats]
-        if gate.metric == "ece":
-            known = list(dict.fromkeys(trial.threat for trial in plan.attacks if trial.role == "miscalibrate"))
-        if gate.threat is not None and gate.threat not in known:
+        known = _tested(plan, gate, threats)
+        if gate.threat is not None and known is not None and gate.threat not in known:
             raise PlanError(
                 f"gate {text!r}: {gate.threat} is not tested",
                 f"Tested: {', '.join(known) or 'nothing of the kind'}; --eps sets the first.",
@@ -158,6 +119,25 @@ def check_gates(plan: Plan, threats: Sequence[Threat], variants: Sequence[str]) 
             if len(found) > 1:
                 either = " or ".join(found)
                 raise PlanError(f"gate {text!r}: {gate.variant} may be {either}", "Write one of them whole.")
+
+
+def check_classes(plan: Plan, classes: Sequence[str]) -> None:
+    """Refuse a gate on a class that the data does not have. Raises UnknownName."""
+    for text in plan.gates:
+        if (label := Gate.parse(text).label) is not None and label not in classes:
+            raise unknown(f"class (gate {text!r})", label, classes)
+
+
+def _tested(plan: Plan, gate: Gate, threats: Sequence[Threat]) -> list[str] | None:
+    """What the plan tests that the gate may name after @; None where only the run will tell."""
+    kind = METRICS[gate.metric].at
+    if kind in ("confidence", "kill"):
+        role = "miscalibrate" if kind == "confidence" else "kill"
+        return list(dict.fromkeys(str(Threat.parse(t.threat)) for t in plan.attacks if t.role == role))
+    if kind == "corruption":
+        specs = [spec for text in plan.corruptions or () for spec in parse_chain(text)]
+        return [f"{spec.name}:{dict(spec.options).get('severity', 3)}" for spec in specs]
+    return [str(threat) for threat in threats] if kind == "threat" else None
 
 
 def _meant(name: str, variants: Sequence[str]) -> tuple[str, ...]:
@@ -180,28 +160,36 @@ def _defenses(chain: str) -> str:
 def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
     named = _meant(gate.variant, [v.id for v in made]) if gate.variant else ()
     variant = next((v for v in made if (v.id in named if gate.variant else v.audited)), None)
-    threat = next((t for t in variant.threats if t.threat == gate.threat), None) if variant else None
-    found = METRICS[gate.metric](variant, threat) if variant else None
-    if found and variant and threat and not threat.checks and found[3] and (why := _unchecked(variant.threats[0])):
-        # Another goal has no checks of its own: those at the first threat speak for the model.
-        found = (*found[:3], False, f"at {variant.threats[0].threat} {why}")
-    if variant and gate.metric == "ece":
-        found = _ece(variant, gate.threat)
+    metric = METRICS[gate.metric]
+    found = measured(metric, variant, gate.threat, gate.label) if variant else None
     name = variant.id if variant else str(gate.variant)
     if found is None:
         return GateResult(text, name, None, None, None, gate.limit, "no verdict", "it was not measured")
-    value, low, high, believable, why = found
-    passed = low >= gate.limit if gate.at_least else high <= gate.limit
-    failed = high < gate.limit if gate.at_least else low > gate.limit
-    interval = f"95 % interval {low:.3f} to {high:.3f}"
+    passed = found.low >= gate.limit if gate.at_least else found.high <= gate.limit
+    failed = found.high < gate.limit if gate.at_least else found.low > gate.limit
+    interval = f"95 % interval {found.low:.3f} to {found.high:.3f}"
+    interval = f"all {found.n} units looked at" if found.kind == "counted" else f"{interval} (n = {found.n})"
+    samples = None
     # A masked number is too good: an accuracy may fail "at least", a miss rate "at most", and nothing else.
-    flattered = gate.at_least != (gate.metric in ("robust_miss_rate", "ece"))
-    if failed and (believable or flattered):
+    flattered = gate.at_least == metric.higher_is_better
+    if failed and (found.believable or flattered):
         outcome, reason = "failed", interval
-    elif passed and believable:
+    elif passed and found.believable:
         outcome, reason = "passed", interval
     elif passed or failed:
-        outcome, reason = "no verdict", f"it cannot be believed: {why}"
+        outcome, reason = "no verdict", f"it cannot be believed: {found.why}"
     else:
-        outcome, reason = "no verdict", f"the {interval} contains the limit: test more images"
-    return GateResult(text, name, value, low, high, gate.limit, outcome, reason)  # type: ignore[arg-type]  # three words
+        samples = needed(found, gate.limit)
+        outcome, reason = "no verdict", f"the {interval} contains the limit: {_more(samples, found, variant)}"
+    bounds = (found.value, found.low, found.high, gate.limit)
+    return GateResult(text, name, *bounds, outcome, reason, found.n, samples)  # type: ignore[arg-type]  # three words
+
+
+def _more(samples: int | None, found: Value, variant: Variant | None) -> str:
+    """What would decide a gate."""
+    if samples is None:
+        return "the value is the limit itself, and no number of images decides that"
+    there = variant.clean.accuracy.n if variant else 0
+    tested = f"{found.of or found.n} were tested"
+    more = "--samples" if samples <= there else f"more test data: there are {there}"
+    return f"about {samples} images would decide ({tested}; {more})"

@@ -94,6 +94,19 @@ def resampled(terms: Array, seed: int, draws: int = DRAWS) -> Array:
     return np.concatenate(sums)
 
 
+def median_ends(values: Array) -> tuple[float, float]:
+    """Order statistics of values (n,), infinities among them, that hold the median with at least 95 %.
+
+    The number below the median is Binomial(n, 1/2) (Thompson 1936); below n = 6 no two of them are enough, and the
+    least and the largest are given.
+    """
+    from scipy.stats import binom
+
+    ordered = np.sort(np.asarray(values, np.float64))
+    rank = max(int(binom.ppf((1 - LEVEL) / 2, len(ordered), 0.5)) - 1, 0)
+    return float(ordered[rank]), float(ordered[len(ordered) - 1 - rank])
+
+
 def interval(values: Array) -> tuple[float, float]:
     """The 2.5 % and 97.5 % quantiles of bootstrap values (draws,)."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

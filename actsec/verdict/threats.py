@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from actsec import registry
 from actsec.goals import words as wording
 from actsec.plan import EXPERIMENTS, Plan, tested
-from actsec.result import AttackResult, Check, CurvePoint, Share, ThreatResult
+from actsec.result import AttackResult, Check, CurvePoint, Share, Smallest, ThreatResult
 from actsec.spec import parse
 from actsec.types import Threat
 from actsec.verdict import statistics
@@ -65,7 +65,20 @@ def threat_result(
         goal=threat.goal,
         left_out=int(n - counted.sum()),
         saved=_saved(g, threat, n),
+        smallest=_smallest(g, threat, n),
     )
+
+
+def _smallest(g: Gathered, threat: Threat, n: int) -> Smallest | None:
+    """The median over everything that was found; None under a bound, of models that draw, and where it is infinite."""
+    if threat.eps is not None or threat.goal != "misclassify" or g.stochastic:
+        return None
+    # Rows that one attack was not run on have what the others found there.
+    least = g.distance(threat.norm, n, g.under(threat))[g.clean_wrong[:n] < 0.5]
+    if not len(least) or not np.isfinite(np.median(least)):
+        return None
+    low, high = statistics.median_ends(least)
+    return Smallest(float(np.median(least)), low, high if np.isfinite(high) else None, len(least))
 
 
 def _saved(g: Gathered, threat: Threat, n: int) -> Share | None:

@@ -1,7 +1,7 @@
-"""One self-contained HTML file: no network, no script, light and dark, screen, phone and paper.
+"""One self-contained HTML file: no network, light and dark, screen, phone and paper; all of it without JavaScript.
 
-Every text passes through ``words.clean`` and jinja's escaping; the content security policy allows this file's own
-style sheet (by its hash) and data: images, and nothing else.
+Where scripts run, tables sort. Every text passes through ``words.clean`` and jinja's escaping; the content security
+policy allows this file's own style sheet and script (by their hashes) and data: images, and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from actsec import registry
-from actsec.reports import words
+from actsec.reports import lookup, words
 from actsec.reports.blocks import Block, Content, Heading, plain, spans
 from actsec.reports.load import Report
 from actsec.reports.order import is_checkup, sections_of
@@ -30,9 +30,8 @@ def render(report: Report) -> str:
     """The whole page. The same report gives the same bytes."""
     result = report.result
     sections = [(name, *_opened(tuple(registry.find("sections", name)(report)))) for name in sections_of(result)]
-    style = _asset("page.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    name = words.clean(str(result.model.get("name", "model")))
+    style, script = _asset("page.css"), _asset("page.js")
+    name = words.clean(lookup.model_name(result))
     facts = [
         ("data", result.data.name),
         ("test examples", words.number(max((v.clean.accuracy.n for v in result.variants), default=0))),
@@ -46,10 +45,17 @@ def render(report: Report) -> str:
         facts=facts,
         sections=sections,
         style=Markup(style),  # noqa: S704  # nosec B704  # our own style sheet, no text of others
-        digest=digest,
+        digest=_digest(style),
+        script=Markup(script),  # noqa: S704  # nosec B704  # ours as well
+        script_digest=_digest(script),
         version=result.actsec,
         plan=result.plan_id,
     )
+
+
+def _digest(text: str) -> str:
+    """The hash by which the content security policy knows a text."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _opened(blocks: tuple[Block, ...]) -> tuple[str, tuple[Block, ...]]:

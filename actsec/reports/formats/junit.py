@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
-from actsec.reports import words
+from actsec.reports import lookup, words
 from actsec.reports.issues import issues, measured
 from actsec.reports.load import Report
 from actsec.result import GateResult, Result
@@ -31,7 +31,7 @@ def render(report: Report) -> str:
         ET.SubElement(case, "skipped", message="Exit code 0 means finished, not safe.")
         cases.append(case)
     suite.extend(cases)
-    model = _text(str(result.model.get("name", "model")))
+    model = _text(lookup.model_name(result))
     counts = {"tests": len(cases)}
     for kind, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         counts[kind] = sum(case.find(tag) is not None for case in cases)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from actsec import registry
-from actsec.reports import words
+from actsec.reports import lookup, words
 from actsec.reports.blocks import (
     Block,
     Chip,
+    Claims,
     Code,
     Content,
     Figure,
@@ -37,7 +38,7 @@ _REFERENCE = re.compile(r"(#|\bGH\\?-)(?=\d)", re.IGNORECASE)  # GitHub links th
 
 def render(report: Report) -> str:
     """The whole report; tables in GitHub's flavour."""
-    name = escape(str(report.result.model.get("name", "model")))
+    name = escape(lookup.model_name(report.result))
     parts = [f"# actsec {'diagnose' if is_checkup(report.result) else 'audit'}: {name}"]
     for section in sections_of(report.result):
         for block in registry.find("sections", section)(report):
@@ -95,6 +96,10 @@ def _metrics(block: Metrics) -> Iterator[str]:
     yield "\n".join(rows)
 
 
+def _claims(block: Claims) -> Iterator[str]:
+    yield "\n".join(f"- *{escape(c.question)}* **{inline(c.claim)}**. {inline(c.rest)}" for c in block.items)
+
+
 def _table(block: Table) -> Iterator[str]:
     yield f"*{escape(block.caption)}*"
     rule = ["---:" if i in block.numeric else "---" for i in range(len(block.columns))]
@@ -143,6 +148,7 @@ _DRAW: dict[type, Callable[[Any], Iterator[str]]] = {
     Paragraph: _paragraph,
     Items: _items,
     Metrics: _metrics,
+    Claims: _claims,
     Table: _table,
     Figure: _figure,
     Figures: _figures,

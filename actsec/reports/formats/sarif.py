@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from actsec.reports import words
+from actsec.reports import lookup, words
 from actsec.reports.issues import Issue, issues, rule
 from actsec.reports.load import Report
 from actsec.reports.places import PLAN, Place, PlanFile, plan_file
+from actsec.taxonomy import SCHEMES
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVEL = {"high": "error", "medium": "warning", "low": "note"}
@@ -28,16 +32,21 @@ def render(report: Report) -> str:
     found = issues(result)
     first = {issue.rule: issue for issue in found}
     rules = sorted(first)
+    catalogs = sorted({taxon.scheme for issue in found for taxon in issue.taxa})
     plan = plan_file(report.folder, report.plan)
-    model = words.clean(str(result.model.get("name", "model")))
+    if plan is not None and result.plan.get("no_examples") and PurePath(plan.path).is_absolute():
+        plan = replace(plan, path=PurePath(plan.path).name)
+    model = words.clean(lookup.model_name(result))
     run: dict[str, Any] = {
         "tool": {
             "driver": {
                 "name": "actsec",
                 "semanticVersion": result.actsec,
                 "rules": [_rule(first[name]) for name in rules],
+                "supportedTaxonomies": [{"name": name, "index": i} for i, name in enumerate(catalogs)],
             }
         },
+        "taxonomies": [_catalog(name, found) for name in catalogs],
         "automationDetails": {"id": f"actsec/{quote(model, safe='')}/"},
         "invocations": [
             {
@@ -64,7 +73,24 @@ def _rule(issue: Issue) -> dict[str, Any]:
         "fullDescription": {"text": page.split("\n\n")[0]},
         "help": {"text": page},
         "defaultConfiguration": {"level": _LEVEL[issue.severity]},
-        "properties": {"tags": ["security", "robustness"], "security-severity": _SCORE[issue.severity]},
+        "properties": {
+            "tags": ["security", "robustness", *(taxon.id for taxon in issue.taxa)],
+            "security-severity": _SCORE[issue.severity],
+        },
+    }
+
+
+def _catalog(scheme: str, found: Sequence[Issue]) -> dict[str, Any]:
+    """A catalog with those of its entries that the log refers to."""
+    known = SCHEMES[scheme]
+    used = {t.id: t for issue in found for t in issue.taxa if t.scheme == scheme}
+    return {
+        "name": known.name,
+        "fullName": known.title,
+        "version": known.edition,
+        "informationUri": known.url,
+        "isComprehensive": False,
+        "taxa": [{"id": t.id, "name": t.name, "helpUri": t.url} for t in used.values()],
     }
 
 
@@ -84,6 +110,8 @@ def _result(issue: Issue, index: int, plan: PlanFile | None, *, named: bool) -> 
         },
         "properties": {"severity": issue.severity},
     }
+    if issue.taxa:
+        found["taxa"] = [{"id": t.id, "toolComponent": {"name": t.scheme}} for t in issue.taxa]
     if issue.accepted:
         found["suppressions"] = [
             {"kind": "external", "status": "accepted", "justification": _text(issue.accepted)},

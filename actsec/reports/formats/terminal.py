@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from actsec.reports import fixes, lookup, words
-from actsec.reports.blocks import Chip, Content, Span, spans
+from actsec.reports.answers import answers, beyond
+from actsec.reports.blocks import Chip, Content, Span, joined, spans
 from actsec.reports.load import Report
 from actsec.result import Advice, AttackResult, Result, ThreatResult, Variant
 
@@ -57,8 +58,15 @@ def _headline(result: Result) -> Iterator[Line]:
     yield Text()
     if result.status == "partial":
         yield Text("Partial: not everything was run.", style="yellow")
-    for index, line in enumerate(result.headline):
-        yield Text(words.clean(line), style="bold" if index == 0 else "")
+    found = answers(result)
+    for each in found:
+        parts: list[Content] = [Span(f"{each.claim}.", "strong")]
+        parts += [words.sentence(part).rstrip(".") + "." for part in each.rest]
+        yield text(joined(parts))
+        if each.command:
+            yield text(("Next: ", Span(each.command, "strong")))
+    for index, line in enumerate(beyond(result, found) if found else result.headline):
+        yield Text(words.clean(line), style="" if found or index else "bold")
     variant = lookup.first(result)
     threat = lookup.main_threat(variant) if variant else None
     if variant and threat:
@@ -267,8 +275,8 @@ def _end(report: Report) -> Iterator[Line]:
         if len(result.not_done) > MOST:
             yield text(f"  and {len(result.not_done) - MOST} more, listed in the report")
     yield text(f"{words.exit_meaning(result.exit_code, gates=bool(result.gates))}.")
-    if report.folder:
-        yield text(("Report: ", Span(f"{report.folder.rstrip('/')}/report.html", "strong")))
+    if where := report.shown or report.folder:
+        yield text(("Report: ", Span(f"{where.rstrip('/')}/report.html", "strong")))
 
 
 def _table(columns: tuple[str, ...], *, tight: bool = False) -> Table:

@@ -35,12 +35,17 @@ MOST_BYTES = 2_500_000
 
 SHOWN = 8
 """Examples in one report."""
+LISTED = 200
+"""Examples in a table, where they are no pictures."""
 
 
 def section(report: Report) -> Iterator[Block]:
     """Pictures where the inputs are pictures, a table where they are not."""
     result, stored = report.result, report.examples
     yield Heading("Examples")
+    if result.plan.get("no_examples"):
+        yield Paragraph("Left out: this report is to hold no inputs (--no-examples).")
+        return
     if result.data.columns:
         yield from changed_cells(result)
         return
@@ -55,13 +60,15 @@ def section(report: Report) -> Iterator[Block]:
     else:
         yield from _grid(result, stored)
         return
+    if len(result.examples) > LISTED:
+        yield Paragraph(f"The first {LISTED} of {len(result.examples)}; the rest: report.json.")
     yield _table(result)
 
 
 def _grid(result: Result, stored: Mapping[str, NDArray[np.float32]]) -> Iterator[Block]:
     strips: list[Strip] = []
     spent = 0
-    for example in varied(result.examples)[:SHOWN]:
+    for example in varied(result.examples, SHOWN):
         strip = _strip(result, example, stored)
         spent += sum(len(p.png) for p in strip.pictures)
         if spent > MOST_BYTES:
@@ -77,8 +84,11 @@ def _grid(result: Result, stored: Mapping[str, NDArray[np.float32]]) -> Iterator
         yield Images(caption, tuple(strips))
 
 
-def varied(examples: tuple[Example, ...]) -> list[Example]:
-    """All of them, each the one whose original, class and attack were shown least before it, else the first kept."""
+def varied(examples: tuple[Example, ...], most: int | None = None) -> list[Example]:
+    """The first ``most``, each the one whose original, class and attack were shown least before it, else the first.
+
+    None: all of them. Each choice looks at every example that is left.
+    """
     left, order, seen = list(examples), list[Example](), Counter[tuple[str, ...]]()
 
     def kinds(e: Example) -> list[tuple[str, ...]]:
@@ -89,7 +99,7 @@ def varied(examples: tuple[Example, ...]) -> list[Example]:
             ("attack", e.attack.partition("(")[0]),
         ]
 
-    while left:
+    while left and (most is None or len(order) < most):
         chosen = min(left, key=lambda e: sum(seen[kind] for kind in kinds(e)))
         left.remove(chosen)
         order.append(chosen)
@@ -128,7 +138,7 @@ def _table(result: Result) -> Table:
             words.spec(e.attack),
             words.number(e.size),
         )
-        for e in result.examples
+        for e in result.examples[:LISTED]
     ]
     columns = ("true", "called, confidence", "called after, confidence", "attack", "size")
     return Table("Examples that fooled the model", columns, tuple(rows), numeric=(4,))

@@ -49,11 +49,12 @@ def section(report: Report) -> Iterator[Block]:
     first = lookup.first(result)
     checked = [(variant, threat) for variant, threat in tried if threat.checks]
     open_ones = [(v, t) for v, t in checked if v is first or any(c.status in ("red", "error") for c in t.checks)]
-    others = tuple(_panel(v, t) for v, t in checked if (v, t) not in open_ones)
+    others = tuple(block for v, t in checked if (v, t) not in open_ones for block in _panel(v, t))
+    count = len(checked) - len(open_ones)
     for variant, threat in open_ones:
-        yield _panel(variant, threat)
+        yield from _panel(variant, threat)
     if others:
-        yield Fold(f"The other {words.plural(len(others), 'panel')}, none with a red check", others)
+        yield Fold(f"The other {words.plural(count, 'panel')}, none with a red check", others)
 
 
 def _stands(threat: ThreatResult) -> Content:
@@ -69,11 +70,16 @@ def _title(variant: Variant, threat: ThreatResult) -> str:
     return f"{variant.title} under {threat.threat}"
 
 
-def _panel(variant: Variant, threat: ThreatResult) -> Block:
-    rows = tuple(_row(c) for c in threat.checks)
-    return Table(
-        f"Checks of {_title(variant, threat)}", ("check", "status", "what was seen", "numbers", "what to do"), rows
-    )
+def _panel(variant: Variant, threat: ThreatResult) -> Iterator[Block]:
+    """The checks that say something here, and folded those that do not apply, with the reason."""
+    title = _title(variant, threat)
+    rows = tuple(_row(c) for c in threat.checks if c.status != "not_applicable")
+    if rows:
+        yield Table(f"Checks of {title}", ("check", "status", "what was seen", "numbers", "what to do"), rows)
+    apart = tuple((joined((strong(c.title), c.rule)), c.claim) for c in threat.checks if c.status == "not_applicable")
+    if apart:
+        table = Table(f"Checks that do not apply to {title}", ("check", "why"), apart)
+        yield Fold(f"{words.plural(len(apart), 'check')} that do not apply to {title}", (table,))
 
 
 def _row(found: Check) -> tuple[Content, ...]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actsec.reports import lookup, words
+from actsec.reports.answers import Answer, answers, beyond
 from actsec.reports.blocks import (
     Block,
     Chip,
+    Claim,
+    Claims,
     Content,
     Heading,
     Items,
@@ -33,7 +36,12 @@ def section(report: Report) -> Iterator[Block]:
     if result.status == "partial":
         left = words.plural(len(result.not_done), "thing")
         yield Note("Partial", f"Not everything was run: {left} not done, listed under limits.", "warn")
-    if result.headline:
+    found = answers(result)
+    if found:
+        yield Claims(tuple(_claim(each) for each in found))
+        if more := beyond(result, found):
+            yield Items(more)
+    elif result.headline:
         yield Paragraph(result.headline[0], lead=True)
         yield Items(result.headline[1:], numbered=False)
     variant = lookup.first(result)
@@ -48,6 +56,14 @@ def section(report: Report) -> Iterator[Block]:
         yield Paragraph((strong("Robustness: not done."), " No attack finished."))
     yield Paragraph(_exit(result))
     yield from _glance(result)
+
+
+def _claim(answer: Answer) -> Claim:
+    """The numbers as a few short sentences, the next command last and as typed."""
+    parts: list[Content] = [words.sentence(part).rstrip(".") + "." for part in answer.rest]
+    if answer.command:
+        parts += ["Next:", code(answer.command)]
+    return Claim(answer.question, answer.claim, joined(parts))
 
 
 def _metrics(variant: Variant, threat: ThreatResult) -> Iterator[Metric]:

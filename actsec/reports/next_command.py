@@ -1,0 +1,51 @@
+"""What to type next: one command, by rule, from what the result shows."""
+
+from __future__ import annotations
+
+import shlex
+
+from actsec.reports import lookup, words
+from actsec.result import Result, ThreatResult, Variant
+
+_GIVEN = ("model", "weights", "data", "train", "calibration", "normalize", "bounds", "resize", "output", "threshold")
+"""Plan keys that ``actsec defend`` needs to make the same model again."""
+
+
+def next_command(result: Result, variant: Variant, threat: ThreatResult) -> str:
+    """The next command, in this order.
+
+    A run that is not finished is taken up; what voids the number is explained; a gate that is open for want of images
+    gets more; a recommended fix is made; what was not tested is tested; a harder look is taken.
+    """
+    if result.status != "complete":
+        return "actsec resume RUN"
+    if words.doubt(threat):
+        red = next((c for c in threat.checks if c.voids and c.status in ("red", "warn", "error")), None)
+        return (red.command or f"actsec explain {red.rule}") if red else "actsec resume RUN"
+    needed = [g.samples for g in result.gates if g.outcome == "no verdict" and g.samples is not None]
+    if needed and max(needed) <= variant.clean.accuracy.n:
+        return f"actsec audit plan.toml --samples {max(needed)}"
+    return _about_defenses(result, variant) or _harder(result, variant)
+
+
+def _about_defenses(result: Result, variant: Variant) -> str:
+    """Make the fix that is recommended, else test one that was not; empty where there is neither."""
+    best = next((a for a in result.advice if a.label == "recommended"), None)
+    if best is not None:
+        plan = dict(result.plan)
+        plan = plan | ({"model": variant.base} if variant.base.startswith("reference:") else {})
+        given = [part for key in _GIVEN if plan.get(key) is not None for part in (f"--{key}", str(plan[key]))]
+        chain = lookup.chain(result, best.variant)
+        return shlex.join(["actsec", "defend", chain, *given, "--save", "hardened"])
+    untried = next((a.variant for a in result.advice if a.label == "not tested"), None)
+    if untried is not None:
+        return shlex.join(["actsec", "audit", "plan.toml", "--defenses", lookup.chain(result, untried)])
+    return ""
+
+
+def _harder(result: Result, variant: Variant) -> str:
+    """A harder look, where there is one."""
+    if result.plan.get("budget") != "thorough":
+        harder = "standard" if result.plan.get("budget") == "quick" else "thorough"
+        return f"actsec audit plan.toml --budget {harder}"
+    return f"actsec explain {variant.activation.split(', ')[0] or 'relu'}"
