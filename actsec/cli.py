@@ -502,6 +502,8 @@ def _plan(plan_file: str | None, options: dict[str, Any], minimum: float | None,
     folder = Path(given.get("weights", "")).expanduser() / "recipe.toml"
     if "weights" in given and "model" not in given and base.model == Plan().model and folder.is_file():
         raise BadOption(f"--weights {given['weights']} is the folder of a hardened model", "Give it as --model.")
+    if "weights" not in given and (Path(given.get("model", "")).expanduser() / "recipe.toml").is_file():
+        base = base.having(weights=None)  # the plan's are for the plan's model; a hardened one brings its own
     gates = given.get("gates", ())
     if minimum is not None or maximum is not None:
         if len(gates) != 1 or any(sign in gates[0] for sign in "<>="):

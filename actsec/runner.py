@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from actsec import budgets, costs, goals, scene, tables
+from actsec import budgets, costs, goals, registry, scene, tables
 from actsec.deadline import TimedOut, deadline, said
 from actsec.errors import DataError, Interrupted, ModelError, NoVerdict, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
@@ -268,7 +268,6 @@ class _Clock:
 
 def estimate(prepared: Prepared, job: Job) -> float:
     """Rough work of a job in passes of one image, for the time left."""
-    from actsec import registry
     from actsec.budgets import REPEATS
     from actsec.spec import parse
 
@@ -367,6 +366,7 @@ def _environment(store: Store) -> dict[str, Any]:
         "system": platform.system(),
         "cores": os.cpu_count(),
         "packages": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "scipy")},
+        **({"plug-ins": theirs} if (theirs := registry.packages()) else {}),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "job_seconds": round(sum(c["seconds"] for c in found), 1),
         "jobs": len(found),

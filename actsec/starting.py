@@ -84,9 +84,10 @@ def _key(name: str, plan: Plan) -> list[str]:
 
 
 def create(path: Path, plan: Plan) -> None:
-    """Write the template into a new file. Raises StoreError when there is one already, or it cannot be written."""
+    """Write the template into a new file, its folder too. Raises StoreError when there is one already, or it cannot."""
     text = template(plan)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
