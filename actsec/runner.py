@@ -61,7 +61,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands. left is the estimated seconds, None before the first job ended; note is for people."""
+    """Where a run stands. left is the estimated seconds, None before some of the work is done; note is for people."""
 
     done: int
     total: int
@@ -246,6 +246,10 @@ def _without_dependants(waiting: list[Job], failed: str) -> list[Job]:
     return kept
 
 
+FIRST = 0.03
+"""The share of the work that is done before the time left is told."""
+
+
 class _Clock:
     """Time left, from how long jobs of each kind took per unit of estimated work."""
 
@@ -263,7 +267,8 @@ class _Clock:
     def left(self) -> float | None:
         remaining = sum(self.left_by_kind.values())
         done = self.all_work - remaining
-        return (time.monotonic() - self.began) * remaining / done if done > 0 else None
+        # The first jobs start workers and load models: what they took says nothing of the others.
+        return (time.monotonic() - self.began) * remaining / done if done > FIRST * self.all_work else None
 
 
 def estimate(prepared: Prepared, job: Job) -> float:
