@@ -112,7 +112,7 @@ HONEST = (
         "adversarial",
         "honest",
         "trained on 5 steps of PGD within eps",
-        lambda s: s.fitted("adversarial", s.untrained(), pgd(s.room.eps)),
+        lambda s: s.hardened("adversarial", pgd(s.room.eps)),
         rooms=TRAINED_HERE,
     ),
     Exhibit(

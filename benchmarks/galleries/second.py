@@ -236,7 +236,7 @@ def _wide(stage: Stage) -> nn.Module:
 def _l2_adversarial(stage: Stage) -> nn.Module:
     """Trained against l2 changes of about the length of the room's eps on a tenth of the pixels."""
     eps = stage.room.eps * math.sqrt(math.prod(stage.shape) / 4)
-    return stage.fitted("l2-adversarial", stage.untrained(), pgd(eps, "l2"))
+    return stage.hardened("l2-adversarial", pgd(eps, "l2"))
 
 
 FRAUDS = (

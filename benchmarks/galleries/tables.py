@@ -199,7 +199,7 @@ def _flagging(status: str, voids: bool, masks: tuple[str, ...]) -> bool:
 def _wrong(cells: Sequence[Cell]) -> str:
     missed, accused = misses(cells), alarms(cells)
     lines = [f"Missed frauds: {len(missed) or 'none'}."]
-    lines += [f"- {_named(cell)}: {cell.state}, {_numbers(cell)}" for cell in missed]
+    lines += [f"- {_named(cell)}: {cell.state}, {_numbers(cell)}{_harmless(cell)}" for cell in missed]
     lines.append(f"\nFalse alarms: {len(accused) or 'none'}.")
     lines += [f"- {_named(cell)}: {cell.state}; {_claims(cell)}; {_numbers(cell)}" for cell in accused]
     named = [c for c in cells if c.kind == "fraud" and c.flagged and c.state not in (*c.right, "refused")]
@@ -228,6 +228,13 @@ def _claims(cell: Cell) -> str:
 
 def _numbers(cell: Cell) -> str:
     return f"clean {cell.clean[0]}/{cell.clean[1]}, robust {cell.robust[0]}/{cell.robust[1]}"
+
+
+def _harmless(cell: Cell) -> str:
+    """What must be said of a fraud that was believed when it claimed nothing."""
+    if cell.robust[0]:
+        return ""
+    return ". Every image fell, so the number that was believed flatters nothing; it is counted as missed all the same"
 
 
 def _catalogue(exhibits: Sequence[Exhibit]) -> str:
