@@ -42,8 +42,7 @@ COPIED = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "benchmarks.md": "benchmarks/README.md",
-    "benchmark_tables.md": "benchmarks/results/table.md",
-    "training_tables.md": "benchmarks/results/training.md",
+    **{f"results/{p.name}": f"benchmarks/results/{p.name}" for p in sorted((ROOT / "benchmarks/results").glob("*.md"))},
 }
 HOMES = {source: page for page, source in COPIED.items()} | {"docs/decisions": "decisions/index.md"}
 RULE = re.compile(r"\bACT-[A-Z]\d\d\b")
@@ -55,6 +54,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for kind, title in TITLES.items():
         entries: list[Any] = [f"{kind}/index.md", *({_label(page): _path(page)} for page in made if page.kind == kind)]
         _part(config, "Reference").append({title: entries})
+    _part(config, "Project").append({"Results": [page for page in COPIED if page.startswith("results/")]})
     _part(config, "Project").append({"Decisions": ["decisions/index.md", *(f"decisions/{p.name}" for p in _decided())]})
     return config
 
@@ -65,7 +65,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     links = {page.rule: _path(page) for page in made if page.rule}
     texts = {_path(page): _page(page, links) for page in made}
     texts |= {f"{kind}/index.md": _index(kind, [p for p in made if p.kind == kind]) for kind in TITLES}
-    texts |= {name: _copied(source) for name, source in COPIED.items()}
+    texts |= {name: _copied(name, source) for name, source in COPIED.items()}
     texts["decisions/index.md"] = _decisions()
     for name, text in texts.items():
         files.append(File.generated(config, name, content=text))
@@ -161,16 +161,16 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\*_\[\]])", r"\\\1", html.escape(text, quote=False))
 
 
-def _copied(source: str) -> str:
+def _copied(name: str, source: str) -> str:
     """A file of the repository as a page: links to other such files and into docs/ lead to their pages."""
-    folder = (ROOT / source).parent
+    folder, up = (ROOT / source).parent, "../" * name.count("/")
 
     def moved(found: re.Match[str]) -> str:
         path, sign, anchor = found[2].partition("#")
         if "://" in path or not path:
             return found[0]
         place = (folder / path).resolve().relative_to(ROOT).as_posix()
-        return f"{found[1]}({HOMES.get(place, place.removeprefix('docs/'))}{sign}{anchor})"
+        return f"{found[1]}({up}{HOMES.get(place, place.removeprefix('docs/'))}{sign}{anchor})"
 
     text = (ROOT / source).read_text(encoding="utf-8")
     titled = text if text.lstrip().startswith("# ") else f"# All the benchmark tables\n\n{text}"

@@ -165,7 +165,7 @@ def test_the_keyboard_opens_what_is_folded_and_skips_to_the_verdict(opened):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert page.url.endswith("#verdict")
-    fold = page.locator("details:not([open]) > summary").first
+    fold = page.locator("details:not([open]) > summary").first.element_handle()
     fold.focus()
     page.keyboard.press("Enter")
     assert fold.evaluate("one => one.parentElement.open")
