@@ -94,7 +94,7 @@ def _page(page: Page, links: dict[str, str]) -> str:
     first, _, rest = page.text.partition("\n")
     title = f"# {_label(page)}"
     if page.kind == "activations":
-        body = f"```text\n{page.text}\n```"
+        body = f"``` {{ .text .no-copy }}\n{page.text}\n```"
     else:
         linked = {rule: f"../{path}" for rule, path in links.items() if rule != page.rule}
         body = f"**{markdown(first, linked)}**\n\n{markdown(rest, linked)}"
@@ -142,7 +142,7 @@ def _blocks(text: str, links: dict[str, str]) -> Iterator[str]:
         if not block.strip():
             continue
         if all(line.startswith("    ") for line in lines):
-            yield "\n".join(["```text", *(line[4:] for line in lines), "```"])
+            yield "\n".join(["``` { .text .no-copy }", *(line[4:] for line in lines), "```"])
         else:
             yield _inline(block, links)
 

@@ -200,6 +200,19 @@ def test_no_command_hides_in_a_block_that_is_not_looked_at():
                 assert not re.search(r"^(\$ )?(actsec|pip|python3?) ", block.text, re.MULTILINE), block
 
 
+def test_the_comparison_with_peers_says_what_was_measured():
+    """Every time and every count of fallen images stands in the benchmark's tables, word for word."""
+    page = (ROOT / "docs" / "comparison.md").read_text()
+    measured = page[page.index("## What was measured") : page.index("Where we miss")]
+    tables = (ROOT / "benchmarks" / "results" / "table.md").read_text()
+    cells = {cell for line in tables.splitlines() for cell in re.split(r"[| ]+", line)}
+    times = re.findall(r"([\d.]+) s\b", "".join(line for line in measured.splitlines() if line.startswith("|")))
+    assert len(times) > 10
+    assert set(times) <= cells
+    for k, n in ((97, 128), (103, 128), (98, 128), (85, 128), (94, 128), (256, 256), (63, 64)):
+        assert f"({k}/{n})" in tables
+
+
 def test_blocks_are_found_with_what_is_said_of_them(tmp_path, monkeypatch):
     text = (
         "# A\n<!-- slow -->\n<!-- exit 3 -->\n```bash\na\n```\n\n"

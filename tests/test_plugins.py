@@ -49,7 +49,7 @@ def run(installed, tmp_path_factory) -> Path:
 
 def said(environment, *words, cwd=None):
     command = [sys.executable, "-m", "actsec", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False, timeout=900)
 
 
 def test_they_are_listed_and_explained_with_whose_they_are(installed):
