@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from actsec import (
+    brackets,
     consequences,
     costs,
     goals,
@@ -38,6 +39,9 @@ from actsec.spec import parse
 from actsec.store import Store
 from actsec.tables import constrained
 from actsec.types import Ask, Cases, Goal, Job, Outcome, Region, Reply, Target, Threat
+
+AMONG = 1000
+"""The first test images, on which it is decided what units are constant, for all shards of all attacks alike."""
 
 
 def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -75,7 +79,10 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     verdicts = proposals.paid(made, verdicts)
     numbers = {"refused": verdicts.refused, "norms": list(NORMS_KEPT), "rows": len(cases), "flat": flat.rows}
     found = Outcome(job.id, numbers | _searched(lowered), _left(job, loaded, target, cases, verdicts))
-    return _with_kills(found, target, cases, verdicts, region, getattr(made, "ranked", None)) if region else found
+    if not region:
+        return found
+    among = torch.from_numpy(loaded.test.x[:AMONG]).to(target.device)
+    return _with_kills(found, target, cases, verdicts, region, getattr(made, "ranked", None), among)
 
 
 def craft(job: Job, loaded: Scene, store: Store) -> Outcome:
@@ -138,17 +145,43 @@ def _inapplicable(target: Target, x: Tensor, region: Region) -> str:
 
 
 def _with_kills(
-    found: Outcome, target: Target, cases: Cases, verdicts: Verdicts, region: Region, ranked: Ranked | None
+    found: Outcome,
+    target: Target,
+    cases: Cases,
+    verdicts: Verdicts,
+    region: Region,
+    ranked: Ranked | None,
+    among: Tensor,
 ) -> Outcome:
-    """The outcome with what died and revived at every site, and what that did to each row."""
+    """The outcome with what died and revived at every site, and what that did to each row.
+
+    Which units are constant is told by ``among``, the same in every shard.
+    """
     with frozen(target.model):
-        profile = health.kill_profile(target, cases.x, verdicts.x, region=region)
+        profile = health.kill_profile(target, cases.x, verdicts.x, region=region, among=among)
     if profile.net is None or profile.killed_of_active is None:
         raise ModelError(profile.reason, "Look for NaN in the weights.")
     numbers = {**found.numbers, "kill": {"sites": profile.sites}}
     arrays = {**found.arrays, "net": profile.net, "killed_of_active": profile.killed_of_active}
     arrays |= consequences.per_row(target, cases, verdicts.x, region, ranked)
     return Outcome(found.job, numbers, arrays)
+
+
+def bracketed(job: Job, loaded: Scene, store: Store) -> Outcome:
+    """What an attack on units left on its first rows, beside certificates and on models with other activations."""
+    target, threat = scene.ready(loaded, store, job, job.needs[0]), Threat.parse(str(job.recipe["threat"]))
+    cases, region = _cases(job, loaded, target, threat), threat.region or "dead"
+    shards = [outcome for need in job.recipe["attacked"] if (outcome := store.get(need)) is not None]
+    if reason := next((str(o.numbers["not_applicable"]) for o in shards if "not_applicable" in o.numbers), ""):
+        return Outcome(job.id, {"not_applicable": reason})
+    after = torch.from_numpy(np.concatenate([o.arrays["x"] for o in shards])[: len(cases)]).to(target.device)
+    held = brackets.bracket(target, cases, after, region)
+    passed = []
+    for name, model in job.recipe["twins"].items():
+        twin = scene.ready(loaded, store, dataclasses.replace(job, variant=name), model)
+        told = consequences.transferred({name: twin}, cases.x, after, cases.y, region)
+        passed += [dataclasses.asdict(each) for each in told]
+    return Outcome(job.id, {"bracket": dataclasses.asdict(held), "passed": passed})
 
 
 class Flat:

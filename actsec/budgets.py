@@ -284,16 +284,24 @@ def checks(threat: Threat, samples: int, budget: Budget, images: Images) -> tupl
     if threat.eps is None:
         searched = min(samples, max(budget.search, SEARCHED))
         return noise, Trial("averaged_differences(steps=30, directions=5)", at, searched, "gradient_free")
-    if threat.norm not in ("linf", "l2"):
-        return (noise,) if threat.norm == "l0" else ()
+    if threat.norm == "l0":
+        return (noise,)
+    # Square search has no L1; the whole box of the first threat is the whole box in every norm.
+    l1 = threat.norm == "l1"
+    search = f"averaged_differences(steps={max(budget.queries // 11, 1)}, directions=5)"
     return (
         noise,
         Trial("fgsm", at, samples, "single_step"),
         Trial(f"pgd(steps={steps})", at, samples, "iterative"),
         Trial(f"pgd(steps={2 * steps}, restarts=2)", at, samples, "doubled"),
         Trial(f"pgd(steps={steps}, loss=margin)", at, samples, "margin"),
-        Trial(f"square(queries={budget.queries})", at, samples, "gradient_free"),
-        Trial(f"pgd(steps={2 * steps}, loss=margin)", str(images.whole(threat.norm)), samples, "unbounded"),
+        Trial(search if l1 else f"square(queries={budget.queries})", at, samples, "gradient_free"),
+        Trial(
+            f"pgd(steps={2 * steps}, loss=margin)",
+            str(images.whole("linf" if l1 else threat.norm)),
+            samples,
+            "unbounded",
+        ),
     )
 
 
@@ -403,7 +411,7 @@ def _with_checks(
     most = max((t.samples for t in trials if Threat.parse(t.threat) == headline), default=samples)
     missing = [trial for trial in checks(headline, most, budget, images) if trial.role not in roles]
     for threat in headline_threats(plan.having(attacks=trials)):
-        missing += _elsewhere(threat, trials, budget, images) if threat != headline else []
+        missing += _elsewhere(threat, (*trials, *missing), budget, images) if threat != headline else []
     noisy = {trial.threat for trial in trials if trial.role == "kill_noise"}
     kills = sorted((trial for trial in trials if trial.role == "kill"), key=lambda trial: trial.samples)
     for kill in {trial.threat: trial for trial in kills}.values():  # of several at a threat, the most rows
@@ -419,13 +427,25 @@ def _with_checks(
             missing.append(Trial(noise, moved.threat, moved.samples, "miscalibrate_noise", moved.variants))
     every = (*trials, *(_filled(trial, plan, samples, budget, images) for trial in missing))
     for trial in every:
-        here = Threat.parse(trial.threat) == Threat("linf", eps)
-        if here and trial.role in CHECKED and trial.samples < min(most, images.rows):
+        attacked = min(most, images.rows) if Threat.parse(trial.threat) == headline else _attacked(trial, every)
+        if trial.role in CHECKED and trial.samples < attacked:
             raise PlanError(
-                f"{trial.attack} is to check {trial.threat} on {trial.samples} images of {most}",
-                f"Give it samples = {most}: images that a check never saw would count as robust.",
+                f"{trial.attack} is to check {trial.threat} on {trial.samples} images of {attacked}",
+                f"Give it samples = {attacked}: images that a check never saw would count as robust.",
             )
     return (*every, *adaptive(every, plan))
+
+
+def _attacked(trial: Trial, every: tuple[Trial, ...]) -> int:
+    """Images of the largest attack at a trial's threat on some model that the trial is for; 0 without an eps."""
+    at = Threat.parse(trial.threat)
+    if at.eps is None or at.goal != "misclassify":
+        return 0
+    here = (
+        t for t in every if Threat.parse(t.threat) == at and t.role not in EXPERIMENTS | {"noise", second_opinion.ROLE}
+    )
+    own = set(trial.variants)
+    return max((t.samples for t in here if not own or not t.variants or own & set(t.variants)), default=0)
 
 
 def _elsewhere(threat: Threat, trials: tuple[Trial, ...], budget: Budget, images: Images) -> list[Trial]:
@@ -435,10 +455,10 @@ def _elsewhere(threat: Threat, trials: tuple[Trial, ...], budget: Budget, images
     if not attacks:
         return []
     names = () if any(not t.variants for t in attacks) else tuple(dict.fromkeys(v for t in attacks for v in t.variants))
-    whole = str(images.whole(threat.norm)) if threat.norm in ("linf", "l2") else ""
-    beside = (*here, *(t for t in trials if t.role == "unbounded" and t.threat == whole))
-    known = {t.role for t in beside if not t.variants or (names and set(names) <= set(t.variants))}
+    whole = str(images.whole("l2" if threat.norm == "l2" else "linf"))
     most = max(t.samples for t in attacks)
+    beside = (*here, *(t for t in trials if t.role == "unbounded" and t.threat == whole and t.samples >= most))
+    known = {t.role for t in beside if not t.variants or (names and set(names) <= set(t.variants))}
     missing = (t for t in checks(threat, most, budget, images) if t.role not in known)
     return [dataclasses.replace(t, variants=() if t.role == "unbounded" else names) for t in missing]
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actsec import registry, scene
+from actsec import registry
+from actsec.detecting import behind
 from actsec.runner import Progress, Tell
 from actsec.types import Checkpoint, Defense, Fitted, Material, Target
 
@@ -35,7 +36,7 @@ def fit_chain(
         registry.check_inner(defense)
     fits, seconds = [], []
     for number, defense in enumerate(chain, 1):
-        target = scene.behind(target, defense)
+        target = behind(target, defense)
         began = time.monotonic()
         name = type(defense).__module__.rpartition(".")[2]
         label = f"{name} ({number} of {len(chain)})" if len(chain) > 1 else name

@@ -28,20 +28,19 @@ from actsec.describing import fingerprint
 from actsec.errors import Guessing
 from actsec.flow import BATCH, MOST, gradients
 from actsec.hardening import measure
-from actsec.oracle import frozen
+from actsec.oracle import frozen, kept_by_row
 from actsec.plan import Plan, variants
 from actsec.result import Problem, SiteHealth
 from actsec.scene import Scene
-from actsec.symptoms._seen import Seen
+from actsec.seen import Seen
 from actsec.target import settle
 from actsec.types import Target
 from actsec.verdict import statistics
-from actsec.verdict.activity import Checkup, check_gates, decide, exit_code, findings, metrics, worst_first
-from actsec.vital_signs import counting, vital_signs
+from actsec.verdict.activity import WATCHED, Checkup, check_gates, decide, exit_code, findings, metrics, worst_first
+from actsec.vital_signs import LARGE, counting, vital_signs
 from actsec.wiring import wiring
 
-ROWS = 1000
-"""Images whose activations are watched."""
+ROWS = WATCHED
 UNRESOLVED = "unresolved_sites"
 """The lint that a checkup leaves to ACT-A02, which says the same of the sites it watched."""
 
@@ -64,11 +63,15 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = (), before: tu
     x, y = (torch.from_numpy(a[:rows]).to(target.device) for a in (test.x, test.y))
     with threads(plan.threads):
         with counting(target.model) as passes:
-            watched = health.observed(target, x, y)
+            each = kept_by_row(target, x[:1])
+            # no padding here: of a large network a call may hold a few rows alone
+            narrow = target.having(batch=max(1, min(target.batch, plan.memory * (1 << 20) // (2 * each))))
+            watched = health.observed(narrow, x, y)
             sites = tuple(SiteHealth(**site) for site in watched.sites)
-            layers, ratio = gradients(target, x, y)
+            layers, ratio = gradients(narrow, x, y)
             measured = measure(target, test, plan)
-        vitals = vital_signs(target, x, y, (layers, ratio), loaded.splits.train, plan.seed)
+        train = loaded.splits.train
+        vitals = vital_signs(narrow, x, y, (layers, ratio), train, plan.seed, large=each > LARGE)
         vitals = dataclasses.replace(
             vitals,
             forwards=vitals.forwards + passes[0],

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,43 +22,18 @@ import click
 import actsec
 from actsec import completing, pages
 from actsec import plan as plans
-from actsec.errors import ActsecError, BadOption, Interrupted, PlanError
+from actsec.errors import ActsecError, BadOption, Interrupted, PlanError, UsageError
+from actsec.options import plan_options, read_plan
 from actsec.parts import Part
-from actsec.plan import Plan, Trial
+from actsec.plan import Trial
+from actsec.saying import say, say_lines
 from actsec.study.commands import study
 
-_MANY = {"accept", "activations", "attacks", "corruptions", "defenses", "gates", "features"}
 _AUDIT_ONLY: tuple[str, ...] = (
     *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
     *("mask", "memory", "shard", "timeout", "gates", "accept", "positive"),
 )
 """Fields of the plan that mean nothing where nothing is attacked."""
-
-
-def _plan_options(without: tuple[str, ...] = (), **told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """One click option for every field of the plan but ``without``, its help from the field's annotation.
-
-    told are other help texts, where a field means something of its own to a command.
-    """
-    hints = typing.get_type_hints(Plan, include_extras=True)
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for field in reversed([field for field in dataclasses.fields(Plan) if field.name not in without]):
-            help_text = told.get(field.name, typing.get_args(hints[field.name])[1])
-            if field.default not in (None, (), False):
-                help_text += f" [{field.default}]"
-            flag = "--" + field.name.replace("_", "-")
-            if "bool" in str(hints[field.name]):
-                option = click.option(flag, is_flag=True, default=None, help=help_text)
-            else:
-                # Texts, read by the plan's own rules: 8/255 is a number there.
-                name = {"gates": "--gate", "features": "--feature"}.get(field.name, flag)
-                many, offer = field.name in _MANY, completing.of_plan(field.name)
-                option = click.option(name, field.name, multiple=many, help=help_text, shell_complete=offer)
-            command = option(command)
-        return command
-
-    return add
 
 
 def _where_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,12 +72,12 @@ def cli() -> None:
 
 @cli.command(name="audit")
 @click.argument("plan_file", required=False, metavar="[PLAN.toml]", type=click.Path())
-@_plan_options(shard="images in one job [250]; or 3/16: run the third of 16 parts, for `actsec merge`")
+@plan_options(shard="images in one job [250]; or 3/16: run the third of 16 parts, for `actsec merge`")
 @click.option("--min", "minimum", type=float, help="With --gate METRIC: the metric must be at least this.")
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", type=click.Path(), help="Run folder [runs/HASH-OF-THE-PLAN].")
 @_where_options
-@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML and stop.")
+@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML, on stderr how long to train; stop.")
 @_as_json
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit_command(
@@ -127,12 +101,14 @@ def audit_command(
     from actsec.store import Store
 
     part = Part.parse(options.pop("shard")) if "/" in (options["shard"] or "") else None
-    plan = _plan(plan_file, options, minimum, maximum)
+    plan = read_plan(plan_file, options, minimum, maximum)
     screen = Screen(quiet=quiet)
     with screen.busy("reading model and data"):
         prepared = dataclasses.replace(runner.prepare(plan), part=part)
     if print_plan:
         click.echo(plans.write(prepared.plan), nl=False)
+        if not quiet:
+            _foretell(prepared, screen)
         return 0
     told = None if part is None else str(part)
     store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts, told)
@@ -141,16 +117,16 @@ def audit_command(
 
 @cli.command()
 @click.argument("plan_file", default="plan.toml", metavar="[PLAN.toml]")
-@_plan_options()
+@plan_options()
 def init(plan_file: str, **options: Any) -> int:
     """Write a commented plan to start from: plan.toml, or a name of your own. Nothing is overwritten."""
     import shlex
 
     from actsec.starting import create
 
-    create(Path(plan_file), _plan(None, options, None, None))
-    click.echo(f"{plan_file}: every key with its meaning; change what you like")
-    click.echo(f"next: actsec audit {shlex.quote(plan_file)}")
+    create(Path(plan_file), read_plan(None, options, None, None))
+    say(f"{plan_file}: every key with its meaning; change what you like")
+    say(f"next: actsec audit {shlex.quote(plan_file)}")
     return 0
 
 
@@ -192,9 +168,9 @@ def merge(runs: tuple[str, ...], out: str) -> int:
 
     merged = put_together(runs, out)
     if merged.missing:
-        click.echo(f"note: {len(merged.missing)} missing; `actsec resume {merged.store.root}` makes them:", err=True)
+        say(f"note: {len(merged.missing)} missing; `actsec resume {merged.store.root}` makes them:", err=True)
         for line in merged.missing:
-            click.echo(f"  {line}", err=True)
+            say(f"  {line}", err=True)
     _show(read(merged.store.root))
     return merged.result.exit_code
 
@@ -210,13 +186,23 @@ def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any], *, as_js
         with screen.running() as tell:
             errors = runner.run_part(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
         done, root = len(prepared.jobs) - len(errors), store.root
-        click.echo(f"part {prepared.part}: {done} of {len(prepared.jobs)} jobs finished in {root}")
+        say(f"part {prepared.part}: {done} of {len(prepared.jobs)} jobs finished in {root}")
         click.echo("Put together: actsec merge RUN RUN ... --out MERGED")
         return 3 if errors else 0
     with screen.running() as tell:
         result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
     _show(read(store.root), as_json=as_json)
     return result.exit_code
+
+
+def _foretell(prepared: Any, screen: Any) -> None:
+    """How long the plan's trainings will take, on stderr: the plan itself goes into a file."""
+    from actsec import foretelling
+
+    with screen.busy("timing a few steps of each training"):
+        said = tuple(foretelling.lines(foretelling.trainings(prepared)))
+    for line in said:
+        click.echo(line, err=True)
 
 
 def _import_core() -> None:
@@ -250,7 +236,7 @@ def _show(report: Any, *, as_json: bool = False) -> None:
 
 @cli.command(name="attack")
 @click.argument("attack", shell_complete=completing.attacks)
-@_plan_options(without=("attacks", "defenses", "gates", "accept", "per_class", "timeout"))
+@plan_options(without=("attacks", "defenses", "gates", "accept", "per_class", "timeout"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 @click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")
@@ -264,7 +250,7 @@ def attack_command(
     from actsec.api import attack as run_attack
 
     places = {option: _npz(file) for option, file in (("--save", save), ("--save-whole", save_whole)) if file}
-    plan = _plan(None, options, None, None).having(attacks=(Trial(attack, threat or ""),), defenses=())
+    plan = read_plan(None, options, None, None).having(attacks=(Trial(attack, threat or ""),), defenses=())
     loaded = runner.resolved(scene.load(plan))
     trial, test = loaded.plan.attacks[0], loaded.test
     target = _target(loaded)
@@ -296,7 +282,7 @@ def attack_command(
         told = {"attack": str(trial.attack), "threat": str(trial.threat), **counts, "sentence": outcome.sentence}
         click.echo(json.dumps(told, indent=1, sort_keys=True, allow_nan=False))
     else:
-        click.echo(outcome.sentence)
+        say(outcome.sentence)
     return 0
 
 
@@ -327,13 +313,13 @@ def _target(loaded: Any) -> Any:
 
     target, notes = hardening.base_of(loaded, lambda _: None)
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     return target
 
 
 @cli.command(name="defend")
 @click.argument("chain", metavar="CHAIN", shell_complete=completing.defenses)
-@_plan_options(without=_AUDIT_ONLY)
+@plan_options(without=_AUDIT_ONLY)
 @click.option("--save", metavar="PLACE", help="A new folder that stands alone; or FILE.safetensors, the weights alone.")
 @click.option("--export", metavar="FILE.pt2", help="An exported program, which runs in torch without actsec.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -348,25 +334,25 @@ def defend_command(chain: str, save: str | None, export: str | None, quiet: bool
     from actsec import hardening
     from actsec.screen import Screen
 
-    plan, screen = _plan(None, options, None, None), Screen(quiet=quiet)
+    plan, screen = read_plan(None, options, None, None), Screen(quiet=quiet)
     try:
         with screen.running("epochs") as tell:
             tested = options.get("data") is not None
             ready = hardening.prepare(plan, chain, tested=tested, save=save, export=export, tell=tell)
             for note in ready.notes:
-                screen.console.print(f"note: {note}", soft_wrap=True, markup=False)
+                screen.note(note)
             made = hardening.make(ready, tell)
     except KeyboardInterrupt:
         raise Interrupted("nothing was written", "Training cannot be taken up: the command starts anew.") from None
     for line in hardening.told(made):
-        click.echo(line)
+        say(line)
     for line in hardening.write(made, save, export, shlex.join(["actsec", *sys.argv[1:]])):
-        click.echo(line)
+        say(line)
     return 0
 
 
 @cli.command(name="diagnose")
-@_plan_options(
+@plan_options(
     without=("eps", *(name for name in _AUDIT_ONLY if name not in ("samples", "gates"))),
     samples="images whose activations are watched, and at most 320 whose gradients [1000]",
     gates="conditions such as permanently_dead<=0.1; what they may speak of stands above",
@@ -391,7 +377,7 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
     from actsec.screen import Screen
     from actsec.verdict import activity
 
-    plan, screen = _plan(None, options, None, None), Screen(quiet=quiet)
+    plan, screen = read_plan(None, options, None, None), Screen(quiet=quiet)
     activity.check_gates(plan.gates)
     if architecture:
         if plan.gates or out is not None or as_json:
@@ -400,7 +386,7 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
             plan = plan if plan.weights or plan.reference else plan.having(random_weights=True)
             network, problems = checkup.untrained(runner.resolved(scene.load(checkup.whole(plan))))
         for line in activity.linted(network, problems):
-            click.echo(line)
+            say(line)
         return 0
     if out is not None:
         hardened.check_place(out)
@@ -408,7 +394,7 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
         loaded = runner.resolved(scene.load(checkup.whole(plan)))
         target, notes, refused = checkup.subject(loaded)
         for note in notes:
-            click.echo(f"note: {note}", err=True)
+            say(f"note: {note}", err=True)
         found = checkup.examine(target, loaded, plan.gates, () if refused is None else (refused,))
     if out is not None:
         _store_checkup(found, loaded, target, Path(out).expanduser())
@@ -416,9 +402,9 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
         click.echo(json.dumps(dataclasses.asdict(found), indent=1, sort_keys=True, allow_nan=False))
     else:
         for line in activity.lines(found):
-            click.echo(line)
+            say(line)
         if out is not None:
-            click.echo(f"Report: {Path(out).expanduser() / 'report.html'}")
+            say(f"Report: {Path(out).expanduser() / 'report.html'}")
     return found.exit_code
 
 
@@ -454,7 +440,7 @@ def report(run: str, form: str, out: str | None, plan: str) -> int:
         return 0
     path = Path(out) if out else Path(run) / _file_name(form)
     write(found, path, form)
-    click.echo(str(path))
+    say(str(path))
     return 0
 
 
@@ -500,7 +486,7 @@ def schema() -> int:
 def list_command(kind: str) -> int:
     """List attacks, defenses, activations, diagnostics, lints, poisons, symptoms, models or data."""
     for name, meaning in pages.listing(kind):
-        click.echo(f"{name:28} {meaning}".rstrip())
+        say(f"{name:28} {meaning}".rstrip())
     return 0
 
 
@@ -508,7 +494,7 @@ def list_command(kind: str) -> int:
 @click.argument("name", shell_complete=completing.pages)
 def explain(name: str) -> int:
     """Explain an attack, a defense, a rule (by name or id such as ACT-M03, ACT-A01) or an activation."""
-    click.echo(pages.explained(name))
+    say_lines(pages.explained(name))
     return 0
 
 
@@ -534,26 +520,6 @@ for _command in _every(cli):
     )
 
 
-def _plan(plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None) -> Plan:
-    """The plan of a file with the command line's options over it."""
-    base = plans.read(plan_file) if plan_file else Plan()
-    given = {key: value for key, value in options.items() if value not in (None, ())}
-    folder = Path(given.get("weights", "")).expanduser() / "recipe.toml"
-    if "weights" in given and "model" not in given and base.model == Plan().model and folder.is_file():
-        raise BadOption(f"--weights {given['weights']} is the folder of a hardened model", "Give it as --model.")
-    if "weights" not in given and (Path(given.get("model", "")).expanduser() / "recipe.toml").is_file():
-        base = base.having(weights=None)  # the plan's are for the plan's model; a hardened one brings its own
-    gates = given.get("gates", ())
-    if minimum is not None or maximum is not None:
-        if len(gates) != 1 or any(sign in gates[0] for sign in "<>="):
-            raise PlanError(
-                "--min and --max go with one --gate METRIC", "Write --gate robust_accuracy@linf:0.1 --min 0.3."
-            )
-        bounds = [f">={minimum}" if minimum is not None else "", f"<={maximum}" if maximum is not None else ""]
-        given["gates"] = tuple(gates[0] + bound for bound in bounds if bound)
-    return plans.override(base, given)
-
-
 def main() -> None:
     """Entry point: run the command and exit with the code of its verdict or of its error."""
     try:
@@ -566,22 +532,26 @@ def main() -> None:
         code = Interrupted.exit_code
     except ActsecError as problem:
         label = "interrupted" if isinstance(problem, Interrupted) else "error"
-        click.echo(f"{label}: {problem}", err=True)
+        say(f"{label}: {problem.problem}", err=True)
+        if problem.mend:
+            say(f"  {problem.mend}", err=True)
         code = problem.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
+    except SystemExit:  # click returns its codes: this is code that was executed, and 0 would say that gates are met
+        say("error: the code of the model, the data or a plug-in ended the process", err=True)
+        say("  Leave sys.exit out of it.", err=True)
+        code = UsageError.exit_code
     except Exception as problem:  # noqa: BLE001  # a bug of ours: one line, and how to see the rest
         import traceback
 
         if os.environ.get("ACTSEC_TRACEBACK"):
             traceback.print_exc()
         last = traceback.extract_tb(problem.__traceback__)[-1]
-        click.echo(
-            f"internal error: {type(problem).__name__}: {problem} ({Path(last.filename).name}:{last.lineno})\n"
-            "  This is a bug in actsec. ACTSEC_TRACEBACK=1 shows where.",
-            err=True,
-        )
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        say(f"internal error: {type(problem).__name__}: {problem} ({where})", err=True)
+        say("  This is a bug in actsec. ACTSEC_TRACEBACK=1 shows where.", err=True)
         code = ActsecError.exit_code
     sys.exit(code or 0)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actsec import geometry
+from actsec.data.archives import read_arrays
 from actsec.errors import StoreError, ThreatError
 from actsec.proposals import Stored
 from actsec.types import Cases
@@ -76,8 +77,8 @@ def _read(run: str, _digest: str) -> Examples:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != record["arrays"]:
                 raise ValueError("it is not what the run wrote")  # noqa: TRY301  # one message for all damage
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                kept.append({key: stored[key] for key in _KEPT if key in stored.files})
+            stored = read_arrays(io.BytesIO(content), len(content))
+            kept.append({key: stored[key] for key in _KEPT if key in stored})
         except (OSError, ValueError) as problem:
             raise StoreError(f"cannot read {path}: {problem}", f"Run actsec resume {run}: it is made again.") from None
     if kept and not any("id" in arrays for arrays in kept):
@@ -94,7 +95,7 @@ def _records(run: str) -> list[tuple[str, dict[str, Any]]]:
     for path in sorted((root / "outcomes").glob("[!.]*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue  # a job without a whole outcome is not finished, here as in the store
         whole = isinstance(record, dict) and isinstance(record.get("numbers"), dict)
         if whole and "refused" in record["numbers"] and isinstance(record.get("arrays"), str):

@@ -51,7 +51,7 @@ def export(target: Target) -> ExportedProgram:
     The model is left as it was. Raises ModelError for a model that torch.export cannot follow, or whose program
     answers otherwise.
     """
-    hardened.whole_of(target)
+    _decides_alone(target)
     example = inputs(target, 2)
     quiet = contextlib.redirect_stderr(io.StringIO())  # where torch prints the whole graph before it fails
     with frozen(target.model), torch.no_grad(), warnings.catch_warnings(action="ignore"), quiet:
@@ -93,7 +93,7 @@ def plain(target: Target) -> nn.Module:
     ModelError, saying why, for activations that the model calls as functions and for defenses that torch's modules
     cannot say: those can be exported.
     """
-    hardened.whole_of(target)
+    _decides_alone(target)
     with frozen(target.model), torch.no_grad():
         module = _around(_plain(target.model), target).eval()
         if ours := [f"{name} ({type(m).__name__})" for name, m in module.named_modules() if _is_ours(m)]:
@@ -101,6 +101,15 @@ def plain(target: Target) -> nn.Module:
         if not target.stochastic:
             _agree(target, module, inputs(target, ROWS[-1]), "the plain module")
     return module
+
+
+def _decides_alone(target: Target) -> None:
+    """Raise ModelError for a model that abstains: a program of its logits alone would accept everything."""
+    if target.rejects is not None:
+        raise ModelError(
+            f"{target.name} abstains, and a program of its logits alone would accept everything",
+            "Save a folder, --save hardened/, which keeps the detector; it needs actsec to run.",
+        )
 
 
 def _is_ours(module: nn.Module) -> bool:

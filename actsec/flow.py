@@ -35,7 +35,8 @@ def flow(trained: Gradients, fresh: Sequence[Gradients], reason: str) -> Flow:
     layers = []
     for at, layer in enumerate(trained[0]):
         drawn = [norm for norms, _ in fresh if at < len(norms) and (norm := norms[at].gradient_norm) is not None]
-        layers.append(LayerFlow(layer.name, layer.gradient_norm, *_ends(drawn)))
+        broken = sum(bool(norms[at].not_finite) for norms, _ in fresh if at < len(norms))
+        layers.append(LayerFlow(layer.name, layer.gradient_norm, *_ends(drawn), layer.not_finite, broken))
     ratios = [ratio for _, ratio in fresh if ratio is not None]
     return Flow(tuple(layers), trained[1], *_ends(ratios), len(fresh), reason)
 
@@ -44,7 +45,8 @@ def gradients(target: Target, x: Tensor, y: Tensor) -> Gradients:
     """The gradient of the mean cross-entropy by each layer's weights, and G, on x (n, *shape), y (n,), in eval mode.
 
     Layers are modules with a parameter of two dimensions or more, in the order of their first call. Norms are L2, the
-    median over batches. One forward and one backward of at most 320 rows.
+    median over batches; a layer with a norm that is not finite in some batch has none, and says in how many. G is None
+    where the first or the last has none. One forward and one backward of at most 320 rows.
     """
     asked = Logits(target)
     with frozen(target.model), torch.no_grad(), _calls(asked) as called:
@@ -57,20 +59,33 @@ def gradients(target: Target, x: Tensor, y: Tensor) -> Gradients:
         own = dict(asked.named_parameters())
         for piece, labels in list(zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True))[:MOST]:
             leaves = {key: own[key].detach().clone().requires_grad_(True) for _, key in wanted if key in own}
-            logits = functional_call(asked, leaves, (piece,))
-            loss = F.cross_entropy(target.decision_logits(logits), labels)
-            if not loss.requires_grad or not leaves:
-                return (), None
-            taken = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            norms.append([None if g is None else float(g.double().norm()) for g in taken])
+            sums: list[Tensor | None] = [None] * len(leaves)
+            # the gradient of a batch is the sum over its pieces, of which a large network holds few rows at once
+            rows = max(1, min(BATCH, target.batch))
+            for few, own_labels in zip(torch.split(piece, rows), torch.split(labels, rows), strict=True):
+                logits = target.decision_logits(functional_call(asked, leaves, (few,)))
+                loss = F.cross_entropy(logits, own_labels) * (len(few) / len(piece))
+                if not loss.requires_grad or not leaves:
+                    return (), None
+                taken = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                sums = [_sum(old, new) for old, new in zip(sums, taken, strict=True)]
+            norms.append([None if g is None else float(g.double().norm()) for g in sums])
         kept = [name for name, key in wanted if key in own]
     # a weight that no path reaches has none in any batch; one whose gradient overflows has, and then G is no number
     columns = [[norm for row in norms if (norm := row[i]) is not None] for i in range(len(kept))]
-    layers = tuple(Layer(n.removeprefix("model."), _median(c)) for n, c in zip(kept, columns, strict=True))
-    with_gradient = [column for column in columns if column]
-    if len(with_gradient) < 2:
+    layers = tuple(
+        Layer(name.removeprefix("model."), _median(column), sum(not _finite(norm) for norm in column))
+        for name, column in zip(kept, columns, strict=True)
+    )
+    reached = [at for at, column in enumerate(columns) if column]
+    if len(reached) < 2 or layers[reached[0]].not_finite or layers[reached[-1]].not_finite:
         return layers, None
-    return layers, _median([a / b for a, b in zip(with_gradient[0], with_gradient[-1], strict=True) if b > 0])
+    pairs = [(row[reached[0]], row[reached[-1]]) for row in norms]
+    return layers, _median([a / b for a, b in pairs if a is not None and b])
+
+
+def _sum(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+    return new if old is None else old if new is None else old + new
 
 
 def input_gradients(target: Target, x: Tensor, y: Tensor, seed: int = 0, batch: int = 64) -> InputGradients:
@@ -80,7 +95,7 @@ def input_gradients(target: Target, x: Tensor, y: Tensor, seed: int = 0, batch: 
     """
     low, high = target.bounds
     reach = REACH * (high - low)
-    zeros, margins, norms, bends, turns, flat = 0, 0, [], [], [], 0
+    zeros, margins, norms, bends, turns, flat, broken = 0, 0, [], [], [], 0, 0
     batch = min(batch, target.batch)
     with frozen(target.model), torch.enable_grad():
         for start in range(0, len(x), batch):
@@ -96,15 +111,18 @@ def input_gradients(target: Target, x: Tensor, y: Tensor, seed: int = 0, batch: 
             loss, slope, margin = here
             zeros += int((slope.abs().amax(1) == 0).sum())
             margins += int((margin.abs().amax(1) == 0).sum())
-            norms.append(slope.double().norm(dim=1))
+            whole = torch.cat([slope, margin, there[1], loss[:, None], there[0][:, None]], 1)
+            good = torch.isfinite(whole).all(1)
+            broken += int((~good).sum())
+            norms.append(slope[good].double().norm(dim=1))
             rise = (there[0] - loss).double()
             straight = (slope.double() * (moved - piece).flatten(1).double()).sum(1)
             size = torch.maximum(rise.abs(), straight.abs())
-            seen = size > ROUNDED * loss.double().clamp(min=1)
-            flat += int((~seen).sum())
+            seen = good & (size > ROUNDED * loss.double().clamp(min=1))
+            flat += int((good & ~seen).sum())
             bends.append(((rise - straight).abs() / size)[seen])
             lengths = slope.double().norm(dim=1) * there[1].double().norm(dim=1)
-            turns.append(((slope.double() * there[1].double()).sum(1) / lengths)[lengths > 0])
+            turns.append(((slope.double() * there[1].double()).sum(1) / lengths)[good & (lengths > 0)])
     return InputGradients(
         n=len(x),
         reach=reach,
@@ -114,6 +132,7 @@ def input_gradients(target: Target, x: Tensor, y: Tensor, seed: int = 0, batch: 
         bend=_spread(torch.cat(bends)),
         turn=_spread(torch.cat(turns)),
         flat=flat,
+        not_finite=broken,
     )
 
 

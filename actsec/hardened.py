@@ -23,12 +23,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from actsec import registry, toml
+from actsec import detecting, registry, toml
 from actsec.describing import fingerprint
 from actsec.errors import ModelError, StoreError
 from actsec.loading import building
 from actsec.loading.building import RECIPE, WEIGHTS
-from actsec.loading.recipes import SCHEMA, Hardened, Rescaling, is_folder, load, outputs, read, versions
+from actsec.loading.recipes import SCHEMA, Hardened, Rescaling, is_folder, load, outputs, read, rejections, versions
 from actsec.loading.trust import BUILT_IN, Code, loads_alone, sha256
 from actsec.spec import Spec, parse_chain
 from actsec.types import Fitted, Target, chain_text
@@ -49,6 +49,10 @@ __all__ = [
 
 README = "README.md"
 _WRITABLE = "Give a place that can be written."
+_ABSTAINS = (
+    "The model abstains: `target.rejection(x)` is above 0 where it refuses an input. The detector is the model's own, "
+    "on the weights in this folder: swapped activations, noise and calibrators change what decides, not what rejects."
+)
 _TRUSTED = "It was made with `--trust-model`: files that execute code when they are opened were allowed."
 
 
@@ -68,11 +72,11 @@ def check_place(folder: str | Path) -> None:
 
 
 def whole_of(target: Target) -> None:
-    """Raise ModelError for a model that abstains: its detector is a method of a module that nothing here would keep."""
-    if target.rejects is not None:
+    """Raise ModelError for a model that abstains by a function that loading the folder would not find again."""
+    if target.rejects is not None and not detecting.own(target):
         raise ModelError(
-            f"{target.name} abstains by its method rejects, which neither a folder nor an exported program holds",
-            "Save the weights alone where the architecture stays: --save FILE.safetensors.",
+            f"{target.name} abstains by {getattr(target.rejects, '__qualname__', 'an object')}, which no folder holds",
+            "Make it a method rejects(self, x) of the model's class, which the code that builds the model has with it.",
         )
 
 
@@ -138,6 +142,7 @@ def save(
         weights=hashlib.sha256(content).hexdigest(),
         fingerprint=fingerprint(target),
         outputs=outputs(target),
+        rejections=rejections(target),
         versions=versions(),
         threshold=base.threshold,
         output=base.output,
@@ -150,7 +155,10 @@ def save(
         measured=dict(measured or {}),
         fit=(*(onto.fit if onto else ()), *(_told(*each) for each in zip_longest(specs, fits, seconds))),
     )
-    texts = {RECIPE: recipe_text(recipe), README: readme(recipe, place, audit, model)}
+    texts = {
+        RECIPE: recipe_text(recipe),
+        README: readme(recipe, place, audit, model, abstains=target.rejects is not None),
+    }
     with staged(place) as staging:
         for name, written in {WEIGHTS: content, **{name: text.encode() for name, text in texts.items()}}.items():
             _put(staging / name, written)
@@ -182,8 +190,11 @@ def recipe_text(recipe: Hardened) -> str:
     return head + toml.document({k: v for k, v in dataclasses.asdict(recipe).items() if v not in ({}, (), "")})
 
 
-def readme(recipe: Hardened, place: Path, audit: str, model: str) -> str:
-    """README.md of the folder: loading, claims, cost, and that nothing was audited. model is what built it."""
+def readme(recipe: Hardened, place: Path, audit: str, model: str, *, abstains: bool = False) -> str:
+    """README.md of the folder: loading, claims, cost, and that nothing was audited. model is what built it.
+
+    abstains says that the model has a detector.
+    """
     name = place.name
     built_in = building.split(recipe.model)[0] in BUILT_IN
     code = "" if built_in else f"Loading executes `{recipe.model}`, the code that builds the architecture"
@@ -202,6 +213,7 @@ def readme(recipe: Hardened, place: Path, audit: str, model: str) -> str:
         "",
         *([f"{code}.", ""] if code else []),
         *([_TRUSTED, ""] if recipe.trusted else []),
+        *([_ABSTAINS, ""] if abstains else []),
         "## What it claims",
         "",
         *(f"- `{each['defense']}`: {each['claims']}" for each in recipe.fit),

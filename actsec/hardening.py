@@ -20,6 +20,7 @@ from actsec import exporting, hardened, models, registry, runner, scene, tasks, 
 from actsec.budgets import REPEATS
 from actsec.chains import fit_chain, threads
 from actsec.data import Dataset
+from actsec.detecting import DETECTOR
 from actsec.errors import BadOption, PlanError
 from actsec.loading import building, recipes
 from actsec.loading.trust import loads_alone, sha256, vouched
@@ -108,6 +109,7 @@ def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: s
     bare, text, onto = _origin(loaded, base)
     # Without test data of its own the scene sets some aside that nothing uses.
     notes = (*(loaded.notes if tested else ()), *notes, *((_TRUSTED,) if plan.trust_model else ()))
+    notes = (*notes, *((DETECTOR,) if base.rejects is not None else ()))
     trusted = plan.trust_model or (onto is not None and onto.trusted)
     return Ready(loaded, base, bare, text, onto, _base_weights(plan, onto), trusted, filled, notes, tested)
 
@@ -116,7 +118,7 @@ def _check_form(base: Target, chain: Sequence[Spec], save: str | None, export: s
     """Raise what putting the chain on the model, saving its weights alone or exporting it would raise in the end."""
     alone = save is not None and save.endswith(".safetensors")
     made = scene.wrapped(base, tuple(chain))
-    if export is not None or not alone:
+    if not alone and save is not None:
         hardened.whole_of(base)
     if alone and (spec := _changes(base, chain)) is not None:
         raise BadOption(
@@ -188,14 +190,18 @@ def write(made: Made, save: str | None, export: str | None, command: str) -> Ite
 
 
 def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
-    """Accuracy and calibration on the test data; the mean over draws of a stochastic target. One forward a row."""
+    """Accuracy and calibration on the test data; the mean over draws of a stochastic target. One forward a row.
+
+    An input that the target's detector refuses is not correct, and its label counts as decided all the same.
+    """
     repeats = REPEATS[plan.budget] if target.stochastic else 1
     with frozen(target.model):
         oracle = Oracle(target.having(threshold=None), 0, repeats, plan.seed, "clean test")
-        logits = oracle.decisions(torch.from_numpy(test.x).to(target.device)).double().cpu()
+        decisions, refused = oracle.decided(torch.from_numpy(test.x).to(target.device))
+    logits = decisions.double().cpu()
     labels = target.decide(logits)
     p = logits.softmax(-1).mean(0)
-    right = (labels == torch.from_numpy(test.y)).double().mean(0)
+    right = ((labels == torch.from_numpy(test.y)) & ~refused.cpu()).double().mean(0)
     decided = target.decide(p.log()) if target.threshold is not None else p.argmax(-1)
     found = calibration.calibration(p.numpy(), test.y, "clean", decided=decided.numpy())
     return Measured(statistics.share(round(float(right.sum())), len(test)), found, decided)

@@ -45,13 +45,14 @@ class _Tally:
         alike = _properties(self.site)
         if alike.dead_below is not None:
             dead = z <= alike.dead_below
-            self.dead += float(dead.double().mean(1).sum())
+            self.dead += float((dead.sum(1).double() / self.units).sum())
             alive = (~dead).any(0)
             self.ever_alive = alive if self.ever_alive is None else self.ever_alive | alive
-        self.saturated += float(_saturated(self.site, z).double().mean(1).sum())
+        if tails(self.site.kind, self.site.options) != (None, None):
+            self.saturated += float((_saturated(self.site, z).sum(1).double() / self.units).sum())
         self.sloped = self.sloped and gradient is not None
         if gradient is not None:
-            self.slope += float(gradient.flatten(1).double().norm(dim=1).sum())
+            self.slope += float(torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64).sum())
 
     def health(self) -> SiteHealth:
         """The means. A site with a value that is not finite has no fractions: NaN is neither dead nor alive."""
@@ -170,12 +171,19 @@ class KillProfile:
 
 
 def kill_profile(
-    target: Target, before: Tensor, after: Tensor, batch: int = 128, region: Region = "dead"
+    target: Target,
+    before: Tensor,
+    after: Tensor,
+    batch: int = 128,
+    region: Region = "dead",
+    among: Tensor | None = None,
 ) -> KillProfile:
     """Compare the units gone on clean inputs and on attacked ones, both (n, *shape), row by row. Two forwards a row.
 
     Counts the sites that have the region (see forcing.Kill); gates and constant calls are left out, and so are constant
-    units, which stay the same on 32 of the clean inputs and on 16 random ones: nothing forces them.
+    units, which stay the same on all of the clean inputs, or on all of ``among`` (m, *shape) where it is given, and on
+    16 random ones: nothing forces them. That takes one forward more for each of these. What is compared piece by piece
+    gives the same ``among`` every time, so that the shares are of the same units.
     """
     with frozen(target.model):
         found = _sites(target, before)
@@ -187,7 +195,7 @@ def kill_profile(
         net, of_active = [], []
         batch = min(batch, target.batch)
         oracle = Oracle(target, batch)
-        kept_units = moving(oracle, before, region)
+        kept_units = moving(oracle, before if among is None else among, region)
         for clean, attacked in zip(torch.split(before, batch), torch.split(after, batch), strict=True):
             pairs = list(zip(oracle.observe(clean, True).sites, oracle.observe(attacked, True).sites, strict=True))
             counts = np.zeros((len(clean), 4))  # killed, revived, active before, units
@@ -215,16 +223,20 @@ def kill_profile(
 
 
 def moving(oracle: Oracle, x: Tensor, region: Region) -> dict[str, Tensor]:
-    """By site, which units (units,) bool differ on some clean or random inputs: the others are constants."""
+    """By site, which units (units,) bool differ on some of the inputs x (n, *shape) and of 16 random ones.
+
+    The others are constants. One forward an input; only the least and the greatest value of every unit are kept.
+    """
     random = Draws(0, "constant units").uniform(torch.arange(16, device=x.device), 0, tuple(x.shape[1:]))
     low, high = oracle.target.bounds
-    seen = oracle.observe(torch.cat([x[:32], low + (high - low) * random]), True)
-    found = {}
-    for site in (site for site in seen.sites if depth(site, region) is not None):
-        z = site.pre.flatten(1)
-        # beyond what float32 rounds
-        found[site.name] = ~(z.amax(0) - z.amin(0) <= 1e-6 * z.abs().amax(0))
-    return found
+    ends: dict[str, tuple[Tensor, Tensor]] = {}
+    for piece in (*torch.split(x, oracle.rows()), low + (high - low) * random):
+        for site in (site for site in oracle.observe(piece, True).sites if depth(site, region) is not None):
+            z = site.pre.flatten(1)
+            least, most = ends.get(site.name, (z[0], z[0]))
+            ends[site.name] = torch.minimum(least, z.amin(0)), torch.maximum(most, z.amax(0))
+    # beyond what float32 rounds
+    return {name: ~(b - a <= 1e-6 * torch.maximum(a.abs(), b.abs())) for name, (a, b) in ends.items()}
 
 
 def _ends_of(site: Site, region: Region) -> bool:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actsec import units
-from actsec.activations import activation, watch
+from actsec.activations import Site, activation, watch
 from actsec.errors import BadOption, ModelError
 from actsec.oracle import frozen
 from actsec.spec import Spec
@@ -39,52 +39,89 @@ class Affine:
     """z = x.flatten() @ weight.T + bias: weight (units, features), bias (units,), float64. site names the call.
 
     A unit is dead at z <= 0: where the activation's dead half-line ends elsewhere (hardswish at -3), z is how far above
-    that end the pre-activation lies.
+    that end the pre-activation lies. ``units`` (units,) int64 are their places in the flattened pre-activation, of the
+    ``of`` that the site has: some, where not all were read.
     """
 
     site: str
     weight: Tensor
     bias: Tensor
+    units: Tensor | None = None
+    of: int = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """How far above the end of the dead half-line each unit is (n, units) on inputs (n, *shape)."""
         return x.flatten(1).double() @ self.weight.T + self.bias
 
+    @property
+    def whole(self) -> bool:
+        """Whether every unit of the site is there."""
+        return self.units is None or len(self.units) == self.of
 
-def first_layer(target: Target, x: Tensor, batch: int = 256) -> Affine:
+
+def first_layer(target: Target, x: Tensor, batch: int = 256, most: int | None = None, seed: int = 0) -> Affine:
     """The map from inputs (n, *shape), in input units, to the first site that can die. features + 5 forwards.
 
-    Raises ModelError where it is not affine (something before the site bends), where no site can die, and where the
-    matrix would hold more than MOST_ENTRIES numbers.
+    With ``most``, of at most so many of its units, drawn at random: as many forwards and backwards, and 5 forwards.
+    Raises ModelError where it is not affine (something before the site bends), where no site can die, where the model
+    does not run in float64, and where the matrix would hold more than MOST_ENTRIES numbers.
     """
     first = next(iter(units.sites(target, x)), None)
     if first is None:
         raise ModelError("no site can die, so there is nothing to certify", "Use a model with relu.")
+    try:
+        return _read(target, first, x, batch, most, seed)
+    except (RuntimeError, TypeError) as problem:  # of a model or a device without float64
+        reason = str(problem).splitlines()[0]
+        raise ModelError(f"the model does not run in float64: {reason}", "Use bounds.") from problem
+
+
+def _read(target: Target, first: Site, x: Tensor, batch: int, most: int | None, seed: int) -> Affine:
     name, end = first.name, first.activation.properties.dead_below or 0.0
     model = copy.deepcopy(target.model).double()
     double = target.having(model=model)
     shape, features = tuple(x.shape[1:]), x[0].numel()
 
     def pre(rows: Tensor) -> Tensor:
-        with torch.no_grad(), watch(model, only=(name,), post=False) as seen:
+        with watch(model, only=(name,), post=False) as seen:
             model(double.normalization(rows) if double.normalization else rows)
         return seen.calls[0].pre.flatten(1) - end
 
-    with frozen(model):
+    def slopes(places: Tensor) -> Tensor:
+        """Rows of the matrix, one a place, as gradients."""
+        zeros = torch.zeros(len(places), *shape, dtype=torch.float64, device=x.device, requires_grad=True)
+        with torch.enable_grad():
+            (found,) = torch.autograd.grad(pre(zeros).gather(1, places[:, None]).sum(), zeros)
+        return found.flatten(1)
+
+    with frozen(model), torch.no_grad():
         bias = pre(torch.zeros(1, *shape, dtype=torch.float64, device=x.device))[0]
-        if len(bias) * features > MOST_ENTRIES:
+        of = len(bias)
+        chosen = _some(of, most, seed).to(x.device)
+        if len(chosen) * features > MOST_ENTRIES:
             raise ModelError(
-                f"the first site has {len(bias)} units on {features} features: too many for an exact certificate",
+                f"the first site has {of} units on {features} features: too many for an exact certificate",
                 "Use bounds, which needs no matrix.",
             )
-        basis = torch.split(torch.eye(features, dtype=torch.float64, device=x.device), batch)
-        weight = torch.cat([pre(part.reshape(-1, *shape)) - bias for part in basis]).T.contiguous()
-        found = Affine(name, weight, bias)
+        if most is not None:
+            weight = torch.cat([slopes(places) for places in torch.split(chosen, batch)])
+        else:
+            basis = torch.split(torch.eye(features, dtype=torch.float64, device=x.device), batch)
+            weight = torch.cat([pre(part.reshape(-1, *shape)) - bias for part in basis]).T.contiguous()
+        found = Affine(name, weight, bias[chosen], chosen, of)
         some = x[:4].double()
-        worst = float((pre(some) - found(some)).abs().max())
-    if worst > 1e-8 * (1 + float(found(some).abs().max())):
+        worst = float((pre(some)[:, chosen] - found(some)).abs().max())
+        scale = float(found(some).abs().max())
+    if worst > 1e-8 * (1 + scale):
         raise ModelError(f"what comes before {name} is not affine", "Use bounds.")
     return found
+
+
+def _some(of: int, most: int | None, seed: int) -> Tensor:
+    """At most ``most`` of the numbers below ``of``, at random, ascending."""
+    if most is None or of <= most:
+        return torch.arange(of)
+    return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
 def kill_radius(layer: Affine, x: Tensor, norm: Norm, box: tuple[float, float] | None = None) -> Tensor:
@@ -102,11 +139,15 @@ def kill_radius(layer: Affine, x: Tensor, norm: Norm, box: tuple[float, float] |
         dual = slope.sum(1) if norm == "linf" else slope.square().sum(1).sqrt()
         return torch.where(z > 0, z / dual, torch.zeros_like(z))  # 0 / 0 is not taken, z / 0 is infinite
     flat = x.flatten(1).double()
-    return torch.stack([_boxed_radius(layer.weight, z[i], flat[i], norm, box) for i in range(len(x))])
+    # a unit of a convolution sees a patch: the other columns of its row are 0 and need no room
+    seen = max(1, int((slope > 0).sum(1).max()))
+    columns = slope.topk(seen, dim=1).indices
+    weight = layer.weight.gather(1, columns)
+    return torch.stack([_boxed_radius(weight, z[i], flat[i][columns], norm, box) for i in range(len(x))])
 
 
 def _boxed_radius(weight: Tensor, z: Tensor, x: Tensor, norm: Norm, box: tuple[float, float]) -> Tensor:
-    """kill_radius in a box of one input x (features,), for every unit (units,)."""
+    """kill_radius in a box of one input, for every unit (units,); x (units, features) is what each of them sees."""
     slope = weight.abs()
     room = torch.where(weight > 0, x - box[0], box[1] - x)  # how far each coordinate can go against the weight
     most = (slope * room).sum(1)
@@ -136,7 +177,8 @@ def blackout_radius(layer: Affine, x: Tensor, box: tuple[float, float] | None = 
     """The smallest L-inf change of each input that kills the whole first site: (n,) float64; infinity where none does.
 
     A linear program in the input and the radius (scipy, HiGHS): least r with |x' - x| <= r, W x' + b <= 0 and x' in the
-    box. Constant units that are alive make it infeasible, as they should. Raises ModelError if the solver gives up.
+    box. Constant units that are alive make it infeasible, as they should. Of a map of some units it is a lower bound.
+    Raises ModelError if the solver gives up.
     """
     from scipy.optimize import linprog
 

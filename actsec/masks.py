@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actsec.data.archives import read_lone
+from actsec.data.folders import opened
 from actsec.errors import DataError
 from actsec.types import Cases
 
@@ -32,15 +33,13 @@ def read(path: str | Path, shape: tuple[int, ...]) -> Mask:
     place = Path(path)
     if place.suffix.lower() in (".npy", ".npz"):
         return fitted(read_lone(place, _LIMIT, _HOW), shape, str(path))
-    from PIL import Image
-
-    try:
-        with Image.open(place) as picture:
+    if not place.is_file():
+        raise DataError(f"there is no mask {path}", "Check the path.")
+    with opened(place) as picture:
+        try:
             values = np.asarray(picture.convert("L"))
-    except FileNotFoundError:
-        raise DataError(f"there is no mask {path}", "Check the path.") from None
-    except (OSError, ValueError, Image.DecompressionBombError) as problem:
-        raise DataError(f"the mask {path} cannot be read: {problem}", _HOW) from problem
+        except Exception as problem:  # damaged pixels make Pillow's decoders raise anything
+            raise DataError(f"the mask {path} cannot be read: {problem}", _HOW) from problem
     return fitted(values, shape, str(path))
 
 

@@ -16,7 +16,7 @@ from actsec.errors import StoreError
 from actsec.parts import Part
 from actsec.plan import Facts, Plan, plan_id
 from actsec.result import Result
-from actsec.store import Store
+from actsec.store import Store, reading
 from actsec.types import Job
 
 
@@ -50,7 +50,8 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Merged:
         with merged.held():
             missing = _copy(prepared.jobs, stores, merged)
             complete = all(merged.done(job.id) for job in prepared.jobs)
-            return Merged(merged, runner.finish(prepared, merged, complete=complete), missing)
+            with reading(place):
+                return Merged(merged, runner.finish(prepared, merged, complete=complete), missing)
 
 
 def _one_plan(stores: Sequence[Store]) -> Plan:

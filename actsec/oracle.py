@@ -27,8 +27,17 @@ T = TypeVar("T")
 def rows_within(target: Target, x: Tensor, memory: int) -> int:
     """How many rows of x (n, *shape) one call may hold so that what a backward keeps of them stays in ``memory`` MiB.
 
-    Between PAD and BATCH, a multiple of PAD. From what autograd saves on two rows and on four, which is the same on
-    every run: 6 forwards. Buffers that come and go are allowed for by counting each kept tensor twice.
+    Between PAD and BATCH, a multiple of PAD. Buffers that come and go are allowed for by counting each kept tensor
+    twice. Cost: that of ``kept_by_row``.
+    """
+    fitting = int(memory * (1 << 20) / (2 * kept_by_row(target, x)))
+    return max(PAD, min(BATCH, fitting // PAD * PAD))
+
+
+def kept_by_row(target: Target, x: Tensor) -> int:
+    """How many bytes a backward keeps of one row of x (n, *shape), at least 1.
+
+    From what autograd saves on two rows and on four, which is the same on every run: 6 forwards.
     """
     kept = []
     with frozen(target.model):
@@ -44,9 +53,7 @@ def rows_within(target: Target, x: Tensor, memory: int) -> int:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 target.logits(sample)
             kept.append(sum(saved.values()) + sample.nbytes)
-    each = max(1, (kept[1] - kept[0]) // 2)
-    fitting = int(memory * (1 << 20) / (2 * each))
-    return max(PAD, min(BATCH, fitting // PAD * PAD))
+    return max(1, (kept[1] - kept[0]) // 2)
 
 
 def _out_of_memory(problem: Exception) -> bool:

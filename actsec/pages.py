@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from actsec import registry
+from actsec import drift, registry
 from actsec.errors import unknown
 
 KINDS = ("attacks", "defenses", "activations", "diagnostics", "lints", "poisons", "symptoms", "models", "data")
@@ -80,6 +80,8 @@ def find(name: str) -> Page:
     known: list[str] = list(names())
     if name.startswith(registry.ART):
         return page("attacks", name)
+    if name == drift.RULE:
+        return (drift.__doc__ or "").strip()
     if name in known:
         return page("activations", name)
     for kind in DOCUMENTED:
@@ -87,7 +89,7 @@ def find(name: str) -> Page:
             known.append(plug_in)
             if name == plug_in or name == getattr(registry.find(kind, plug_in), "rule", None):  # type: ignore[arg-type]
                 return page(kind, plug_in)
-    raise unknown("name", name, known)
+    raise unknown("name", name, [*known, drift.RULE])
 
 
 def page(kind: Any, name: str) -> Page:

@@ -20,7 +20,8 @@ class Part:
     def parse(text: str) -> Part:
         """A part of texts such as ``3/16``. Raises BadOption."""
         number, _, of = text.partition("/")
-        if not (number.strip().isdecimal() and of.strip().isdecimal() and 1 <= int(number) <= int(of)):
+        short = max(len(number), len(of)) < 10  # what int() reads at once
+        if not (short and number.strip().isdecimal() and of.strip().isdecimal() and 1 <= int(number) <= int(of)):
             raise BadOption(f"--shard {text!r} is no part", "Write 3/16 for the third of 16; the last is 16/16.")
         return Part(int(number), int(of))
 

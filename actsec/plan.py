@@ -24,6 +24,7 @@ from actsec.conditions import accept_text, gate_texts
 from actsec.errors import BadOption, PlanError, SpecError, UsageError, unknown
 from actsec.features import FeatureRule
 from actsec.spec import Spec, parse, parse_chain, parse_value
+from actsec.toml import quoted
 from actsec.training.recipe import Recipe
 from actsec.types import Job, Threat, chain_text
 
@@ -48,6 +49,7 @@ CERTIFIED_BY: Mapping[str, Any] = {"n0": 100, "alpha": 0.001, "attack": "pgd(ste
 
 CHECKED = ("noise", "single_step", "iterative", "doubled", "margin", "gradient_free", "unbounded", "transfer")
 """Roles that the sanity checks read, all on the same images."""
+_MOST = 1 << 20  # bytes of a plan
 VARIANT = "variant:"
 """How ``transfer`` names a model of the plan as its source."""
 
@@ -180,6 +182,10 @@ def _inside(plan: Plan) -> tuple[Spec, ...]:
     return ()
 
 
+BRACKETED = 40
+"""Images on which an attack on units stands beside certificates."""
+
+
 def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
     """Every job of a resolved plan, dependencies before dependants, each once."""
     made: dict[str, Job] = {}
@@ -193,6 +199,9 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
         beside = (*beside, *certificate_jobs(plan, facts, variant))
         for job in (*prepared, *single, *beside, *sources, *tried):
             made.setdefault(job.id, job)
+    # last, for they rest on attacks and on models of other variants
+    for job in (job for v in variants(plan) for trial in plan.attacks for job in bracket_jobs(plan, facts, v, trial)):
+        made.setdefault(job.id, job)
     return tuple(made.values())
 
 
@@ -264,6 +273,32 @@ def certificate_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Jo
     shards = ([start, min(start + CERTIFIED_SHARD, most)] for start in range(0, most, CERTIFIED_SHARD))
     label = f"certify {variant.name}"
     return tuple(_job("certify", {**recipe, "rows": rows}, (model,), label, variant.name) for rows in shards)
+
+
+def bracket_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> tuple[Job, ...]:
+    """The job that holds an attack on units of an undefended model beside certificates, on its first images.
+
+    The audited model's inputs are carried to the models with other activations too. None for other trials.
+    """
+    if variant.chain or trial.role != "kill":
+        return ()
+    rows = min(trial.samples, BRACKETED)
+    attacked = tuple(j.id for j in trial_jobs(plan, facts, variant, trial) if j.recipe["rows"][0] < rows)
+    if not attacked:
+        return ()
+    model = model_jobs(plan, facts, variant)[-1].id
+    twins = {v.name: model_jobs(plan, facts, v)[-1].id for v in swapped(plan) if variant.audited}
+    recipe = {"model": model, "data": facts.test, "threat": str(Threat.parse(trial.threat)), "rows": [0, rows]}
+    recipe |= {"attacked": list(attacked), "twins": twins}
+    if facts.mask is not None:
+        recipe |= {"mask": facts.mask}
+    label = f"bracket {trial.attack} at {trial.threat} on {variant.name}"
+    return (_job("bracket", recipe, (model, *attacked, *twins.values()), label, variant.name),)
+
+
+def swapped(plan: Plan) -> tuple[VariantPlan, ...]:
+    """The models of the plan that are the audited one with other activations: trained so, or by a chain of swaps."""
+    return tuple(v for v in variants(plan)[1:] if all(spec.name == "swap" for spec in v.chain))
 
 
 def trial_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -> tuple[Job, ...]:
@@ -382,12 +417,16 @@ def plan_id(plan: Plan, facts: Facts) -> str:
 def read(path: str | Path) -> Plan:
     """A plan from a TOML file. Raises PlanError for what does not read, UnknownName for keys nobody knows."""
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open("rb") as file:
+            content = file.read(_MOST + 1)
+        if len(content) > _MOST:
+            raise PlanError(f"the plan {path} has more than {_MOST:,} bytes", "Give the path of a plan.")
+        table = tomllib.loads(content.decode())
     except OSError as problem:
         raise PlanError(
             f"cannot read the plan {path}: {problem.strerror}", "Give the path of a TOML file."
         ) from problem
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:  # numbers of thousands of digits and deep nesting raise these
         raise PlanError(
             f"{path} is not TOML: {problem}", "See `actsec audit --print-plan` for an example."
         ) from problem
@@ -425,6 +464,7 @@ def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
     hints = typing.get_type_hints(Plan)
     changes: dict[str, Any] = {}
     for key, value in options.items():
+        _check_text(key, value)
         if key in ("activations", "attacks", "defenses", "corruptions"):
             value = tuple(part for text in value for part in split_list(text))  # noqa: PLW2901  # the texts, one by one
         if key == "attacks":
@@ -438,6 +478,13 @@ def override(plan: Plan, options: Mapping[str, Any]) -> Plan:
         else:
             changes[key] = _number(key, str(value), whole="float" not in str(hints[key]))
     return plan.having(**changes)
+
+
+def _check_text(key: str, value: Any) -> None:
+    """Refuse bytes of the command line that are no text: a plan could not be written down with them."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if any("\ud800" <= c <= "\udfff" for c in str(text)):
+            raise BadOption(f"--{key.replace('_', '-')} {text!r} is not Unicode text", "Rename the file in UTF-8.")
 
 
 def split_list(text: str) -> list[str]:
@@ -499,8 +546,7 @@ def toml(value: Any) -> str:
     """A value as TOML text."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml, value))}]"
-    # A JSON text is a TOML text but for DEL, which TOML wants escaped.
-    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value) if isinstance(value, float) else quoted(value)
 
 
 def _features(value: Any) -> tuple[FeatureRule, ...]:

@@ -65,6 +65,7 @@ class Profile:
     low: float = 0.0
     high: float = 0.0
     counts: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
+    bare: bool = False  # who lives is all that is counted
 
     def add(self, pre: Tensor) -> None:
         """Count one batch of pre-activations (rows, *shape)."""
@@ -75,6 +76,9 @@ class Profile:
         self.rows += len(z)
         if (ends := self.ends) is not None:
             self.live = _plus(self.live, _between(z, ends).sum(0, dtype=torch.int32))
+        if self.bare:
+            return
+        if ends is not None:
             bias = None if self.feeder is None else getattr(self.feeder.module, "bias", None)
             if isinstance(bias, Tensor) and self.feeder is not None:
                 at = self.feeder.channels(self.site.shape).to(z.device)
@@ -147,17 +151,20 @@ class Profile:
         return self.high
 
 
-def profile(target: Target, x: Tensor, sites: tuple[Site, ...] | None = None, batch: int = 128) -> dict[str, Profile]:
+def profile(
+    target: Target, x: Tensor, sites: tuple[Site, ...] | None = None, batch: int = 128, *, bare: bool = False
+) -> dict[str, Profile]:
     """The profile of every hidden activation call that sees the input, by name in call order, on x (n, *shape).
 
     ``sites`` are those of a ``find`` on the same model; it costs a forward or two to find them. One forward a row.
+    ``bare`` counts on how many rows each unit lives, and nothing else.
     """
     with frozen(target.model), torch.no_grad():
         torch.manual_seed(0)  # for a model that draws
         asked = x[:_ROWS] if target.normalization is None else target.normalization(x[:_ROWS])
         known = find(target.model, asked).active if sites is None else sites
-        found = {site.name: Profile(site, None) for site in known}
-        for name, feeder in _feeders(target, x[:_ROWS], frozenset(found)).items():
+        found = {site.name: Profile(site, None, bare=bare) for site in known}
+        for name, feeder in () if bare else _feeders(target, x[:_ROWS], frozenset(found)).items():
             found[name].feeder = feeder
 
         def read(call: Call) -> None:

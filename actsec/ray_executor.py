@@ -140,7 +140,7 @@ def work(job: Job, scene: bytes, expected: str, *needs: dict[str, bytes]) -> Lef
 @lru_cache(maxsize=1)
 def _scene(content: bytes) -> Scene:
     """The plan and its data, read once in each worker."""
-    loaded: Scene = pickle.loads(content)  # noqa: S301  # made by the process that started this worker
+    loaded: Scene = pickle.loads(content)  # noqa: S301  # nosec B301  # made by the process that started this worker
     return loaded
 
 

@@ -20,6 +20,8 @@ from actsec.activations.calls import Options
 from actsec.activations.catalogue import activation
 from actsec.activations.listing import Site
 from actsec.activations.regions import tails
+from actsec.drift import RULE as DRIFT
+from actsec.drift import WINDOWS, limit, stability
 from actsec.errors import DataError
 from actsec.spec import Spec
 from actsec.verdict.activity import DEAD, SATURATED
@@ -30,14 +32,8 @@ VALUES, BINS = 1024, 10
 """Values of a pass that enter the histogram, and its bins: the deciles of the first window of the baseline."""
 LONG = 256
 """Rows in a row on which a unit must be dead to be called permanently dead."""
-DRIFTED = 0.1
-"""The population-stability index from which a distribution counts as another one: what credit scoring, where the index
-comes from, calls a moderate shift. Windows of the same data came to 0.01 at most (benchmarks/monitoring.py)."""
-WINDOWS = 4
-"""Windows that make a baseline; how far they lie from each other is the noise that a drift must exceed twice."""
-NOT_FINITE, DEAD_UNITS, FLAT, DRIFT = "ACT-A00", "ACT-A01", "ACT-A03", "ACT-A20"
+NOT_FINITE, DEAD_UNITS, FLAT = "ACT-A00", "ACT-A01", "ACT-A03"
 UNRESOLVED, NO_SITE = "ACT-A02", "ACT-A06"
-_FLOOR = 1e-4  # no share of a bin is taken for less: the index has logarithms
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,7 @@ class Profile:
     @property
     def limit(self) -> float:
         """The drift from which the site counts as drifted."""
-        return max(DRIFTED, 2 * self.noise)
+        return limit(self.noise)
 
 
 def profile(name: str, given: Any) -> Profile:
@@ -93,12 +89,6 @@ def profile(name: str, given: Any) -> Profile:
     if not all(map(math.isfinite, numbers)) or list(edges) != sorted(set(edges)) or not edges or not whole:
         raise DataError(f"the baseline of {name!r} is no histogram", "Save it anew.")
     return made
-
-
-def stability(one: Sequence[float], other: Sequence[float]) -> float:
-    """The population-stability index of two lists of shares: the sum of (p - q) ln(p / q); 0 for equal ones."""
-    pairs = [(max(p, _FLOOR), max(q, _FLOOR)) for p, q in zip(one, other, strict=True)]
-    return sum((p - q) * math.log(p / q) for p, q in pairs)
 
 
 @dataclass(slots=True)
@@ -195,6 +185,12 @@ class Tally:
     early: list[Histogram] = field(default_factory=list)  # windows of which the baseline is to be made
     late: Histogram = field(default_factory=Histogram)
     first: list[tuple[Tensor, int]] = field(default_factory=list)
+    judged: bool = False  # a whole window was held against a baseline
+
+    @property
+    def held(self) -> int:
+        """The rows kept for a baseline so far, at the weights that there are."""
+        return sum(rows for _, rows in self.first) + sum(part.rows for part in self.early)
 
     def forget(self) -> None:
         """The weights are others: a baseline of these weights says nothing any more."""
@@ -256,6 +252,7 @@ class Tally:
             gone = float((self.since >= min(LONG, self.rows)).float().mean())
         if late.rows and self.base is not None and not broken:
             drift = stability(late.shares, self.base.shares)
+            self.judged |= late.rows >= self.window
         steep = _bars(self.site.kind, self.site.options)[2] is not None
         holds = {
             NOT_FINITE: broken > 0,

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from actsec import spec as notation
-from actsec.errors import ActsecError, BadOption, unknown
+from actsec.errors import ActsecError, BadOption, UsageError, unknown
 from actsec.spec import Spec
 
 Kind = Literal["attacks", "defenses", "diagnostics", "lints", "poisons", "symptoms", "sections", "formats"]
@@ -45,14 +45,14 @@ def names(kind: Kind) -> tuple[str, ...]:
     """Every known name of a kind, sorted; third-party ones as ``package/name``. Imports none of them."""
     room = importlib.import_module(_ROOMS[kind][0])
     built_in = [m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")]
-    return tuple(sorted([*built_in, *_entries(kind)]))
+    return tuple(sorted([*built_in, *foreign(kind)]))
 
 
 @cache
 def find(kind: Kind, name: str) -> Any:
     """The class or function called ``name``. Raises UnknownName with the nearest known name."""
-    if name in _entries(kind):
-        return _entries(kind)[name].load()
+    if (entry := foreign(kind).get(name)) is not None:
+        return _loaded(entry, f"{kind[:-1]} {name}")
     if kind == "attacks" and name.startswith(ART):
         return _art().find(name)
     if name not in names(kind):
@@ -108,14 +108,14 @@ def page(kind: Kind, name: str) -> str:
         return str(_art().page(name))
     if name not in names(kind):
         raise unknown(kind[:-1], name, names(kind))
-    entry = _entries(kind).get(name)
+    entry = foreign(kind).get(name)
     found = importlib.util.find_spec(entry.module if entry else f"{_ROOMS[kind][0]}.{name}")
     return (ast.get_docstring(ast.parse(_source(found) or "")) or "").strip()
 
 
 def origin(kind: Kind, name: str) -> str:
     """Whose code a plug-in is, such as ``their-pack 1.0 (theirs.wiggle)``; empty where it is actsec's own."""
-    entry = _entries(kind).get(name)
+    entry = foreign(kind).get(name)
     if entry is None:
         return ""
     return f"{entry.dist.name} {entry.dist.version} ({entry.module})" if entry.dist else entry.module
@@ -123,7 +123,7 @@ def origin(kind: Kind, name: str) -> str:
 
 def packages(named: str | None = None) -> dict[str, str]:
     """The packages that bring plug-ins and their versions; of a text of specs, those of the plug-ins it names."""
-    entries = [entry for kind in _ROOMS for entry in _entries(kind).items()]  # type: ignore[arg-type]  # each is a Kind
+    entries = [entry for kind in _ROOMS for entry in foreign(kind).items()]  # type: ignore[arg-type]  # each is a Kind
     return {e.dist.name: e.dist.version for name, e in entries if e.dist and (named is None or name in named)}
 
 
@@ -139,7 +139,20 @@ def _art() -> ModuleType:
     return importlib.import_module("actsec.art_names")
 
 
-def _entries(kind: Kind) -> dict[str, EntryPoint]:
+def _loaded(entry: EntryPoint, what: str) -> Any:
+    """A third-party plug-in, which is executed. Raises UsageError naming whose it is when that fails."""
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+        whose = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
+        raise UsageError(
+            f"the {what}{whose} fails when it is imported: {type(error).__name__}: {error}",
+            "Mend or uninstall that package.",
+        ) from error
+
+
+def foreign(kind: Kind) -> dict[str, EntryPoint]:
+    """The plug-ins of other distributions, by ``package/name``. Imports none of them."""
     found = entry_points(group=f"actsec.{kind}")
     return {f"{e.dist.name if e.dist else e.module}/{e.name}": e for e in found}
 

@@ -239,15 +239,15 @@ class SiteKill:
 class Miscalibration:
     """Confidence moved and the label left, on the first n test inputs: what that does to calibration.
 
-    aim: over, under, or worst (up where the label is wrong, down where it is right). before, after and noise are of the
-    same inputs: untouched, after the attack, and after noise at the same eps under the same goal, None where not done;
-    an input whose confidence could not be moved is the untouched one. moved and noise_moved count those that could.
-    accuracy is the same before and after: changed counts labels that are not, and is 0 unless something is broken.
-    forwards and backwards: means over inputs.
+    aim: over, under, worst (up where the label is wrong, down where it is right) or random (towards a confidence drawn
+    for each input). before, after and noise are of the same inputs: untouched, after the attack, and after noise at the
+    same eps under the same goal, None where not done; an input whose confidence could not be moved is the untouched
+    one. moved and noise_moved count those that could. accuracy is the same before and after: changed counts labels that
+    are not, and is 0 unless something is broken. forwards and backwards: means over inputs.
     """
 
     threat: str
-    aim: Literal["over", "under", "worst"]
+    aim: Literal["over", "under", "worst", "random"]
     attack: str
     n: int
     accuracy: Share
@@ -285,10 +285,61 @@ class KillEffect:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteBracket:
+    """One site, of the units that are not in the region yet and that anything moves.
+
+    attacked: the share that the attack forced together; certified: the share that no perturbation can force more than,
+    None where there is no certificate; how: what certifies it. units are those looked at, ``of`` those of the site.
+    """
+
+    name: str
+    kind: str
+    units: int
+    of: int
+    attacked: float
+    certified: float | None
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """An attack on units beside certificates, on n images: what was forced <= what can be <= what is certified.
+
+    reason_exact, reason_intervals: why there is none of these, empty where there is. blackouts: of the first images the
+    smallest change inside the box that kills the whole first site, None where none does; exact by a linear program
+    (blackout_exact), else at least that. blackouts_anywhere: the same outside the box too, where it is exact.
+    """
+
+    n: int
+    norm: str
+    eps: float
+    region: str
+    sites: tuple[SiteBracket, ...]
+    reason_exact: str
+    reason_intervals: str
+    blackouts: tuple[float | None, ...] = ()
+    blackout_exact: bool = False
+    blackouts_anywhere: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """What the inputs that force one model's units did on another: labels changed of those it had right.
+
+    net is the rise of its own units that are gone, None where none of them can be.
+    """
+
+    variant: str
+    label_changed: Share | None
+    net: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """Forcing units beside noise and plain PGD at the same eps. net is killed minus revived, of all units.
 
-    applicable is False, with the reason, where no site can die.
+    applicable is False, with the reason, where no site can die. bracket holds it beside certificates; passed is what
+    the same inputs did on other models of the audit with other activations.
     """
 
     threat: str
@@ -307,6 +358,8 @@ class Kill:
     sites: tuple[SiteKill, ...]
     effect: KillEffect | None = None
     attack: str = ""
+    bracket: Bracket | None = None
+    passed: tuple[PassedOn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,6 +567,7 @@ AdviceLabel = Literal[
     "stability only",
     "costs more than it gives",
     "no detectable effect",
+    "not checked",
     "looks better, is masking",
     "not tested",
 ]
@@ -638,6 +692,19 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Executed:
+    """Code of others that the audit executed: what it is for, whose it is, and the sha256 of its file.
+
+    origin is the name of a file, or a module and the distribution with its version that brought it; sha256 is None
+    where there is no file to hash. What the file imports is not hashed.
+    """
+
+    what: str
+    origin: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Data:
     """The data the audit used."""
 
@@ -677,3 +744,4 @@ class Result:
     second_opinions: tuple[SecondOpinion, ...] = ()
     mask: str = ""
     accepted: tuple[AcceptedFinding, ...] = ()
+    executed: tuple[Executed, ...] | None = None

@@ -75,6 +75,8 @@ Tell = Callable[[Progress], None]
 
 FIRST_SIGHT = "0" * 24
 """What global generators are seeded by where a model is asked outside of any job."""
+FORETELLS = 0.02
+"""The share of the work that must be done before the time left is told."""
 LOST = "a worker died; the jobs it had are tried again, one at a time"
 DAMAGED = "measured again, for their outcomes are not whole (cut short, changed or deleted)"
 STOPPING = "stopping: running jobs are finished first (Ctrl-C again ends them at once)"
@@ -246,10 +248,6 @@ def _without_dependants(waiting: list[Job], failed: str) -> list[Job]:
     return kept
 
 
-FIRST = 0.03
-"""The share of the work that is done before the time left is told."""
-
-
 class _Clock:
     """Time left, from how long jobs of each kind took per unit of estimated work."""
 
@@ -267,26 +265,35 @@ class _Clock:
     def left(self) -> float | None:
         remaining = sum(self.left_by_kind.values())
         done = self.all_work - remaining
-        # The first jobs start workers and load models: what they took says nothing of the others.
-        return (time.monotonic() - self.began) * remaining / done if done > FIRST * self.all_work else None
+        # The first jobs are over in no time and are not made of passes: what they took says little of the others.
+        enough = done > 0 and (done >= FORETELLS * self.all_work or remaining == 0)
+        return (time.monotonic() - self.began) * remaining / done if enough else None
 
 
 def estimate(prepared: Prepared, job: Job) -> float:
-    """Rough work of a job in passes of one image, for the time left."""
+    """Rough work of a job in passes of one image, for the time left: at most, since attacks settle earlier.
+
+    Trainings are counted as their price says (see pricing), on a toy and once in a process.
+    """
+    from actsec import pricing, registry
     from actsec.budgets import REPEATS
     from actsec.spec import parse
+    from actsec.training.recipe import Recipe
 
     data = prepared.scene.splits
     trained = len(data.train) if data.train is not None else 0
+    if job.kind == "defend":
+        chain = parse_chain(str(job.recipe["chain"]))
+        return 1000.0 + sum(pricing.price(spec, trained) or 0 for spec in chain if trained)
     if job.kind not in ("attack", "craft"):
         return {
-            "base": 60.0 * trained if prepared.plan.reference else 100.0,
-            "defend": 120.0 * trained + 1000.0,
+            "base": 3.0 * Recipe().epochs * trained if prepared.plan.reference else 100.0,
             "clean": 1.0 * len(data.test),
             "corrupt": 1.0 * len(job.recipe.get("corruptions", ())) * len(data.test),
             "nonsense": 1500.0,
             "fool": 10_000.0,
             "certify": 20.0 * float(job.recipe.get("n", 0)) * len(job.recipe.get("radii", ())),
+            "bracket": 1500.0,
             "probe": 4000.0 + 5.0 * len(data.test),
         }[job.kind]
     attack = registry.build("attacks", parse(str(job.recipe["attack"])))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 import actsec
-from actsec import data, masks, models, registry, surrogates
+from actsec import data, detecting, masks, models, registry, surrogates
 from actsec import target as targets
 from actsec.data import Dataset, Splits, tables
 from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
@@ -28,7 +28,7 @@ from actsec.plan import Facts, Plan, VariantPlan, box, variants
 from actsec.spec import Spec
 from actsec.store import Store
 from actsec.tables import one_label, raw_units
-from actsec.types import Defense, Job, Outcome, Split, Target
+from actsec.types import Job, Outcome, Split, Target
 
 CALIBRATION_SHARE = 0.2
 CALIBRATION_MOST = 1000
@@ -238,7 +238,8 @@ def base_target(scene: Scene, variant: VariantPlan) -> Target:
     if plan.model.startswith(OBJECT):
         if scene.given.target is None:
             raise _not_here("model")
-        return scene.given.target.having(model=copy.deepcopy(scene.given.target.model))
+        given = scene.given.target
+        return detecting.carried(given, given.having(model=copy.deepcopy(given.model)))
     if plan.threshold is not None and len(classes) > 2:
         raise BadOption(
             f"--threshold {plan.threshold:g} is for two classes, the data has {len(classes)}", "Leave it out."
@@ -270,19 +271,8 @@ def base_target(scene: Scene, variant: VariantPlan) -> Target:
 def wrapped(target: Target, chain: tuple[Spec, ...]) -> Target:
     """The target behind a chain of defenses, structure only."""
     for spec in chain:
-        target = behind(target, registry.build("defenses", spec))
+        target = detecting.behind(target, registry.build("defenses", spec))
     return target
-
-
-def behind(target: Target, defense: Defense) -> Target:
-    """The target behind one defense, structure only. Raises ModelError for a model that is its own detector."""
-    # A defense puts a copy of the model in its place, and the method would go on asking the original.
-    if isinstance(getattr(target.rejects, "__self__", None), torch.nn.Module):
-        raise ModelError(
-            f"{target.name} abstains by a method of its model: a defense would change the model and leave the detector",
-            "Audit it without defenses (--defenses none), or give Target(rejects=...) a function that stands alone.",
-        )
-    return defense.wrap(target)
 
 
 def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:

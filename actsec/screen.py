@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -25,6 +25,13 @@ PLAIN_EVERY = 5.0
 def plain() -> bool:
     """Whether text alone is wanted wherever it goes: NO_COLOR is set (no-color.org), or --no-color was given."""
     return bool(os.environ.get("NO_COLOR"))
+
+
+def escape(text: str) -> str:
+    """Text of others on one line: no markup, no control characters."""
+    from actsec.reports.words import clean
+
+    return literal(clean(text))
 
 
 class Screen:
@@ -79,6 +86,10 @@ class Screen:
         for row in rows[1:]:
             table.add_row(*map(escape, row))
         self.console.print(table)
+
+    def note(self, text: str) -> None:
+        """A remark, a line of its own."""
+        self.console.print(f"note: {escape(text)}", soft_wrap=True)
 
     @contextlib.contextmanager
     def running(self, unit: str = "jobs") -> Iterator[Tell]:

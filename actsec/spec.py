@@ -33,6 +33,11 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+DEPTH = 20
+"""Of specs and lists inside one another."""
+_DIGITS = 100  # of one number: Python takes seconds and then refuses to read a million
+_LONGEST = 10_000  # characters of a text: what comes to more is no request of a person's
+
 _WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
 
 
@@ -110,7 +115,9 @@ class _Reader:
     """A one-token look-ahead reader over the grammar in the module's docstring."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.tokens, self.at = text, [], 0
+        self.text, self.tokens, self.at, self.depth = text, [], 0, 0
+        if len(text) > _LONGEST:
+            raise SpecError(f"cannot read {text[:40]!r}...: {len(text):,} characters, at most {_LONGEST:,}", _GRAMMAR)
         position = 0
         while text[position:].strip():
             match = _TOKEN.match(text, position)
@@ -163,6 +170,14 @@ class _Reader:
         return Spec(name, tuple(options.items()))
 
     def value(self) -> Value:
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise SpecError(f"cannot read {self.text[:80]!r}...: more than {DEPTH} specs inside one another", _GRAMMAR)
+        found = self._value()
+        self.depth -= 1
+        return found
+
+    def _value(self) -> Value:
         kind = self.kind()
         if kind == "number":
             return _number(self.take())
@@ -185,6 +200,8 @@ _GRAMMAR = "Write name(option=value, ...), for example pgd(steps=200, step_size=
 
 
 def _number(text: str) -> int | float:
+    if len(text) > _DIGITS:
+        raise SpecError(f"cannot read the number {text[:20]}...: it has {len(text)} characters", _GRAMMAR)
     if "/" in text:
         above, below = text.split("/")
         if float(below) == 0:

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from actsec.data.archives import read_arrays
 from actsec.errors import StoreError
 from actsec.plan import Facts, Plan, plan_id, read, write
 from actsec.types import Outcome
@@ -116,7 +117,13 @@ class Store:
             raise StoreError(
                 f"{self.root / 'run.json'} is missing or damaged", "Delete the folder and run the audit again."
             )
-        facts: Facts = _adapter().validate_python(known["facts"])
+        try:
+            facts: Facts = _adapter().validate_python(known["facts"])
+        except ValueError as problem:  # pydantic's ValidationError is one
+            raise StoreError(
+                f"{self.root / 'run.json'} does not read: {' '.join(str(problem).split())[:300]}",
+                "It was edited, or another actsec wrote it: run the audit again.",
+            ) from None
         return facts
 
     @contextlib.contextmanager
@@ -162,8 +169,10 @@ class Store:
         record, content = found
         arrays: dict[str, Any] = {}
         if content is not None:
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
+            try:
+                arrays = read_arrays(io.BytesIO(content), len(content))  # written without compression
+            except ValueError:
+                return None
         return Outcome(job_id, record["numbers"], arrays, record["error"])
 
     def files(self, job_id: str) -> dict[str, bytes]:
@@ -215,11 +224,11 @@ class Store:
             kept.unlink(missing_ok=True)
 
     def costs(self) -> dict[str, Any]:
-        """Seconds and memory by job id."""
+        """Seconds and memory by job id; a record that somebody edited is left out."""
         found = {
             path.stem: self._read_json(f"costs/{path.name}") for path in sorted((self.root / "costs").glob("*.json"))
         }
-        return {key: value for key, value in found.items() if value is not None}
+        return {key: value for key, value in found.items() if value is not None and _is_cost(value)}
 
     def put_file(self, name: str, content: bytes) -> Path:
         """Write a file of the run folder whole, replacing an older one."""
@@ -244,7 +253,7 @@ class Store:
     def _read_json(self, name: str) -> dict[str, Any] | None:
         try:
             record = json.loads((self.root / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return record if isinstance(record, dict) else None
 
@@ -279,6 +288,27 @@ class Training:
             (self.store.root / self.name).parent.mkdir(exist_ok=True)
             self.store._put(self.name, hashlib.sha256(content).digest() + content)  # noqa: SLF001  # a part of the store
         self.last = time.monotonic()
+
+
+def _is_cost(record: Mapping[str, Any]) -> bool:
+    numbers = [record.get(key, 0.0) for key in ("passes", "seconds_per_pass", "latency_ratio")]
+    numbers += [record.get("seconds"), record.get("peak_mib")]
+    texts = [record.get("kind"), record.get("label"), record.get("variant", "")]
+    return all(isinstance(text, str) for text in texts) and all(
+        number is None or (isinstance(number, (int, float)) and abs(number) < 1e15) for number in numbers
+    )
+
+
+@contextlib.contextmanager
+def reading(root: str | Path) -> Iterator[None]:
+    """For run folders from elsewhere: outcomes whose numbers are not there, or of another kind, are a StoreError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as problem:
+        raise StoreError(
+            f"what the run folder {root} holds does not fit together ({type(problem).__name__}: {problem})",
+            "It was edited, or another actsec wrote it: run the audit again. If neither is so, it is a bug in actsec.",
+        ) from problem
 
 
 @cache

@@ -7,6 +7,7 @@ probe    direct measurements of the model: gradients, repeatability, activation 
 attack   one attack under one threat on some rows: leaves a verdict and an example per row
 corrupt  decisions on corrupted images
 nonsense confidence on noise, blanks and scrambled images, and far outside the box
+bracket  an attack on units beside what no attack can beat, and on models with other activations
 certify  radii in L2 within which a smoothed model cannot be fooled, beside what an attack leaves there
 fool     how little a blank or noise must change to be taken for each class
 craft    the same on a surrogate, followed past its first success: leaves an example per row for transfer
@@ -45,7 +46,9 @@ from actsec import (
 from actsec.budgets import REPEATS
 from actsec.chains import fit_chain, threads
 from actsec.crafting import last_candidates
-from actsec.deadline import TimedOut, deadline, said
+from actsec.deadline import TimedOut, deadline
+from actsec.deadline import said as told
+from actsec.detecting import DETECTOR
 from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError
 from actsec.oracle import Oracle, frozen
@@ -55,9 +58,10 @@ from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.target import fingerprint
 from actsec.types import Job, Loss, Material, Outcome, Target, Threat
+from actsec.verdict.activity import WATCHED
 
 PROBE_ROWS = 200
-HEALTH_ROWS = 1000
+HEALTH_ROWS = WATCHED
 
 
 def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
@@ -70,7 +74,7 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
         loaded = loaded or scene.of_run(root)
         outcome = _outcome(job, loaded, store)
     except TimedOut:
-        outcome = Outcome(job.id, {}, error=said(loaded.plan.timeout if loaded else None))
+        outcome = Outcome(job.id, {}, error=told(loaded.plan.timeout if loaded else None))
     except ActsecError as problem:
         outcome = Outcome(job.id, {}, error=str(problem))
     except Exception as problem:  # noqa: BLE001  # whatever a stranger's model raises is a finding, never a lost run
@@ -178,10 +182,10 @@ def _defend(job: Job, loaded: Scene, store: Store) -> Outcome:
     specs = parse_chain(str(job.recipe["chain"]))
     chain = [registry.build("defenses", spec) for spec in specs]
     target, fits, _ = fit_chain(target, chain, material, checkpoint=lambda number: store.training(job.id, number))
-    named = zip(specs, fits, strict=True)
+    named, said = zip(specs, fits, strict=True), f"{DETECTOR[0].upper()}{DETECTOR[1:]}."
     numbers: dict[str, Any] = {
         "fit": {str(registry.brief("defenses", spec)): dict(fitted.numbers) for spec, fitted in named},
-        "notes": [note for fitted in fits for note in fitted.notes],
+        "notes": [*(note for fitted in fits for note in fitted.notes), *([said] if target.rejects is not None else [])],
         "stochastic": target.stochastic,
         "threshold": target.threshold,
     }
@@ -333,5 +337,6 @@ _KINDS: dict[str, Callable[[Job, Scene, Store], Outcome]] = {
     "nonsense": _nonsense,
     "fool": _fool,
     "certify": _certify,
+    "bracket": attacking.bracketed,
 }
 _TIMED: dict[str, Callable[[Job, Scene, Store, Outcome], dict[str, float]]] = {"base": _pass_time, "defend": _latency}

@@ -23,7 +23,7 @@ FEWEST, MOST, SECONDS = 3, 30, 1.0
 def latency_ratio(base: Target, other: Target, x: Tensor) -> float:
     """The time of one call of ``other`` over that of ``base`` on x (n, *shape): the median over calls in turn.
 
-    Taken in turn, first, last, last, first, by the clock of ``_clock``. The first four, which warm up, do not count.
+    Taken in turn, first, last, last, first, by the clock of ``clock``. The first four, which warm up, do not count.
     """
 
     def ratio() -> float:
@@ -62,16 +62,16 @@ def _measured(once: Callable[[], float]) -> list[float]:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    clock = _clock()
-    began = clock()
+    now = clock()
+    began = now()
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return max(clock() - began, 1e-9)
+    return max(now() - began, 1e-9)
 
 
-def _clock() -> Callable[[], float]:
-    """The processor time of this process where it is the time a call takes alone: one thread, no accelerator.
+def clock() -> Callable[[], float]:
+    """A clock: the processor time of this process where it is the time a call takes alone: one thread, no accelerator.
 
     Where workers share a core a wall clock tells mostly who was interrupted: it gave the same two models ratios from
     0.3 to 22.

@@ -16,8 +16,19 @@ def value(thing: Any) -> str:
         return f"{{{', '.join(f'{key(k)} = {value(v)}' for k, v in thing.items() if v is not None)}}}"
     if isinstance(thing, (list, tuple)):
         return f"[{', '.join(map(value, thing))}]"
+    return repr(thing) if isinstance(thing, float) else quoted(thing)
+
+
+def quoted(thing: Any) -> str:
+    """A text, whole number or boolean. What moves a cursor or hides, DEL and bidi marks for two, is written out."""
     # A JSON text is a TOML text but for DEL, which TOML wants escaped.
-    return repr(thing) if isinstance(thing, float) else json.dumps(thing, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return "".join(map(_shown, json.dumps(thing, ensure_ascii=False)))
+
+
+def _shown(c: str) -> str:
+    if c.isprintable() or "\ud800" <= c <= "\udfff":
+        return c
+    return f"\\u{ord(c):04x}" if ord(c) < 1 << 16 else f"\\U{ord(c):08x}"
 
 
 def key(name: str) -> str:

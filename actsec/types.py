@@ -35,7 +35,7 @@ SLACK = 1e-6
 """A candidate is inside the ball when its size is at most eps * (1 + SLACK): float32 rounding, nothing more."""
 
 Region = Literal["dead", "saturated", "zero_tail"]
-Aim = Literal["over", "under", "worst"]
+Aim = Literal["over", "under", "worst", "random"]
 """Where a calibration attack moves confidence: up, down, or up where the label is wrong and down where it is right."""
 Ends = tuple[Region, float | None, float | None]
 """A region of pre-activations: up to the first number, and from the second; None where it has no such end."""
@@ -43,7 +43,12 @@ Ends = tuple[Region, float | None, float | None]
 FORCING: dict[str, Region] = {"kill": "dead", "saturate": "saturated", "zero_tail": "zero_tail"}
 """Goals that force units into a region, whatever the label."""
 
-_AIMS: dict[str, Aim] = {"miscalibrate": "worst", "miscalibrate=over": "over", "miscalibrate=under": "under"}
+_AIMS: dict[str, Aim] = {
+    "miscalibrate": "worst",
+    "miscalibrate=over": "over",
+    "miscalibrate=under": "under",
+    "miscalibrate=random": "random",
+}
 
 S = TypeVar("S")
 
@@ -55,9 +60,9 @@ class Threat:
     eps is in input units (pixels for l0); None asks for the smallest change that works. goal is ``misclassify``,
     ``class=3`` (that very class), ``least_likely`` (the class least likely untouched), ``confident=0.99`` (any wrong
     class, with at least that probability), ``miscalibrate`` (the same class, but sure where it is wrong and unsure
-    where it is right; ``=over`` and ``=under``: surer, or less sure, of everything), or about units and not labels:
-    ``kill``, ``saturate``, ``zero_tail``; knowledge is what the adversary sees; queries bounds the forwards per
-    example.
+    where it is right; ``=over`` and ``=under``: surer, or less sure, of everything; ``=random``: towards a confidence
+    drawn for each input), or about units and not labels: ``kill``, ``saturate``, ``zero_tail``; knowledge is what the
+    adversary sees; queries bounds the forwards per example.
     """
 
     norm: Norm
@@ -124,7 +129,7 @@ def _goal(text: str) -> str:
         return text
     if text == "miscalibrate=worst":
         return "miscalibrate"
-    if kind == "class" and value.isascii() and value.isdigit():
+    if kind == "class" and value.isascii() and value.isdigit() and len(value) < 10:
         return f"class={int(value)}"
     if kind == "confident" and sign:
         try:
@@ -138,7 +143,7 @@ def _goal(text: str) -> str:
         f"cannot read the goal {text!r} of a threat",
         "Write norm:eps:goal, such as linf:8/255, l2:0.5 or l0:1; "
         "goals are class=3, least_likely, confident=0.99, miscalibrate, miscalibrate=over, miscalibrate=under, "
-        "kill, saturate and zero_tail.",
+        "miscalibrate=random, kill, saturate and zero_tail.",
     )
 
 
@@ -547,11 +552,20 @@ Enters = Literal["training", "scaler", "update"]
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """What a poisoner knows: the same network trained on clean rows, the rate of its plain gradient steps, a seed."""
+    """What a poisoner knows: the same network trained on clean rows, the rate of its gradient steps, a seed.
+
+    One who knows the mitigation as well knows more: optimizer and clip_norm are those of the network's updates, and
+    rehearse(split) is the mean cross-entropy on the clean rows that a training on a split leaves, made as the network's
+    own is with every check it makes, but from another seed; infinity where it breaks off, minus infinity where a check
+    drops all that was planted.
+    """
 
     target: Target
     learning_rate: float
     seed: int = 0
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    clip_norm: float | None = None
+    rehearse: Callable[[Split], float] | None = None
 
 
 class Poison(Protocol):

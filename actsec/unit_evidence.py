@@ -23,6 +23,8 @@ from actsec.vitals import Outliers
 FACTOR, ENOUGH, ROOM = 10.0, 0.05, 1.1
 """How far out an outlier lies; the share of rows on which a unit must live to be called alive; room beside fresh."""
 _SOME = 2000
+_FEWEST, _NUMBERS = 100, 1 << 23
+_ROUNDED = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,20 @@ def _weighed(module: nn.Module) -> tuple[Tensor | None, float | None, float | No
 def outliers(x: Tensor) -> tuple[Outliers, Tensor]:
     """The rows of x (n, *shape) that lie 10 times or more as far from the median row as half of the rows do.
 
-    Also which rows (n,). Distances are L2; the median row is by number, of at most 2000 rows spread evenly.
+    Also which rows (n,). Distances are L2; the median row is by number, of at most 2000 rows spread evenly, of wide
+    ones fewer: as many as hold 8 million numbers, 100 at least. Where half of the rows are the median row, up to what
+    float32 rounds, nothing can be told from how far apart they lie: its length stands for that distance, and where it
+    is 0 the median distance of the rows that differ.
     """
     flat = x.flatten(1)
-    centre = flat[torch.linspace(0, len(flat) - 1, min(len(flat), _SOME)).long()].median(0).values
-    far = torch.cat([(piece.double() - centre.double()).norm(dim=1) for piece in torch.split(flat, 1024)])
-    usual = far.median().clamp(min=1e-12)
+    some = min(len(flat), _SOME, max(_FEWEST, _NUMBERS // max(flat.shape[1], 1)))
+    centre = flat[torch.linspace(0, len(flat) - 1, some).long()].median(0).values
+    pieces = torch.split(flat, max(1, min(1024, _NUMBERS // max(flat.shape[1], 1))))
+    far = torch.cat([(piece.double() - centre.double()).norm(dim=1) for piece in pieces])
+    length = centre.double().norm()
+    usual, differ = far.median(), far > _ROUNDED * length
+    if not bool(usual > _ROUNDED * length):
+        usual = length if bool(length > 0) else far[differ].median() if bool(differ.any()) else length + 1
     found = far >= FACTOR * usual
     return Outliers(len(x), int(found.sum()), float(far.max() / usual), FACTOR), found
 
@@ -72,17 +82,18 @@ def away_from(x: Tensor, found: Tensor) -> Tensor | None:
     return step / length.clamp(min=1e-12)
 
 
+def size_of(target: Target, x: Tensor) -> float:
+    """The root mean square of what the model is given for x (n, *shape)."""
+    pieces = (piece if target.normalization is None else target.normalization(piece) for piece in torch.split(x, 32))
+    return math.sqrt(sum(float(piece.double().square().sum()) for piece in pieces) / max(x.numel(), 1))
+
+
 def evidence(
-    target: Target,
-    profiles: Mapping[str, Profile],
-    fresh: Sequence[Drawn],
-    name: str,
-    x: Tensor,
-    away: Tensor | None = None,
+    profiles: Mapping[str, Profile], fresh: Sequence[Drawn], name: str, inputs: float, away: Tensor | None = None
 ) -> Gone | None:
     """What is known of the gone units of a site; None for a site whose kind has no such region or with no unit gone.
 
-    profiles and the draws are of the same rows x. away: see away_from.
+    profiles and the draws are of the same rows, whose ``size_of`` is ``inputs``. away: see away_from.
     """
     mine, order = profiles[name], list(profiles)
     saturated = saturates(mine)
@@ -91,7 +102,6 @@ def evidence(
         return None
     at, born = order.index(name), [lot for other in fresh if (lot := other.shares.get(name)) is not None]
     feeder = mine.feeder
-    inputs = x if target.normalization is None else target.normalization(x)
     return Gone(
         saturated=saturated,
         share=share(mine, saturated) or 0.0,
@@ -100,7 +110,7 @@ def evidence(
         first=at == 0,
         layer="" if feeder is None else feeder.name,
         norms=feeder is not None and feeder.norms,
-        inputs=float(inputs.double().square().mean().sqrt()),
+        inputs=inputs,
         depth=_depth(mine, lost),
         **({} if feeder is None else _weights(mine, feeder, lost, fresh, away)),
     )

@@ -63,21 +63,30 @@ class Units:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer with weights, in the order of the first call: the norm of the loss's gradient by them, median."""
+    """A layer with weights, in the order of the first call: the norm of the loss's gradient by them, median.
+
+    not_finite: in how many batches it is NaN or infinite; then there is no median.
+    """
 
     name: str
     gradient_norm: float | None
+    not_finite: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LayerFlow:
-    """The norm of the loss's gradient by one layer's weights: trained, and with fresh weights (median, least, most)."""
+    """The norm of the loss's gradient by one layer's weights: trained, and with fresh weights (median, least, most).
+
+    not_finite and fresh_not_finite: in how many batches, and in how many draws, it is NaN or infinite.
+    """
 
     name: str
     trained: float | None
     fresh: float | None
     fresh_low: float | None
     fresh_high: float | None
+    not_finite: int = 0
+    fresh_not_finite: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,8 @@ class InputGradients:
     zero_cross_entropy, zero_margin: how many images have a gradient of exactly 0 in float32. norm: its L2 norm for the
     cross-entropy. bend: |L(x+d) - L(x) - g.d| over the larger of |L(x+d) - L(x)| and |g.d|, 0 where the loss is linear
     over a random step d of at most ``reach`` a number; flat images, where both are below what float32 rounds, are left
-    out. turn: the cosine between the gradients at x and at x + d, where neither is 0.
+    out. turn: the cosine between the gradients at x and at x + d, where neither is 0. not_finite images, where the loss
+    or a gradient at either end is NaN or infinite, are in none of norm, bend, turn and flat, which are of the others.
     """
 
     n: int
@@ -123,13 +133,14 @@ class InputGradients:
     bend: Spread | None = None
     turn: Spread | None = None
     flat: int = 0
+    not_finite: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Outliers:
     """Rows of a split that lie ``factor`` or more times as far from the median row as half of the rows do.
 
-    worst is that factor of the furthest row.
+    worst is that factor of the furthest row. Where half of the rows are the median row: see unit_evidence.outliers.
     """
 
     n: int

@@ -41,6 +41,7 @@ COPIED = {
     "index.md": "README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
     "benchmarks.md": "benchmarks/README.md",
     **{f"results/{p.name}": f"benchmarks/results/{p.name}" for p in sorted((ROOT / "benchmarks/results").glob("*.md"))},
 }

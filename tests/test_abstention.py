@@ -127,13 +127,20 @@ def test_an_audit_reads_the_detector_of_a_model_and_says_what_it_refuses(tmp_pat
     guarded = actsec.load(Guarded(target.model), input_shape=(1, 8, 8), classes=10)
     assert guarded.rejects is not None
     data = (x.numpy(), y.numpy())
-    run = actsec.audit(guarded, data, out=tmp_path, samples=12, eps=EPS, attacks=("pgd(steps=4)",), defenses=())
+    options = {"samples": 12, "eps": EPS, "attacks": ("pgd(steps=4)",), "defenses": ("swap(to=silu)",)}
+    run = actsec.audit(guarded, data, out=tmp_path, **options)
     clean = run.result.variants[0].clean
     assert clean.rejected is not None
     assert clean.rejected.k > 0
     wrong = target.decide(target.logits(x)) != y
     assert clean.accuracy.n - clean.accuracy.k <= int((wrong | (brightness(x) > 0)).sum())
     assert any("detector refuses" in line for line in run.result.headline)
+    # Behind a defense it refuses the same, and was attacked as a detector.
+    defended = run.result.variants[1]
+    assert (defended.chain, defended.clean.rejected) == ("swap(to=silu)", clean.rejected)
+    assert any("detector goes with it" in note for note in defended.notes)
+    watched = next(c for c in defended.threats[0].checks if c.rule == "ACT-M25")
+    assert watched.status in ("ok", "warn", "red")
 
 
 def flags(rejects, n=24):

@@ -49,6 +49,8 @@ CALIBRATION, STABILITY = frozenset({"calibration"}), frozenset({"stability"})
 NOTHING = compared(after=0.1)
 FEWER_DEAD = compared("dead_units", 0.3, 0.1)
 WORSE = compared("clean_accuracy", 0.9, 0.6)
+SHRUNK = dataclasses.replace(compared("smallest_change@l2", 0.5, 0.4, verdict="worse"), p=None)
+FEWER_L0 = compared("robust_accuracy@l0:1", 0.9, 0.6, verdict="worse")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,21 @@ WORSE = compared("clean_accuracy", 0.9, 0.6)
             "costs more than it gives",
         ),
         ({"void": "its gradients vanish", "chosen_low": -0.1}, "no detectable effect"),
+        ({"unchecked": "square was not run"}, "not checked"),
+        ({"unchecked": "square was not run", "void": "its gradients vanish"}, "looks better, is masking"),
+        ({"unchecked": "square was not run", "p": 0.06}, "no detectable effect"),
+        ({"unchecked": "square was not run", "kinds": STABILITY}, "not checked"),
+        ({"besides": (dataclasses.replace(SHRUNK, after=0.39, difference=-0.11),)}, "costs more than it gives"),
+        ({"besides": (dataclasses.replace(SHRUNK, after=0.41, difference=-0.09),)}, "recommended"),
+        ({"besides": (FEWER_L0,)}, "costs more than it gives"),
+        ({"besides": (dataclasses.replace(FEWER_L0, after=0.71, difference=-0.19),)}, "recommended"),
+        ({"besides": (SHRUNK,), "robust": NOTHING, "p": 1.0}, "costs more than it gives"),
+        (
+            {"besides": (dataclasses.replace(SHRUNK, after=0.48, difference=-0.02),), "robust": NOTHING, "p": 1.0},
+            "no detectable effect",
+        ),
+        ({"besides": (FEWER_L0,), "robust": NOTHING, "p": 1.0, "fixes": 3}, "costs more than it gives"),
+        ({"besides": (FEWER_L0,), "robust": NOTHING, "p": 1.0, "fixes": 60}, "no detectable effect"),
         ({"kinds": CALIBRATION, "changed": 0}, "looks better, is masking"),
         ({"kinds": CALIBRATION, "robust": NOTHING, "p": 1.0, "ece": compared("ece", 0.1, 0.02)}, "calibration only"),
         (
@@ -113,6 +130,14 @@ anything = st.builds(
     p_clean=shares,
     changed=st.integers(0, 3),
     void=st.sampled_from(["", "its gradients vanish"]),
+    unchecked=st.sampled_from(["", "pgd failed"]),
+    besides=st.sampled_from(
+        [
+            (),
+            (compared("smallest_change@l2", 0.5, 0.4, verdict="worse"),),
+            (compared("dead_units", 0.1, 0.3, verdict="worse"),),
+        ]
+    ),
     inflated=st.booleans(),
 )
 
@@ -123,6 +148,9 @@ def test_what_is_never_recommended(case):
     if label == "recommended":
         assert "robustness" in case.kinds
         assert not case.void
+        assert not case.unchecked
+        lost = [0.2 for c in case.elsewhere if c.metric == "smallest_change@l2"]
+        assert all(share <= 0.5 * (case.robust.after - case.robust.before) for share in lost)
         assert case.chosen > 0
         assert case.robust.low > 0
         assert case.p < 0.05
@@ -182,7 +210,7 @@ def tried(trial, wrong, confidence):
     return Tried(trial, arrays, ({"rows": n},), None, False)
 
 
-def told(base, *others, plan=PLAN, rows=0, believable=True):
+def told(base, *others, plan=PLAN, rows=0, believable=True, threats=None):
     every = (base, *others)
     y = np.zeros(len(base.clean_wrong), int)
     made = tuple(
@@ -194,7 +222,7 @@ def told(base, *others, plan=PLAN, rows=0, believable=True):
             parameters=10,
             threats=tuple(
                 dataclasses.replace(t, believable=believable or g is base, why="" if believable else "it lies")
-                for t in variant("relu", 931, 41).threats
+                for t in (variant("relu", 931, 41).threats if threats is None or g is base else threats)
             ),
         )
         for g in every
@@ -283,7 +311,8 @@ def test_every_headline_threat_has_its_effect_and_a_loss_at_one_is_a_price():
     (found,) = told(base, other, plan=plan)
     by_metric = {c.metric: c for c in found.effects}
     assert found.label == "costs more than it gives"
-    assert "also worse: robust accuracy at l0:1 -100.0 points" in found.sentence
+    assert f"{FIX[4:]}: it is easier to fool elsewhere: robust accuracy at l0:1 -100.0 points (100.0" in found.sentence
+    assert "also worse" not in found.sentence, "said once"
     assert by_metric["robust_accuracy@l0:1"].verdict == "worse"
     assert by_metric["robust_accuracy@l0:1"].n == 50
     assert by_metric["smallest_change@l2"].difference == 0
@@ -421,3 +450,119 @@ def test_times_are_in_the_environment_and_never_in_the_result(finished):
     (told_of,) = [a for a in report["result"]["advice"] if a["variant"] == fix]
     assert told_of["passes"] > 0
     assert told_of["parameters"] == 0
+
+
+def fixed(**changes):
+    """A fix that gains on both halves, and what the checks under the first threat said of it."""
+    base, other = gathered("b", draw(0.0), draw(0.9, seed=1)), gathered(FIX, draw(0.0), draw(0.4, seed=2))
+    first, *rest = variant("relu", 931, 41).threats
+    return base, other, (dataclasses.replace(first, **changes), *rest)
+
+
+UNDONE = dataclasses.replace(variant("relu", 931, 41).threats[0].checks[0], rule="ACT-M24", status="not_done")
+
+
+@pytest.mark.parametrize("state", ["unchecked", "randomised", "clean"])
+def test_a_fix_whose_adaptive_attack_failed_is_not_recommended_whatever_the_state_says(state):
+    """A target that draws is called randomised before anybody asks which checks were made."""
+    base, other, threats = fixed(state=state, checks=(UNDONE,))
+    (found,) = told(base, other, threats=threats)
+    assert found.label == "not checked"
+    assert "not to be relied on: these checks were not made: ACT-M24" in found.sentence
+    assert found.effects[0].verdict == "better", "the number stands, nobody relies on it"
+    done = tuple(dataclasses.replace(UNDONE, status="ok") for _ in range(1))
+    assert told(base, other, threats=(dataclasses.replace(threats[0], state="clean", checks=done), *threats[1:]))[
+        0
+    ].label == ("recommended")
+
+
+@pytest.mark.parametrize("how", ["error", "missing"])
+def test_an_attack_that_failed_on_the_fix_alone_is_no_gain(how):
+    """The comparison leaves it out of both sides: the strongest attack would go unseen."""
+    strong = Trial("cascade(steps=10)", AT, 400, "attack")
+    plan = PLAN.having(attacks=(*PLAN.attacks, strong))
+    base, other, _ = fixed()
+    base = dataclasses.replace(base, tried=(*base.tried, tried(strong, draw(0.95, seed=1), 0.9)))
+    gone = dataclasses.replace(
+        tried(strong, draw(0.9, seed=5), 0.9), **({"error": "out of memory"} if how == "error" else {"missing": True})
+    )
+    (found,) = told(base, dataclasses.replace(other, tried=(*other.tried, gone)), plan=plan)
+    assert found.label == "not checked"
+    assert "these attacks failed or did not finish: cascade(steps=10)" in found.sentence
+    aside = dataclasses.replace(gone, error=None, missing=False, arrays={}, numbers=({"not_applicable": "no units"},))
+    (beside,) = told(base, dataclasses.replace(other, tried=(*other.tried, aside)), plan=plan)
+    assert beside.label == "recommended", "what does not apply to a model has not failed on it"
+
+
+def test_a_number_void_at_another_threat_is_masking_here_too():
+    base, other, threats = fixed()
+    l2 = dataclasses.replace(variant("relu", 931, 41).threats[0], threat="l2", eps=None, state="masked")
+    (found,) = told(base, other, threats=(threats[0], l2))
+    assert found.label == "looks better, is masking"
+    assert "the checks void that: at l2 its gradients are hidden" in found.sentence
+
+
+def test_few_images_recommend_nothing_however_much_they_gain():
+    for rows, label in ((2 * advice.ENOUGH - 2, "not checked"), (2 * advice.ENOUGH, "recommended")):
+        none, every = np.zeros(rows, bool), np.ones(rows, bool)
+        plan = PLAN.having(attacks=(dataclasses.replace(PLAN.attacks[0], samples=rows),))
+        base, other = (
+            dataclasses.replace(g, tried=(tried(plan.attacks[0], wrong, 0.9),))
+            for g, wrong in ((gathered("b", none, every), every), (gathered(FIX, none, none), none))
+        )
+        (found,) = told(base, other, plan=plan)
+        assert found.label == label
+        assert ("too few" in found.sentence) == (label == "not checked")
+
+
+def test_a_gain_that_rests_on_refusing_is_paid_in_clean_accuracy_and_says_so():
+    """What a detector refuses untouched is wrong: abstaining on half of the images buys nothing."""
+    for share, label in ((0.05, "recommended"), (0.5, "costs more than it gives")):
+        refused = draw(share, seed=4)
+        base, other = gathered("b", draw(0.0), draw(0.9, seed=1)), gathered(FIX, refused, refused | draw(0.1, seed=5))
+        other.clean.arrays["test_rejected"] = refused * 1.0
+        (found,) = told(base, other)
+        assert found.label == label
+        assert f"it refuses {refused.mean():.1%} more of the untouched inputs, which count as wrong" in found.sentence
+
+
+def test_of_equal_gains_the_one_that_keeps_more_clean_accuracy_stands_first():
+    before, after = draw(0.9, seed=1), draw(0.3, seed=2)
+    names = [f"b | fast_training(eps=0.1, epochs={k})" for k in (1, 2, 3)]
+    clean = [draw(0.1, seed=6), draw(0.0), draw(0.05, seed=6)]
+    passes = [{"fit": {"a": {"forwards": k, "backwards": 0}}} for k in (1, 2, 3)]
+    fixes = [
+        gathered(name, wrong, after | wrong, fit=Outcome("f", fit, {}))
+        for name, wrong, fit in zip(names, clean, passes, strict=True)
+    ]
+    same = [dataclasses.replace(f, tried=fixes[0].tried) for f in fixes]
+    assert [a.variant for a in told(gathered("b", draw(0.0), before), *same)] == [names[1], names[2], names[0]]
+
+
+def test_masking_of_the_half_that_confirms_alone_is_still_seen():
+    """The checks look at all rows: 12 of 150 that only a search without gradients breaks, each on the odd half."""
+    from actsec.types import Evidence, Threat
+    from actsec.verdict.sanity import diagnose
+
+    rows = np.arange(150)
+    left = rows % 2 == 1
+    broken = left & (rows < 24)
+    seen = dict.fromkeys(("single_step", "iterative", "doubled", "margin"), left) | {"gradient_free": left & ~broken}
+    given = Evidence(Threat("linf", 0.1), np.ones(150), seen, {}, 10, False)
+    (found,) = diagnose(given, ["gradient_free_beats_gradient"])
+    assert (found.status, found.voids) == ("red", True)
+
+
+def test_what_costs_more_begins_with_what_it_costs():
+    robust = compared(before=0.1, after=0.9)
+    for gain, label in ((robust, "recommended"), (compared(before=0.1, after=0.4), "costs more than it gives")):
+        far = seen(besides=(SHRUNK,), robust=gain, clean=compared("clean_accuracy", 0.9, 0.89))
+        assert label_of(far) == label
+        sentence = sentence_of(far, label)
+        start = "fix: it is easier to fool elsewhere: smallest change at l2 0.500 to 0.400 (change -0.100"
+        assert sentence.startswith(start)
+        assert "also worse" not in sentence
+    dear = seen(besides=(SHRUNK,), robust=robust, clean=compared("clean_accuracy", 0.9, 0.47))
+    assert sentence_of(dear, label_of(dear)).startswith("fix: clean accuracy -43.0 points")
+    weaker = seen(robust=compared(before=0.5, after=0.1))
+    assert sentence_of(weaker, label_of(weaker)).startswith("fix: robust accuracy at linf:0.1 -40.0 points")

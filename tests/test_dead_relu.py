@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import pairwise
 
 import numpy as np
@@ -507,6 +507,56 @@ def test_all_shares_of_a_site_are_of_the_units_that_can_move():
     assert site.units == 4
     assert (site.dead_before, site.permanently_dead_before) == (0.0, 0.0)
     assert (site.dead_after, site.permanently_dead_after) == (0.0, 0.0)
+
+
+def rare():
+    """Two units behind a conjunction: on inputs whose six features are not all near 1 they do not move."""
+    model = network(6, 2, 4, 3)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.copy_(torch.tensor([-5.4, 1.0]))
+        model[2].weight.copy_(torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+        model[2].bias.copy_(torch.tensor([0.1, -0.1, 0.0, 3.0]))
+    return model
+
+
+def test_a_unit_that_one_input_in_forty_moves_is_no_constant():
+    target, (x, _) = target_of(rare()), inputs(40)
+    x[39] = 0.99
+    assert [site["units"] for site in health.kill_profile(target, x[:39], x[:39]).sites] == [2, 2]
+    assert [site["units"] for site in health.kill_profile(target, x, x).sites] == [2, 4]
+
+
+def test_constant_units_are_the_same_in_every_piece():
+    target, (x, _), (after, _) = target_of(rare()), inputs(80), inputs(80, seed=7)
+    x[77], after[77] = 0.99, 0.2
+    whole = health.kill_profile(target, x, after)
+    pieces = [health.kill_profile(target, x[a : a + 20], after[a : a + 20], among=x) for a in range(0, 80, 20)]
+    for i, site in enumerate(whole.sites):
+        assert {piece.sites[i]["units"] for piece in pieces} == {site["units"]}
+        for share in ("dead_before", "dead_after", "killed", "revived"):
+            assert np.mean([piece.sites[i][share] for piece in pieces]) == pytest.approx(site[share])
+    np.testing.assert_allclose(np.concatenate([piece.net for piece in pieces]), whole.net)
+
+
+def test_an_audit_in_small_shards_counts_the_same_units(tmp_path):
+    target, (x, _) = target_of(rare()), inputs(40)
+    x[20] = 0.99
+    with torch.no_grad():  # labels that the model gets right, of two classes at least
+        logits = target.logits(x)
+        target.model[4].bias.sub_(logits.mean(0))
+        y = target.logits(x).argmax(1)
+    asked = {"eps": 0.1, "samples": 40, "defenses": (), "attacks": [{"attack": "dead_relu(steps=2)"}]}
+    kills = []
+    for shard in (40, 4):
+        run = actsec.audit(target, (x, y), out=tmp_path / str(shard), shard=shard, **asked)
+        (kill,) = run.result.variants[0].kills
+        kills.append(kill)
+    one, many = kills
+    assert [site.units for site in many.sites] == [site.units for site in one.sites] == [2, 4]
+    assert many.net == pytest.approx(one.net)
+    for whole, pieces in zip(one.sites, many.sites, strict=True):
+        assert astuple(pieces)[3:] == pytest.approx(astuple(whole)[3:])
 
 
 def test_units_forced_on_a_twin_are_those_of_the_region():

@@ -420,3 +420,34 @@ def test_a_hardened_model_faces_what_its_own_defenses_say_it_must(folder, tmp_pa
     plain = [*("--model", folder / "nets.py:make"), *("--weights", folder / "w.safetensors")]
     said = inside("audit", *plain, "--data", folder / "test.npz", "--samples", 5, "--defenses", "none", "--print-plan")
     assert "adaptive" not in said.out
+
+
+def test_a_model_behind_its_own_detector_is_hardened_and_loads_with_it(folder, tmp_path):
+    (tmp_path / "shy.py").write_text(
+        f"{NETS}\nclass Shy(Net):\n    def rejects(self, x):\n"
+        "        return x.flatten(1).mean(1) - 0.5 + self.last.weight.mean()\n"
+    )
+    target = actsec.load(f"{tmp_path / 'shy.py'}:Shy", weights=folder / "w.safetensors", input_shape=(1, 8, 8))
+    told = defend(
+        folder, "training_noise(epochs=1) | temperature", "--save", tmp_path / "h",
+        model=tmp_path / "shy.py:Shy", test="test.npz", train="train.npz", calibration="calibration.npz",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert "target.rejection(x)" in (tmp_path / "h" / "README.md").read_text()
+    data = np.load(folder / "test.npz")
+    x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
+    with torch.no_grad():
+        refused, wrong = target.rejection(x) > 0, target.decide(target.logits(x)) != y
+        assert 0 < int(refused.sum()) < len(y)
+        before = float((~refused & ~wrong).double().mean())
+        hard = actsec.load(f"{tmp_path / 'shy.py'}:Shy", weights=str(tmp_path / "h"))
+        assert not torch.equal(hard.rejection(x), target.rejection(x)), "on the trained weights"
+        after = float(((hard.rejection(x) <= 0) & (hard.decide(hard.logits(x)) == y)).double().mean())
+    measured = tomllib.loads((tmp_path / "h" / "recipe.toml").read_text())["measured"]
+    assert measured["clean_accuracy_before"] == pytest.approx(before)
+    assert measured["clean_accuracy_after"] == pytest.approx(after)
+    export = defend(
+        folder, "temperature", "--export", tmp_path / "m.pt2", model=tmp_path / "shy.py:Shy", test="test.npz"
+    )
+    assert export.code == 2
+    assert "would accept everything" in export.err

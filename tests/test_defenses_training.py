@@ -15,7 +15,7 @@ from runs import ENVIRONMENT
 from test_defenses import answers, digits, everything, material, network, plain_pgd, trained
 from torch import nn
 
-from actsec import crafting, geometry, plan, registry, runner, tasks, training
+from actsec import crafting, detecting, geometry, plan, registry, runner, tasks, training
 from actsec import store as store_module
 from actsec.chains import fit_chain
 from actsec.defenses import (
@@ -43,7 +43,7 @@ from actsec.draws import Draws
 from actsec.errors import BadOption, ModelError, ThreatError, UnknownName
 from actsec.losses import Hardest, LargestConfidence
 from actsec.referee import answer
-from actsec.spec import Spec, parse
+from actsec.spec import Spec, parse, parse_chain
 from actsec.store import Store
 from actsec.training import Recipe, loop
 from actsec.types import JUDGE_DRAWS, Cases, Normalization, Observed, Split, Target, Threat
@@ -943,23 +943,66 @@ def test_an_inner_attack_that_cannot_train_is_refused_before_anything_is_fitted(
         fit_chain(mlp(), (Unfitted(), made), material(train=digits()[0]))
 
 
-def test_a_model_that_is_its_own_detector_takes_no_defense():
-    class Own(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = mlp().model
+class Own(nn.Module):
+    """A model that brings its detector along."""
 
-        def forward(self, x):
-            return self.model(x)
+    def __init__(self):
+        super().__init__()
+        self.model = mlp().model
 
-        def rejects(self, x):
-            return x.flatten(1).mean(1) - 0.9
+    def forward(self, x):
+        return self.model(x)
 
+    def rejects(self, x):
+        return self(x).amax(1) - 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "temperature",
+        "swap(to=silu)",
+        "noisy_inference(std=0.1)",
+        "smoothing(std=0.1, draws=2)",
+        "swap(to=silu) | isotonic",
+    ],
+)
+def test_a_model_that_is_its_own_detector_takes_it_along(text):
     model = Own()
     target = mlp().having(model=model, rejects=model.rejects)
-    with pytest.raises(ModelError, match="method of its model") as caught:
-        fit_chain(target, (Temperature(),), material(calibration=digits()[1]))
-    assert "--defenses none" in caught.value.mend
+    x = digits()[1].x[:20]
+    expected = target.rejection(x)
+    defended = target
+    for spec in parse_chain(text):
+        defended = detecting.behind(defended, registry.build("defenses", spec))
+    owner = defended.rejects.__self__
+    assert owner is not model
+    assert any(module is owner for module in defended.model.modules())
+    assert torch.equal(defended.rejection(x), expected)
+    with torch.no_grad():  # what a training would do to the weights
+        for parameter in defended.model.parameters():
+            parameter.add_(0.1)
+    assert not torch.equal(defended.rejection(x), expected)
+    assert torch.equal(target.rejection(x), expected)
+
+
+def test_a_detector_that_stands_alone_stays_and_one_that_asks_the_model_from_outside_is_refused():
+    model = Own()
+    target = mlp().having(model=model, rejects=model.rejects)
+
+    class Beside:
+        def __init__(self, asked):
+            self.asked = asked
+
+        def score(self, x):
+            return self.asked(x).amax(1) - 2
+
+    outside = (lambda x: model(x).amax(1), Beside(model).score, functools.partial(torch.add, model))
+    for rejects in outside:
+        with pytest.raises(ModelError, match="stands outside the model and asks it") as caught:
+            fit_chain(target.having(rejects=rejects), (Temperature(),), material(calibration=digits()[1]))
+        assert "--defenses none" in caught.value.mend
+        assert "method rejects" in caught.value.mend
     free = target.having(rejects=lambda x: x.flatten(1).mean(1) - 0.9)
     defended, fits, seconds = fit_chain(free, (Temperature(),), material(calibration=digits()[1]))
     assert defended.rejects is free.rejects

@@ -3,18 +3,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from frauds import KWTA, BackwardNoise, Noisy, Quantised, Scaled, StraightThrough, evidence, train
+from frauds import KWTA, BackwardNoise, Noisy, Quantised, Scaled, StraightThrough, digits, evidence, train
 from torch import nn
 
-from actsec import registry
+from actsec import budgets, registry
 from actsec.diagnostics.doubling_helps import DoublingHelps
 from actsec.diagnostics.gradient_free_beats_gradient import GradientFreeBeatsGradient
 from actsec.diagnostics.single_step_beats_iterative import SingleStepBeatsIterative
 from actsec.diagnostics.still_climbing import StillClimbing
 from actsec.diagnostics.unsearched_detector import UnsearchedDetector
 from actsec.errors import BadOption, UnknownName
+from actsec.plan import Plan, Trial
+from actsec.referee import attack_target, cases_of
 from actsec.spec import parse
-from actsec.types import Evidence, Finding, Threat
+from actsec.types import Evidence, Finding, Target, Threat
 from actsec.verdict import false_alarms
 from actsec.verdict.sanity import diagnose, state
 
@@ -440,3 +442,60 @@ def test_a_detector_that_nobody_was_seen_to_get_past_voids_what_rests_on_it(abst
     seen = Evidence(Threat("linf", 0.1), np.ones(40), {"iterative": left}, probe, 10, False, abstained=rows)
     (found,) = UnsearchedDetector()(seen)
     assert (found.status, found.voids) == (status, status in ("red", "warn"))
+
+
+@pytest.mark.parametrize(
+    ("unfooled", "turned", "gradient", "status"),
+    [(0, 40, False, "ok"), (30, 0, False, "ok"), (30, 30, False, "red"), (30, 30, True, "warn"), (12, 40, True, "ok")],
+)
+def test_a_detector_that_nobody_got_past_at_any_size_voids_the_smallest_change(unfooled, turned, gradient, status):
+    """Rows that no accepted candidate of any size was found for, although rejected ones were."""
+    sizes = {"minimal": np.where(np.arange(40) < unfooled, np.inf, 0.5), "gradient_free": np.full(8, np.inf)}
+    given = Evidence(
+        Threat("l2"), np.ones(40), {}, {"detector_gradient": gradient}, 10, False,
+        sizes=sizes, abstained=np.arange(40) < turned,
+    )  # fmt: skip
+    (found,) = UnsearchedDetector()(given)
+    assert (found.status, found.voids) == (status, status in ("red", "warn"))
+    if status == "red":
+        assert found.numbers["value"] == 0.75
+    # A search by score that gets past the detector settles its rows.
+    (nearer,) = UnsearchedDetector()(replace(given, sizes=sizes | {"gradient_free": np.full(40, 2.0)}))
+    assert nearer.status == "ok"
+    (unsought,) = UnsearchedDetector()(replace(given, sizes={"noise": np.ones(40)}))
+    assert unsought.status == "not_done"
+    (drawn,) = UnsearchedDetector()(replace(given, stochastic=True))
+    assert drawn.status == "not_applicable"
+
+
+@pytest.mark.parametrize(
+    ("model", "flagged"),
+    [
+        (lambda: train(nn.ReLU), set()),
+        (lambda: train(nn.ReLU, eps=0.1, epochs=15), set()),
+        (lambda: BackwardNoise(train(nn.ReLU), 100.0), {"ACT-M06"}),
+        (lambda: Quantised(train(nn.ReLU)), {"ACT-M06"}),
+    ],
+    ids=["relu", "adversarial", "backward_noise", "quantised"],
+)
+def test_in_l1_the_battery_tells_frauds_from_honest_models(model, flagged):
+    """What compares attacks; the direct questions to the model are the same in every norm."""
+    _, _, x, y = digits()
+    target = Target(model(), (64,), tuple("0123456789"))
+
+    def left(attack, norm="l1", eps=2.0):
+        cases = cases_of(target, x[:100], y[:100], norm, eps)
+        return (attack_target(attack, target, cases, name=str(attack)).wrong < 0.5).numpy()
+
+    plan = budgets.resolve(
+        Plan(attacks=(Trial("pgd(steps=3)", "l1:2"),)), budgets.Images((64,), None, 100), trains=False, calibrates=False
+    )
+    at = {t.role: t.attack for t in plan.attacks if t.threat == "l1:2"}
+    correct = {role: left(registry.build("attacks", attack)) for role, attack in at.items() if role != "attack"}
+    whole = next(t.attack for t in plan.attacks if t.role == "unbounded")
+    correct["unbounded"] = left(registry.build("attacks", whole), "linf", 1.0)
+    given = Evidence(Threat("l1", 2.0), correct["noise"] | True, correct, HONEST_PROBE, 10, False, 0)
+    red = {each.rule for each in diagnose(given) if each.status == "red"}
+    assert flagged <= red
+    assert bool(red) == bool(flagged)
+    assert state(diagnose(given), False) == ("masked" if flagged else "clean")

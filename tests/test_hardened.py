@@ -533,19 +533,58 @@ def test_a_factory_that_never_builds_the_same_is_refused(user):
     assert not (user / "h").exists()
 
 
-def test_a_model_that_abstains_is_refused_rather_than_saved_without_its_detector(user):
-    (user / "nets.py").write_text(
-        NETS + "\nclass Shy(Net):\n    def rejects(self, x):\n        return x.mean((1, 2, 3)) > 0.5\n"
-    )
+SHY = """
+LIMIT = 0.5
+
+class Shy(Net):
+    def rejects(self, x):
+        return self(x).amax(1) - LIMIT
+"""
+TRAINED = "training_noise(epochs=1, learning_rate=0.1)"
+
+
+@pytest.mark.parametrize("chain", ["temperature", "swap(to=silu)", "swap(to=silu) | swap(to=gelu)", TRAINED])
+def test_a_model_that_abstains_is_saved_with_its_detector(user, chain):
+    (user / "nets.py").write_text(NETS + SHY)
     base = target_of(user, "Shy")
-    assert base.rejects is not None
-    for act in (
-        lambda: hardened.save(user / "h", base, base=base, model=f"{user / 'nets.py'}:Shy", chain="temperature"),
-        lambda: exporting.export(base),
-        lambda: exporting.plain(base),
-    ):
-        with pytest.raises(ModelError, match="abstains by its method rejects"):
+    target, fits = made(base, chain)
+    recipe = hardened.save(user / "h", target, base=base, model=f"{user / 'nets.py'}:Shy", chain=chain, fits=fits)
+    loaded = actsec.load(str(user / "h"), trust=True)
+    x = torch.rand(20, *base.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded.rejection(x), target.rejection(x))
+        moved = not torch.equal(loaded.rejection(x), base.rejection(x))
+    assert moved == (chain == TRAINED), "it runs on the weights that were trained"
+    assert len(recipe.rejections) == 2
+    assert "target.rejection(x)" in (user / "h" / "README.md").read_text()
+    # Put on once more, and asked: the detector of the model inside all wrappers.
+    again, _ = made(loaded, "temperature")
+    with torch.no_grad():
+        assert torch.equal(again.rejection(x), loaded.rejection(x))
+    assert any(module is again.rejects.__self__ for module in again.model.modules())
+
+
+def test_a_detector_that_changed_outside_the_fingerprint_is_seen(user):
+    (user / "nets.py").write_text(NETS + SHY)
+    base = target_of(user, "Shy")
+    target, _ = made(base, "swap(to=silu)")
+    hardened.save(user / "h", target, base=base, model=f"{user / 'nets.py'}:Shy", chain="swap(to=silu)")
+    other = user / "other.py"
+    other.write_text((user / "nets.py").read_text().replace("LIMIT = 0.5", "LIMIT = 0.9"))
+    with pytest.raises(ModelError, match="answers otherwise"):
+        actsec.load(f"{other}:Shy", weights=str(user / "h"))
+
+
+def test_what_would_leave_a_detector_behind_is_refused(user):
+    (user / "nets.py").write_text(NETS + SHY)
+    base = target_of(user, "Shy")
+    for act in (lambda: exporting.export(base), lambda: exporting.plain(base)):
+        with pytest.raises(ModelError, match="would accept everything"):
             act()
+    loose = base.having(rejects=lambda x: x.flatten(1).mean(1) - 0.9)
+    with pytest.raises(ModelError, match="which no folder holds") as caught:
+        hardened.save(user / "h", loose, base=loose, model=f"{user / 'nets.py'}:Shy", chain="temperature")
+    assert "method rejects" in caught.value.mend
     assert not (user / "h").exists()
 
 

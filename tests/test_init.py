@@ -31,7 +31,8 @@ def test_nothing_is_overwritten(tmp_path):
     assert said.code == 2
     assert "is there already" in said.err
     assert path.read_text() == "mine"
-    assert inside("init", tmp_path / "no" / "plan.toml").code == 2
+    assert inside("init", path / "below" / "plan.toml").code == 2  # a file is no folder
+    assert inside("init", tmp_path / "new" / "plan.toml").code == 0
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_files_that_are_no_masks_are_refused(tmp_path):
     (tmp_path / "short.npy").write_bytes((tmp_path / "objects.npy").read_bytes()[:9])
     (tmp_path / "pickle.npy").write_bytes(pickle.dumps(LEFT))
     for name, error, says in (
-        ("m.png", DataError, "cannot be read"),
+        ("m.png", DataError, "not an image that can be read"),
         ("none.png", DataError, "there is no mask"),
         ("none.npy", DataError, "there is no file"),
         ("two.npz", DataError, "2 arrays"),

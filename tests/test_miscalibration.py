@@ -104,6 +104,63 @@ def test_in_the_plane_it_finds_what_an_exhaustive_search_finds(norm, classes, ai
     assert float((best - before).abs().max()) > 0.1, "the search must have something to find"
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("linf", 0.5), ("l2", 0.2), ("l2", 2.0)])
+def test_towards_random_targets_a_linear_model_goes_as_near_as_the_closed_form_allows(norm, eps):
+    target, x, label, w, b = linear(n=48)
+    odds = (x.double() @ w.double() + b.double()).abs()
+    wanted = confidence.drawn(torch.arange(48), 2)
+    rises, side = odds < wanted, label.double() * 2 - 1
+    free = most(x, w, torch.where(rises, side, -side), norm, eps)
+    truth = torch.minimum(free, (odds - wanted).abs())
+    found = attacked(target, x, label, "random", norm, eps, steps=40)
+    score = torch.where(found.status == FOUND, found.score.double(), torch.zeros(()).double())
+    assert bool((score <= truth * (1 + 1e-5) + 1e-6).all())
+    assert bool((score >= truth * 0.99 - strides(w, norm, eps, 40)).all())
+    if eps >= 0.5:
+        assert int((truth == (odds - wanted).abs()).sum()) > 24, "most targets must be in reach"
+
+
+def test_random_targets_are_uniform_and_those_of_the_row():
+    rows = torch.arange(20000)
+    p = torch.sigmoid(confidence.drawn(rows, 4))
+    assert float(p.min()) >= 0.25 - 1e-12
+    assert float(p.max()) < 1
+    shares = torch.histc(p.float(), 10, 0.25, 1.0) / len(p)
+    assert float((shares - 0.1).abs().max()) < 0.01  # 5 standard deviations of a share of 20,000
+    assert torch.equal(confidence.drawn(rows[[7, 3]], 4), confidence.drawn(rows, 4)[[7, 3]])
+
+
+def test_confidence_follows_the_draws_and_nothing_else():
+    """On a trained network: the labels stay, and what confidence says of an input is what was drawn for it."""
+    target, x, y = digits()
+    with torch.no_grad():
+        label = target.logits(x).argmax(1)
+    wanted = torch.sigmoid(confidence.drawn(torch.arange(len(x)), 10))
+    reached = {}
+    for name, attack in (("attack", None), ("noise", Noise(20))):
+        found = attacked(target, x, y, "random", "linf", 0.3, attack=attack, **({} if attack else {"steps": 40}))
+        with torch.no_grad():
+            logits = target.logits(found.x)
+        assert torch.equal(logits.argmax(1), label)
+        reached[name] = logits.double().softmax(1).amax(1)
+    gap = {name: float((p - wanted).abs().median()) for name, p in reached.items()}
+    assert gap["attack"] < 0.05
+    assert gap["noise"] > 4 * gap["attack"]
+    assert float(torch.corrcoef(torch.stack([reached["attack"], wanted]))[0, 1]) > 0.8
+
+
+def test_with_a_threshold_the_draw_is_of_how_sure_the_decision_is():
+    target, x, *_ = linear(n=24)
+    moved = target.having(threshold=0.8)
+    with torch.no_grad():
+        decided = moved.decision_logits(moved.logits(x)).argmax(1)
+    found = attacked(moved, x, decided, "random", "l2", 2.0, steps=40)
+    assert torch.equal(found.logits.argmax(1), decided)
+    now = confidence.odds(found.logits, decided)
+    near = (now - confidence.drawn(torch.arange(24), 2)).abs()
+    assert float(near.median()) < 0.1
+
+
 def test_down_it_goes_below_one_half_where_there_are_more_than_two_classes():
     target, x, y = digits()
     sure = attacked(target, x, y, "under", "linf", 0.3, steps=30).logits.softmax(1).amax(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -23,6 +24,8 @@ import actsec
 from actsec import monitoring, readings
 from actsec.activations import dead_counts, find
 from actsec.errors import BadOption, DataError, ModelError, StoreError
+from actsec.monitoring import monitor as monitor_room
+from actsec.monitoring import seeing
 
 
 class Net(nn.Module):
@@ -282,10 +285,10 @@ def test_copies_and_pickles_of_a_watched_model_are_free_of_it(net, x):
 def test_k_follows_from_the_measured_cost(net, x, monkeypatch):
     """A clock that each forward moves by 1 s, and each watched one by 2 s more."""
     now = [0.0]
-    monkeypatch.setattr(monitoring, "perf_counter", lambda: now[0])
-    monitor, _ = watching(net.eval(), budget=0.05)
-    look = monitoring.look
-    monkeypatch.setattr(monitoring, "look", lambda *given: (now.__setitem__(0, now[0] + 0.5), look(*given))[1])
+    monkeypatch.setattr(monitor_room, "perf_counter", lambda: now[0])
+    monitor, reports = watching(net.eval(), budget=0.05)
+    look = seeing.look
+    monkeypatch.setattr(seeing, "look", lambda *given: (now.__setitem__(0, now[0] + 0.5), look(*given))[1])
     slow = net.first.register_forward_hook(lambda *_: now.__setitem__(0, now[0] + 1.0))
     with monitor, torch.no_grad():
         for _ in range(400):
@@ -294,6 +297,43 @@ def test_k_follows_from_the_measured_cost(net, x, monkeypatch):
     # 4 sites x 0.5 s on a pass of 1 s: one in 2 / (0.8 x 0.05) = 50, and the pass itself
     assert monitor.every == 51
     assert monitor.watched == pytest.approx(400 / 51, abs=1.5)
+    note = reports[-1].readings[-1].note
+    assert note.startswith(f"detached after 400 passes, {monitor.watched} watched, one in 51 by the budget; ")
+    rows = 16 * (monitor.watched - 1)  # the first pass finds the calls
+    assert f"a baseline takes 512 rows at fixed weights, {rows} were watched" in note
+    assert f"dead units could not be judged: that takes 256 rows, {rows} were watched" in note
+
+
+@pytest.mark.parametrize(
+    ("passes", "train", "says"),
+    [
+        (4, 0, "a baseline takes 64 rows at fixed weights, 48 were watched"),
+        (5, 0, "no window of 16 rows was watched after the baseline"),
+        (6, 0, None),
+        (0, 20, "no row was watched in eval mode (304 in train mode)"),
+    ],
+)
+def test_the_closing_note_says_what_could_not_be_judged(net, x, passes, train, says):
+    monitor, reports = watching(net, window=16)
+    with monitor, torch.no_grad():
+        for training, many in ((True, train), (False, passes)):
+            net.train(training)
+            for _ in range(many):
+                net(x)
+    note = reports[-1].readings[-1].note
+    assert f"{passes + train} watched" in note
+    assert "by the budget" not in note
+    assert ("drift could not be judged" in note) == (says is not None)
+    assert says is None or says in note
+    assert ("dead units could not" in note) == (16 * (passes + train - 1) < 256)
+
+
+def test_the_monitor_is_where_it_was():
+    from actsec.monitoring import ActivationMonitor, Report
+
+    assert actsec.ActivationMonitor is ActivationMonitor
+    assert {field.name for field in dataclasses.fields(Report)} == {"step", "readings"}
+    assert monitoring.ActivationMonitor is ActivationMonitor
 
 
 # --- what fails does not fail the loop ----------------------------------------------------------------------------
@@ -339,7 +379,10 @@ def test_lines_and_callback_say_the_same(net, x, tmp_path):
         lines = [json.loads(line) for line in text.splitlines()]
         assert [line["site"] for line in lines] == [r.site for report in reports for r in report.readings]
         assert list(lines[0]) == list(readings.Reading.__dataclass_fields__)
-        assert lines[-1]["note"] == "detached after 3 passes, 3 watched"
+        note, *unjudged = lines[-1]["note"].split("; ")
+        assert note == "detached after 3 passes, 3 watched"
+        assert unjudged[0] == "drift could not be judged: a baseline takes 64 rows at fixed weights, 32 were watched"
+        assert unjudged[1].startswith("permanently dead units could not be judged: that takes 256 rows, ")
     assert not stream.closed
 
 
@@ -381,7 +424,7 @@ def test_a_look_that_fails_is_unresolved_and_the_model_goes_on(net, x, monkeypat
     def fail(*_):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(monitoring, "look", fail)
+    monkeypatch.setattr(seeing, "look", fail)
     monitor, reports = watching(net.eval())
     with monitor:
         for _ in range(2):

@@ -104,18 +104,39 @@ def test_what_cannot_be_planted_is_told(lab, victim):
 def test_the_unrolled_step_is_the_step_that_training_takes(lab, victim):
     """The count after the unrolled step is that of a model which ``fit`` moved by one update."""
     x, y, clean = lab.train.x[:16], lab.train.y[:16], lab.train.x[100:164]
-    search = _Search(Crafted(), victim, clean, y)
+    search = _Search(Crafted(), victim, clean, y, lab.train.y[100:164])
     found = float(search.silenced(x.clone().requires_grad_(True)).detach())
     moved = models.build("mlp(activation=relu, width=[64], depth=3)", (1, 8, 8), 10, 0)
     moved.load_state_dict(victim.target.model.state_dict())
     once = training.Recipe(1, 16, "sgd", 0.1, "constant", 0.0)
     training.fit(moved, x, y, once)
-    weights = dict(moved.named_parameters())
+    weights = {f"model.{name}": weight for name, weight in moved.named_parameters()}
     with torch.no_grad():
         shares = [
             search.of_site(z, search.sites[name], search.scales[name]) for name, z in search.values(weights).items()
         ]
     assert found == pytest.approx(float(torch.stack(shares).mean()), rel=1e-4)
+
+
+def test_rows_are_crafted_through_the_normalisation_of_the_target(lab, victim):
+    """The same rows as against a network that holds the same arithmetic inside."""
+    model = victim.target.model
+
+    class Inside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model((x - 0.5) / 0.25)
+
+    target = targets.load(model, classes=10, input_shape=(1, 8, 8), normalize="0.5/0.25")
+    whole = targets.load(Inside().eval(), classes=10, input_shape=(1, 8, 8))
+    crafted = Crafted(steps=4, rows=4, watched=32)
+    one, two, bare = (crafted.poison(lab.train, dataclasses.replace(victim, target=t)).x[-4:]
+                      for t in (target, whole, victim.target))  # fmt: skip
+    assert torch.equal(one, two)
+    assert not torch.equal(one, bare)
 
 
 def poisoned(seed, **changes):
@@ -196,6 +217,24 @@ def test_a_network_that_is_not_finite_is_neither_dead_nor_alive(lab):
     assert found.silent is None
     assert (found.zero_cross_entropy, found.zero_margin, found.ratio) == (None, None, None)
     assert found.accuracy == 0.0
+
+
+@pytest.mark.parametrize(
+    ("activation", "region", "dies"),
+    [(nn.LeakyReLU(0.0), "dead", True), (nn.Hardtanh(0.0, 2.0), "dead", True),
+     (nn.Hardtanh(-1.0, 2.0), "saturated", False), (nn.LeakyReLU(0.2), "", None)],
+)  # fmt: skip
+def test_what_is_silenced_follows_from_the_options_of_the_site(lab, activation, region, dies):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), activation, nn.Linear(4, 10)).eval()
+    x, y = lab.train.x[:64], lab.train.y[:64]
+    with torch.no_grad():
+        model[1].bias[:3] = -100.0
+        model[1].bias[3] = 100.0
+        model[1].weight.mul_(0.1)
+    target = targets.load(model, classes=10, input_shape=(1, 8, 8))
+    found = harm(target, (x, y), lab.test)
+    assert found.regions == (region,)
+    assert found.silenced == (None if dies is None else 0.75 if dies else 1.0,)
 
 
 def test_a_dead_network_hides_nothing(lab):
@@ -305,7 +344,7 @@ def test_a_check_that_drops_nothing_or_everything_is_another_network_by_name_onl
 def test_equal_networks_are_trained_once_and_arms_share_their_start():
     settings = dataclasses.replace(SMALL, poisons=("outliers", "outliers(magnitude=10)"), mitigations=())
     laboratory = Laboratory(activations.read("digits"), settings)
-    first, second = (poison._arms(laboratory, "relu", 3, spec, "none") for spec in settings.poisons)
+    first, second = (poison._arms(laboratory, poison.Wanted("relu", 3, spec, "none")) for spec in settings.poisons)
     assert first[1:] == second[1:]
     assert first[0] != second[0]
     assert [len({network.recipe.seed for network in trio}) for trio in zip(*first, strict=True)] == [1, 1, 1]
@@ -332,9 +371,13 @@ def test_the_command_writes_verdicts_numbers_and_a_page(tmp_path):
     assert "## Does poisoned data cause gradient obfuscation" in said.out
     found = json.loads((out / "report.json").read_text())
     assert {v["word"] for v in found["verdicts"]} <= {claim.HOLDS, claim.FAILS, claim.UNKNOWN, claim.UNLIKE}
-    assert len(found["cells"]) == 3
-    held = next(cell for cell in found["cells"] if cell["mitigation"] == "range_check")
+    assert len(found["cells"]) == 4
+    held, adapted = (cell for cell in found["cells"] if cell["mitigation"] == "range_check")
+    assert (held["adapted"], adapted["adapted"]) == (False, True)
     assert held["poisoned"] == held["twin"]
+    assert adapted["poisoned"] != adapted["twin"]
+    assert "### What holds against whom" in said.out
+    assert "- range_check against outliers(magnitude=100): holds against the adapted poison in " in said.out
     text = (out / "report.html").read_text()
     assert text.count("data:image/png;base64,") == 2
     assert "http://" not in text
@@ -350,3 +393,79 @@ def test_a_page_escapes_what_it_is_given():
     assert '<th scope="row">&lt;i&gt;</th><td class="word">holds</td>' in text
     assert "<li>one &amp; two</li>" in text
     assert "<p>x &lt; y</p>" in text
+
+
+ADAPTED = "outliers(magnitude=1000, adapted=true)"
+
+
+@pytest.mark.parametrize("mitigation", ["clipping", "adam"])
+def test_adapted_rows_go_through_the_update_that_training_makes(lab, mitigation):
+    """The loss after the unrolled step is that of a model which ``fit`` moved by one update of the mitigated recipe."""
+    network = network_of(SMALL, "relu", 3, 0, mitigation)
+    network = dataclasses.replace(network, arm="crafted(adapted=true)", enters="update", planted=16)
+    recipe, model = network.recipe, lab.model(dataclasses.replace(network, arm="clean", enters="training", planted=0))
+    x, y, clean = 3 * lab.train.x[:16], lab.train.y[16:32], lab.train.x[100:164]
+    knows = Victim(lab.target(network, model), recipe.learning_rate, 0, recipe.optimizer, recipe.clip_norm)
+    search = _Search(Crafted(adapted=True), knows, clean, y, lab.train.y[100:164])
+    count = search.silenced(x.clone().requires_grad_(True))
+    moved = models.build(network.spec, (1, 8, 8), 10, 0)
+    moved.load_state_dict(model.state_dict())
+    training.fit(moved, x, y, dataclasses.replace(recipe, epochs=1, batch_size=16))
+    weights = {f"model.{name}": weight for name, weight in moved.named_parameters()}
+    with torch.no_grad():
+        expected = [search.of_site(z, search.sites[n], search.scales[n]) for n, z in search.values(weights).items()]
+    assert float(count.detach()) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
+
+
+def test_where_nothing_can_be_silenced_adapted_rows_raise_the_loss(lab):
+    plain = network_of(SMALL, "relu", 3, 0, "leaky_relu")
+    losses = []
+    for arm in ("crafted(adapted=true)", "random"):
+        model = lab.model(dataclasses.replace(plain, arm=arm, enters="update", planted=16))
+        with torch.no_grad():
+            losses.append(float(nn.functional.cross_entropy(model(lab.train.x), lab.train.y)))
+    assert losses[0] > 1.2 * losses[1]
+
+
+def test_adapted_outliers_get_past_the_check_that_drops_the_plain_ones(lab):
+    """They are the sort of six that a rehearsal says does most, as many as before, and inside the box."""
+    checked = poisoned(0, arm=ADAPTED, planted=13, mitigation="range_check")
+    plain = dataclasses.replace(checked, arm="outliers(magnitude=1000)")
+    split, n = lab.planted(checked), len(lab.train.y)
+    assert len(split.y) == n + registry.build("poisons", ADAPTED).count(lab.train)
+    assert len(in_range(split, (0.0, 1.0)).y) == len(split.y)
+    assert len(in_range(lab.planted(plain), (0.0, 1.0)).y) == n
+    rehearse = lab.rehearsal(checked)
+    assert rehearse(split) >= rehearse(lab.planted(plain))
+    assert lab.alike(checked) == checked
+    bare = lab.planted(dataclasses.replace(checked, checked=False))
+    assert len(in_range(bare, (0.0, 1.0)).y) == n, "without a check the huge rows do most"
+    with pytest.raises(ThreatError, match="rehearses"):
+        registry.build("poisons", ADAPTED).poison(lab.train, Victim(lab.target(plain, lab.model(poisoned(0))), 0.1))
+
+
+def mitigated(adapted, poisoned_accuracy, silent=0.0, broke="", mitigation="range_check"):
+    def arm(accuracy, share, broken=""):
+        rows = {} if broken else {"clean": np.arange(400) < round(400 * accuracy)}
+        found = Harm(silenced=(share,), regions=("dead",), finite=True, rows=rows, broke=broken)
+        return (Outcome(found, found),) * 3
+
+    return Cell("relu", 3, "outliers", mitigation, arm(poisoned_accuracy, silent, broke), arm(0.9, 0.0), (), adapted)
+
+
+@pytest.mark.parametrize(
+    ("plain", "adapted", "says"),
+    [
+        ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.9}, "holds against the adapted poison in 1 of 1 netw"),
+        ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.5}, "**only against the non-adapted** in 1 (relu 3)"),
+        ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.9, "silent": 0.4}, "**only against the non-adapted**"),
+        ({"poisoned_accuracy": 0.9}, {"poisoned_accuracy": 0.9, "broke": "loss"}, "**only against the non-adapted**"),
+        ({"poisoned_accuracy": 0.2}, {"poisoned_accuracy": 0.5}, "fails against both in 1"),
+    ],
+)
+def test_the_words_say_against_whom_a_mitigation_holds(plain, adapted, says):
+    from actsec.study.mitigated import sentences
+
+    (line,) = sentences([mitigated(False, **plain), mitigated(True, **adapted)])
+    assert says in line
+    assert line.startswith("- range_check against outliers: ")

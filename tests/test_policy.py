@@ -298,3 +298,22 @@ def test_everything_is_derived_from_the_outcomes(tmp_path):
     assert first.gates[0].outcome != after.gates[0].outcome
     assert (first.exit_code, after.exit_code) == (0, 1)
     assert (gated.root / "report.html").read_text() != page
+
+
+def test_what_an_audit_says_of_sites_is_what_a_checkup_says():
+    """One source for the words: the same rules on the same sites, with their cause and mend."""
+    from test_diagnose_cli import site
+    from test_vitals import seen
+
+    from actsec.verdict.activity import findings
+
+    sites = (site(name="a", finite=False), site(name="b", permanently_dead=0.6), site(name="c", permanently_dead=1.0))
+    base = audited()
+    made = dataclasses.replace(base, sites=sites, unresolved=("d: a scripted module",))
+    said = [p for p in problems(Plan(), (made,), (gathered(made),), ()) if p.rule.startswith("ACT-A0")]
+    n = min(made.clean.accuracy.n, 1000)
+    checkup = findings(seen(sites=sites, unresolved=made.unresolved, n=n, accuracy=made.clean.accuracy))
+    for one, other in zip(said, [p for p in checkup if p.rule in ("ACT-A00", "ACT-A01", "ACT-A02")], strict=True):
+        assert dataclasses.replace(one, variant="") == other
+        assert one.variant == made.id
+        assert one.cause

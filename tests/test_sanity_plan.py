@@ -6,7 +6,7 @@ import pytest
 
 from actsec import budgets, registry
 from actsec import plan as plans
-from actsec.errors import UnknownName
+from actsec.errors import PlanError, UnknownName
 from actsec.plan import Facts, Plan, Trial, headline_threats, jobs, source_jobs, variants
 from actsec.types import Threat
 
@@ -122,3 +122,29 @@ def test_unwritten_lengths_are_the_budgets():
     assert budgets.faced(swapped, Threat("linf", 0.1), "standard")[1] == "square(queries=1000)"
     assert budgets.faced(swapped, Threat("l2"), "quick") == ()
     assert budgets.faced(swapped, Threat("l0", 1.0), "quick") == ()
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_variant_has_every_check_at_the_first_threat_on_all_that_is_attacked(name):
+    """Swaps straight, recalibrated and fine-tuned, noise, calibrators, chains: none is judged by less than another."""
+    plan = PLANS[name]
+    more = ("swap(to=silu)", "swap(to=silu, recalibrate=true)", "swap(to=silu, finetune=2)", "noisy_inference(std=0.1)")
+    named = plan.having(defenses=(*(plan.defenses or ()), *more), attacks=())
+    named = budgets.resolve(named, IMAGES, trains=True, calibrates=True)
+    for each in (plan, named):
+        first = headline_threats(each)[0]
+        for variant in variants(each):
+            mine = [t for t in each.attacks if not t.variants or variant.name in t.variants]
+            made = {t.role: t.samples for t in mine if t.threat == str(first)}
+            made |= {t.role: t.samples for t in mine if t.role == "unbounded" and t.threat == "linf:1"}
+            assert set(made) >= ROLES | {"unbounded"}, variant.name
+            attacked = plans.tested(each, variant.name, first)
+            assert {made[role] for role in ROLES | {"unbounded"}} == {attacked}, variant.name
+
+
+def test_a_check_of_fewer_images_than_are_attacked_is_refused_at_every_threat():
+    for at in ("linf:0.1", "l2:0.5", "l1:2"):
+        with pytest.raises(PlanError, match="on 20 images of 60"):
+            resolve(Trial("pgd(steps=3)", at, 60), Trial("fgsm", at, 20, "single_step"))
+    both = (Trial("pgd(steps=3)", "l2:0.5", 60, variants=("relu",)), Trial("fgsm", "l2:0.5", 20, variants=("tanh",)))
+    assert {t.samples for t in resolve(*both).attacks if t.threat == "l2:0.5" and t.role in ROLES} == {60}

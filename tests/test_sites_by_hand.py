@@ -204,3 +204,88 @@ def test_replaced_as_one_with_none_of_the_old_kernels(form, to, x):
 def unnamed(form):
     """A clamp inside an expression is arithmetic: it runs, and nothing reads it."""
     return {"aten::clamp"} if form == "hardswish of a clamp" else set()
+
+
+STEPS = {
+    "(z > 0).float()": lambda z: (z > 0).float(),
+    "(z >= 0).to": lambda z: (z >= 0).to(z.dtype),
+    "z.gt(0) * 1.0": lambda z: z.gt(0) * 1.0,
+    "where 1, 0": lambda z: torch.where(z > 0, 1.0, 0.0),
+    "half of sign plus 1": lambda z: (torch.sign(z) + 1) / 2,
+    "1 - (z < 0)": lambda z: 1 - (z < 0).float(),
+}
+
+
+def written(act):
+    torch.manual_seed(0)
+    return Net(act).eval()
+
+
+@pytest.mark.parametrize("form", STEPS)
+def test_a_step_by_hand_is_a_site(form, x):
+    model = written(STEPS[form])
+    found = find(model, x)
+    (site,) = found
+    assert (site.name, site.kind, site.constant, site.role) == ("step", "step", False, "activation")
+    assert found.unresolved == ()
+    with watch(model) as seen, torch.no_grad():
+        out = model(x)
+    (call,) = seen.calls
+    assert torch.equal(call.pre, model.first(x))
+    assert torch.equal(out, model(x))
+    with torch.no_grad():
+        swapped = replace(copy.deepcopy(model), "relu", example=x)
+        assert torch.allclose(swapped(x), model.second(F.relu(model.first(x))), atol=1e-6)
+
+
+class Threshold(nn.Module):
+    """What is compared is held by nobody else."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last((self.first(x) > 0).float())
+
+
+def test_a_step_of_a_value_that_nobody_holds_is_a_site(x):
+    model = Threshold()
+    with watch(model) as seen:
+        model(x)
+    (call,) = seen.calls
+    assert torch.equal(call.pre, model.first(x))
+    assert seen.forms._steps == {}, "nothing is held beyond the pass"
+
+
+OUTSIDE = {
+    "sign": (torch.sign, "sign"),
+    "softsign": (lambda z: z / (1 + z.abs()), "softsign, z / (1 + |z|)"),
+    "softsign, torch": (lambda z: torch.div(z, torch.add(torch.abs(z), 1)), "softsign, z / (1 + |z|)"),
+    "log-sigmoid": (lambda z: -torch.log(1 + torch.exp(-z)), "log-sigmoid"),
+    "tanh shrinkage": (lambda z: z - torch.tanh(z), "tanh shrinkage"),
+    "a threshold elsewhere": (lambda z: (z > 0.4).float(), "a step between 0.375 and 0.5"),
+    "sign, then arithmetic": (lambda z: 3 * torch.sign(z) + 1, "sign"),
+}
+
+
+@pytest.mark.parametrize("form", OUTSIDE)
+def test_what_the_catalogue_does_not_hold_is_named_once(form, x):
+    act, what = OUTSIDE[form]
+    found = find(written(act), x)
+    assert len(found.unresolved) == 1
+    assert found.unresolved[0].reason.startswith(what)
+    assert "written by hand" in found.unresolved[0].reason
+
+
+@pytest.mark.parametrize("act", [lambda z: z.abs(), lambda z: z**2 + 1, lambda z: z * (1 + z.abs()), lambda z: z / 3])
+def test_other_arithmetic_is_no_activation(act, x):
+    found = find(written(act), x)
+    assert len(found) == 0
+    assert found.unresolved == ()
+
+
+def test_a_threshold_on_a_constant_is_nobodys_activation(x):
+    found = find(written(lambda z: z * (torch.linspace(-1, 1, 6) > 0).float()), x)
+    assert len(found.active) == 0
+    assert found.unresolved == ()

@@ -14,7 +14,7 @@ from runs import inside
 from torch import nn
 
 import actsec
-from actsec import flow, health, profiles, registry, unit_evidence
+from actsec import checkup, flow, health, plan, profiles, registry, scene, unit_evidence, vital_signs
 from actsec.fresh import fresh, why_not
 from actsec.reports import vital_blocks
 from actsec.reports.blocks import Figures, Fold, Table
@@ -22,7 +22,7 @@ from actsec.reports.figures.units import card
 from actsec.symptoms._seen import Seen
 from actsec.types import Target
 from actsec.verdict.causes import MENDS, Gone, cause
-from actsec.vitals import LIVE, Flow, InputGradients, Outliers, Spread, Units, Vitals
+from actsec.vitals import LIVE, Flow, InputGradients, LayerFlow, Outliers, Spread, Units, Vitals
 
 
 class Residual(nn.Module):
@@ -138,6 +138,64 @@ def test_fresh_weights_are_keyed_and_leave_the_model_alone():
     assert one.model.first.momentum == target.model.first.momentum
 
 
+def rows_of_passes(model):
+    """How many rows each pass of a model has that keeps gradients, while the hook stands."""
+    seen = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])) if torch.is_grad_enabled() else None)
+    return seen
+
+
+def test_a_large_network_is_given_few_images_at_once_and_says_the_same():
+    target, x, y = residual(), images(70), torch.arange(70) % 10
+    few = target.having(batch=3)
+    whole = health.observed(target, x, y).sites, flow.gradients(target, x, y), flow.input_gradients(target, x, y)
+    seen = rows_of_passes(target.model)
+    pieces = health.observed(few, x, y).sites, flow.gradients(few, x, y), flow.input_gradients(few, x, y)
+    assert max(seen) == 3
+    assert sum(seen) == 70 + 70 + 2 * 70
+    for one, other in zip(*(part[0] for part in (whole, pieces)), strict=True):
+        known = [key for key, value in one.items() if isinstance(value, float)]
+        assert "gradient_norm" in known
+        assert [one[key] for key in known] == pytest.approx([other[key] for key in known], rel=1e-5)
+    assert pieces[1][1] == pytest.approx(whole[1][1], rel=1e-5)
+    assert [a.gradient_norm for a in pieces[1][0]] == pytest.approx([a.gradient_norm for a in whole[1][0]], rel=1e-5)
+    for name in ("norm", "turn"):  # the departure from the tangent is a difference of losses, which float32 rounds
+        pair = [dataclasses.astuple(getattr(part[2], name)) for part in (pieces, whole)]
+        assert pair[0] == pytest.approx(pair[1], rel=1e-3)
+
+
+def test_of_a_large_network_fewer_images_are_asked_and_the_cost_says_so():
+    target, x, y = residual(), images(70), torch.arange(70) % 10
+    small, large = (
+        vital_signs.vital_signs(target, x, y, flow.gradients(target, x, y), large=large) for large in (False, True)
+    )
+    assert (small.inputs.n, large.inputs.n) == (70, 32)
+    assert small.backwards - large.backwards == 3 * (70 - 32) + 5 * (70 - 16)
+    assert large.forwards < small.forwards
+    assert large.units[0].live == small.units[0].live, "every image is watched all the same"
+
+
+def test_what_a_backward_keeps_decides_how_many_images_a_checkup_holds(monkeypatch):
+    """1 MiB of activations a row under a bound of 8 MiB: four at a time, each counted twice."""
+    held = []
+    watch = health.observed
+    monkeypatch.setattr(health, "observed", lambda target, *given: held.append(target.batch) or watch(target, *given))
+    monkeypatch.setattr(checkup, "kept_by_row", lambda *_: 1 << 20)
+    made = plan.Plan(model="reference:mlp(width=[4])", activations=("relu",), samples=20, memory=8)
+    loaded = scene.load(checkup.whole(made))
+    target, _, _ = checkup.subject(loaded)
+    checkup.examine(target, loaded)
+    assert held == [4]
+
+
+def test_bare_profiles_count_who_lives():
+    target, x = residual(), images()
+    whole, bare = profiles.profile(target, x, batch=7), profiles.profile(target, x, batch=7, bare=True)
+    for name, mine in whole.items():
+        assert torch.equal(bare[name].live, mine.live)
+        assert bare[name].total is None
+
+
 def test_what_cannot_be_drawn_anew_is_named():
     class Own(nn.Module):
         def __init__(self) -> None:
@@ -214,6 +272,50 @@ def test_gradients_that_overflow_make_no_ratio_of_other_layers():
     assert found[0].gradient_norm is None
     assert found[-1].gradient_norm is not None
     assert ratio is None
+    assert found[0].not_finite == 1
+    assert found[-1].not_finite == 0
+    assert why_explodes(target=Target(model, (8,), ("a", "b", "c")), x=x, y=y)
+
+
+def why_explodes(target, x, y):
+    """What the checkup of a target says of its gradients, of a model whose pre-activations are all finite."""
+    from actsec.verdict.activity import findings
+
+    trained = flow.gradients(target, x, y)
+    told = dataclasses.replace(vitals(), flow=flow.flow(trained, [trained], ""))
+    (found,) = [each for each in findings(seen(vitals=told, ratio=trained[1])) if each.rule == "ACT-A04"]
+    assert found.severity == "high"
+    assert "NaN or infinite" in found.claim
+    return found.cause == "from birth"
+
+
+class Root(nn.Module):
+    """A square root of what is 0 for some inputs, whose slope there is infinite: finite forward, NaN backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.first(x)
+        return self.last(torch.sqrt(z * (z > 0)))
+
+
+def test_a_gradient_that_is_not_finite_speaks_and_is_counted():
+    torch.manual_seed(1)
+    target, x = actsec.load(Root().eval(), input_shape=(16,), classes=3), images(50, (16,))
+    y = target.model(x).argmax(1)
+    leaf = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(target.model(leaf), y, reduction="sum"), leaf)
+    broken = ~torch.isfinite(slope).all(1)
+    assert 0 < int(broken.sum()) < 50
+    found = flow.input_gradients(target, x, y)
+    assert int(broken.sum()) <= found.not_finite < 50
+    assert found.flat == 0
+    layers, ratio = flow.gradients(target, x, y)
+    assert ratio is None
+    assert layers[0].not_finite == 2
+    assert why_explodes(target, x, y)
 
 
 def test_outliers_are_the_rows_far_from_the_median():
@@ -227,6 +329,23 @@ def test_outliers_are_the_rows_far_from_the_median():
     away = unit_evidence.away_from(x, rows)
     assert float(away.norm()) == pytest.approx(1.0)
     assert float(away @ x[3].double()) < 0
+
+
+@pytest.mark.parametrize(("blank", "found", "worst"), [(0.5, 2, 1000.0), (0.0, 2, 1000.0)])
+def test_rows_that_are_mostly_alike_make_no_outlier_of_the_others(blank, found, worst):
+    """Nine of ten rows are one and the same; the others differ as images do, and two of them were multiplied."""
+    x = torch.full((1000, 16), blank)
+    x[::10] = images(100, (16,))
+    same, _ = unit_evidence.outliers(x)
+    assert same.found == 0
+    assert 0.1 < same.worst < 10
+    x[[10, 20]] *= 1000
+    some, rows = unit_evidence.outliers(x)
+    assert rows.nonzero().flatten().tolist() == [10, 20]
+    assert some.found == found
+    assert worst / 3 < some.worst < 3 * worst
+    alone, _ = unit_evidence.outliers(torch.full((9, 4), blank))
+    assert (alone.found, alone.worst) == (0, 0.0)
 
 
 def gone(**changes):
@@ -361,6 +480,14 @@ def test_every_rule_has_its_page(name):
     assert inside("explain", rule).out.startswith(f"{rule}: ")
 
 
+def test_the_rule_of_the_monitor_has_its_page():
+    """A checkup has nothing to compare with, so that no symptom of it is called drift."""
+    said = inside("explain", "ACT-A20").out
+    assert said.startswith("ACT-A20: ")
+    assert "ActivationMonitor" in said
+    assert "ACT-A20" in inside("explain", "ACT-A21").err
+
+
 def test_rules_are_numbered_without_gap():
     rules = sorted(registry.find("symptoms", name).rule for name in registry.names("symptoms"))
     assert rules == [f"ACT-A{number:02}" for number in range(10)]
@@ -382,6 +509,7 @@ def seen(**changes):
         ({"reason": "no gradient reaches the input"}, "ACT-A08", "high", "cannot tell"),
         ({"turn": Spread(0, 0, 0.49, 1, 1)}, "ACT-A09", "low", "cannot tell"),
         ({"turn": Spread(0, 0, 0.5, 1, 1)}, None, None, None),
+        ({"not_finite": 1}, "ACT-A08", "high", "cannot tell"),
     ],
 )
 def test_limits_of_gradients_by_the_input(inputs, rule, severity, why):
@@ -413,6 +541,25 @@ def test_why_gradients_vanish(fresh_ratio, sites, why):
     told = dataclasses.replace(told, flow=dataclasses.replace(told.flow, fresh=fresh_ratio))
     found = findings(seen(vitals=told, ratio=1e-4, sites=(site(**sites),), steep=frozenset("a")))
     assert next(each.cause for each in found if each.rule == "ACT-A04") == why
+
+
+@pytest.mark.parametrize(
+    ("fresh_broken", "sites", "why"),
+    [(0, {}, "cannot tell"), (2, {}, "from birth"), (2, {"finite": False}, "values that are not finite")],
+)
+def test_why_gradients_are_not_finite(fresh_broken, sites, why):
+    from test_diagnose_cli import site
+
+    from actsec.verdict.activity import findings
+
+    layer = LayerFlow("0", None, None, None, None, not_finite=3, fresh_not_finite=fresh_broken)
+    told = dataclasses.replace(vitals(), flow=dataclasses.replace(vitals().flow, layers=(layer,), draws=5))
+    found = findings(seen(vitals=told, ratio=None, sites=(site(**sites),)))
+    (mine,) = [each for each in found if each.rule == "ACT-A04"]
+    assert (mine.severity, mine.cause) == ("high", why)
+    text = json.dumps([str(block) for block in vital_blocks.blocks(told, "m")])
+    assert "NaN or infinite at 1 of 1 layers" in text
+    assert "not finite (3)" in text
 
 
 def test_a_model_that_guesses_is_diagnosed_and_has_no_verdict(tmp_path):

@@ -43,6 +43,7 @@ class Step:
     site: str | None = None  # the activation call that it is, and which
     does: tuple[str, Options] | None = None
     note: Any = None  # what a finder has to say of this call alone
+    held: Tensor | None = None  # what a comparison compared, which nothing else may hold any more
 
     def parents(self) -> Iterator[Step]:
         return (value for value in (*self.args, *self.named.values()) if isinstance(value, Step))
@@ -103,6 +104,8 @@ class Forms:
         if any(shape != shapes[0] for shape in shapes) or size > _LARGEST or any(value is _UNREAD for value in read):
             return None
         keys = tuple(value.key if isinstance(value, Step) else _plain(value) for value in read)
+        moving = (value for value in given if isinstance(value, Tensor) and not constant(value))
+        compared = next(moving, None) if entry.compares else None
         curved = entry.curved or any(step.curved for step in steps) or (len(steps) > 1 and entry.product)
         return Step(
             func,
@@ -112,6 +115,7 @@ class Forms:
             size,
             curved,
             steps[0].root or steps[0],
+            held=compared,
         )
 
     def lose(self, target: Tensor) -> None:
@@ -175,6 +179,21 @@ def read(step: Step, entry: Entry, func: Callable[..., Any], args: Any, named: d
     )
 
 
+def outside(step: Step) -> str | None:
+    """What an expression computes that acts as an activation and is not in the catalogue; None where nothing is known.
+
+    What its parts are already said to be is not said again of the whole.
+    """
+    if not step.curved or any(part.note is not None for part in step.within()):
+        return None
+    if step.key not in _OUTSIDE:
+        if len(_OUTSIDE) > 4096:
+            _OUTSIDE.clear()
+        _OUTSIDE[step.key] = _named(step)
+    return _OUTSIDE[step.key]
+
+
+_OUTSIDE: dict[Any, str | None] = {}
 _FUNCTIONS: dict[Any, tuple[str, Options, Any] | None] = {}
 
 
@@ -187,6 +206,37 @@ def _function(step: Step) -> tuple[str, Options, Any] | None:
     return _FUNCTIONS[step.key]
 
 
+def _named(step: Step) -> str | None:
+    with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():  # noqa: SLF001  # torch has no public form
+        grid = torch.linspace(-6, 6, 97, dtype=torch.float64, device="cpu")
+        for part in reversed([part for part in step.within() if part is not step]):
+            try:
+                y = _run(step, part.key, grid)
+            except Exception:  # noqa: BLE001, S112  # as in _identify
+                continue
+            if isinstance(y, Tensor) and y.shape == grid.shape and y.is_floating_point():
+                for name, values in _FORMULAS.items():
+                    if bool((y.double() - values(grid)).abs().max() < _CLOSE):
+                        return name
+                if (jump := _jump(y.double())) is not None:
+                    return f"a step between {grid[jump]:.3g} and {grid[jump + 1]:.3g}, whose gradient is 0"
+    return None
+
+
+_FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softsign, z / (1 + |z|)": lambda z: z / (1 + z.abs()),
+    "sign, whose gradient is 0": torch.sign,
+    "log-sigmoid": lambda z: -torch.log1p(torch.exp(-z)),
+    "tanh shrinkage, z - tanh(z)": lambda z: z - torch.tanh(z),
+}
+
+
+def _jump(y: Tensor) -> int | None:
+    """Where y (n,) changes, if it takes two values alone and changes once."""
+    changes = (y[1:] != y[:-1]).nonzero().flatten().tolist()
+    return changes[0] if len(changes) == 1 and bool(torch.isfinite(y).all()) else None
+
+
 def _identify(step: Step) -> tuple[str, Options, Any] | None:
     starts = [part for part in step.within() if part is not step]
     # neither our own mode's neighbours nor an exporter's see the trial
@@ -195,14 +245,16 @@ def _identify(step: Step) -> tuple[str, Options, Any] | None:
         for at in reversed(starts):  # from the tensor that it all starts from
             try:
                 y = _run(step, at.key, grid)
-            except Exception:  # noqa: BLE001, S112  # a call that will not run on the grid computes nothing we know
+            except Exception:  # noqa: BLE001, S112  # nosec B112  # a call that will not run on the grid computes nothing we know
                 continue
             if not isinstance(y, Tensor) or y.shape != grid.shape or not y.is_floating_point():
                 continue
             y = y.double()
             close = _CLOSE * min(1.0, float(y.max() - y.min()))  # what hardly moves is near many functions
             for kind, options in _candidates(y):
-                near = bool((y - _values(kind, options, grid)).abs().max() < close)
+                apart = (y - _values(kind, options, grid)).abs()
+                # what a step is at 0 itself is everyone's own choice
+                near = bool(torch.where((grid == 0) & (kind == "step"), 0.0, apart).max() < close)
                 if near and _far_too(step, at.key, activation(Spec(kind, options))):
                     return kind, options, at.key
     return None
@@ -255,6 +307,8 @@ def _candidates(y: Tensor) -> Iterator[tuple[str, Options]]:
         yield "elu", (("alpha", _short(at[-1] / math.expm1(-1))),)
     if at[0] > 0:
         yield "softplus", (("beta", _short(math.log(2) / at[0])),)
+    if low == 0 and high == 1 and bool(((y == 0) | (y == 1))[torch.arange(97) != 48].all()):
+        yield "step", ()
     if -6 < low < high < 6:
         yield "hardtanh", (("lower", _short(low)), ("upper", _short(high)))
 

@@ -78,8 +78,11 @@ _ARITHMETIC: dict[str, bool] = {
     **dict.fromkeys(("pow", "__pow__", "square", "sqrt", "abs", "reciprocal", "__rtruediv__", "__rdiv__"), True),
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "special_erf", "logaddexp", "relu", "erfc"), True),
     **dict.fromkeys(("gt", "ge", "lt", "le", "__gt__", "__ge__", "__lt__", "__le__", "where", "masked_fill"), True),
-    **dict.fromkeys(("maximum", "minimum", "fmax", "fmin", "clamp", "clip", "clamp_min", "clamp_max", "sign"), True),
+    **dict.fromkeys(("greater", "greater_equal", "less", "less_equal"), True),
+    **dict.fromkeys(("maximum", "minimum", "fmax", "fmin", "clamp", "clip", "clamp_min", "clamp_max"), True),
+    **dict.fromkeys(("sign", "sgn"), True),
 }
+_COMPARES = {"gt", "ge", "lt", "le", "greater", "greater_equal", "less", "less_equal"}
 _PRODUCT = {"mul", "multiply", "__mul__", "__rmul__", "mul_", "__imul__"}
 
 
@@ -96,6 +99,7 @@ class Entry:
     product: bool
     suspect: bool  # with some arguments it is a ReLU
     limits: bool  # it keeps values inside a range
+    compares: bool  # it gives true or false for each number
 
 
 @functools.lru_cache(maxsize=4096)
@@ -115,6 +119,7 @@ def look(func: Callable[..., Any]) -> Entry:
         name in _PRODUCT,
         name.strip("_") in _SUSPECT,
         stem in _LIMITS,
+        stem.strip("_") in _COMPARES,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from actsec.activations import calls
+from actsec.activations.byhand import outside
 from actsec.activations.calls import Activating, Entry, Options
 from actsec.activations.following import Follower
 
@@ -173,9 +174,11 @@ class Finder(Follower):
         """Write down softmaxes, and calls that look like activations."""
         if entry.name in _SOFTMAX:
             self.softmaxes.append(self.path)
-        if entry.outside is None and not entry.suspect:
-            return
-        reason = calls.disguised(entry, args, kwargs)
+        reason = None
+        if entry.outside is not None or entry.suspect:
+            reason = calls.disguised(entry, args, kwargs)
+        if reason is None and entry.arithmetic and self.step is not None and (what := outside(self.step)):
+            reason = f"{what}: written by hand, not in the catalogue"
         if reason:
             self.unresolved.append(Unresolved(self.path, reason))
             if self.step is not None and entry.arithmetic:

@@ -155,7 +155,9 @@ class Follower(TorchFunctionMode):
         """A module's forward ends, well or badly."""
         while self.stack:
             if self.stack.pop()[1] is module:
-                return
+                break
+        if not self.stack:
+            self.forms.clear()  # some hold tensors
 
     def _read(self, module: nn.Module, path: str) -> None:
         if module in self.names:

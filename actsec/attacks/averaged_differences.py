@@ -6,7 +6,8 @@ of (f+ - f-) d / |d|^2 with d the way from one to the other as it was brought in
 al. 2017; natural evolution strategies as an attack, Ilyas et al. 2018, section 2.2). s is ``smoothing`` times the
 budget: what is climbed is the model blurred over that distance, which is what gives functions of many jumps a slope at
 all. Tramer, Carlini, Brendel & Madry 2020 ("On Adaptive Attacks", section 5) broke k-winners-take-all so. Slopes are
-carried over from step to step by ``momentum``. L-inf steps by the sign, L2 along the slope; 2.5 * eps / steps each.
+carried over from step to step by ``momentum``. L-inf steps by the sign, L2 along the slope, L1 along its signed square
+(the steepest feature alone is mostly the estimate's noise); 2.5 * eps / steps each.
 
 Without an eps (threat ``l2``) it walks on a sphere around the input whose radius grows by a quarter until a row is
 fooled, then shrinks after each success and grows after each failure, as in DDN (Rony et al. 2019, algorithm 1).
@@ -59,7 +60,7 @@ class AveragedDifferences:
     smoothing: Annotated[float, "size of the pairs, as a share of the budget"] = 0.5
     momentum: Annotated[float, "share of the last slope that is kept"] = 0.75
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     knowledge: ClassVar[Knowledge] = "black_box"
     roles: ClassVar[tuple[str, ...]] = ("gradient_free", "any_eps")
 
@@ -114,7 +115,7 @@ class AveragedDifferences:
         return slope / k
 
     def _stepped(self, x: Tensor, state: AveragedDifferencesState, cases: Cases) -> Tensor:
-        direction = steepest(state.slope, cases.norm)
+        direction = _l1_way(state.slope) if cases.norm == "l1" else steepest(state.slope, cases.norm)
         if not bool(torch.isinf(cases.eps).any()):
             length = spread(cases.eps * 2.5 / self.steps, x).to(x.dtype)
             return nearest(cases, x + direction * length)
@@ -135,7 +136,17 @@ class AveragedDifferences:
     def _around(self, x: Tensor, state: AveragedDifferencesState, cases: Cases, draws: Draws) -> Tensor:
         """x (n, *shape) and the pairs around it, every one inside ball and box."""
         shape = tuple(x.shape[1:])
-        each = self.smoothing * state.radius / (math.sqrt(math.prod(shape)) if cases.norm == "l2" else 1.0)
+        features = math.prod(shape)
+        each = self.smoothing * state.radius / {"l1": features, "l2": math.sqrt(features)}.get(cases.norm, 1.0)
         u = draws.normal(cases.id, state.step, (self.directions, *shape)) * spread(each, x)[:, None].to(x.dtype)
         pairs = place(cases, (x - cases.x)[:, None] + torch.cat([u, -u], 1))
         return torch.cat([x[:, None], pairs], 1)
+
+
+def _l1_way(slope: Tensor) -> Tensor:
+    """The slope times its magnitude, of L1 size 1 (n, *shape); 0 where the slope is 0."""
+    # By the largest entry first, so that no square underflows.
+    flat = slope.flatten(1).double()
+    scaled = flat / flat.abs().amax(1, keepdim=True).clamp_min(1e-300)
+    way = scaled * scaled.abs()
+    return (way / row_sum(way.abs())[:, None].clamp_min(1e-300)).reshape(slope.shape).to(slope.dtype)

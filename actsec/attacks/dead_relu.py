@@ -20,7 +20,7 @@ Known failures: a site that cannot die (leaky_relu, gelu, tanh, ...) does not co
 is refused ("not applicable"), never reported as 0 %. Where every unit of a layer is already dead no gradient reaches
 the sites before it through that layer, though each of them is still pushed directly. The critical aim suppresses its
 units more than it kills them, so that labels change at few kills. Trained networks may have no blackout at all:
-actsec.killing.blackout_radius tells whether one exists at the first layer.
+``actsec study forcing`` tells whether one exists at the first layer, and holds every aim beside noise and PGD.
 """
 
 from __future__ import annotations

@@ -6,6 +6,11 @@ deep uncertainty estimation without harming accuracy"; Obadinma et al. 2024, "Ca
     over     surer of everything: what is wrong looks certain
     under    less sure of everything: what is right looks doubtful
     worst    surer where the label is wrong, less sure where it is right: the largest ECE (maximum miscalibration)
+    random   towards a confidence drawn for each row, uniform from 1 / classes to 1: confidence that says nothing any
+             more, while its mean need not stand out (Obadinma et al.'s random confidence attack; their draws differ)
+
+Random goes up from below its target and down from above. The target is keyed by the row's id: the same for every
+attack, model and eps. What counts is to come nearer to it in log odds than the untouched input is.
 
 Up, J = z_k - log sum_{j != k} exp(z_j), the log odds of the decided class k. Down, J = mean_j z_j - log sum_j exp(z_j),
 which lowers k and whoever has caught up with it and raises the rest: towards 1 / classes, where minus the log odds
@@ -57,7 +62,7 @@ class Miscalibration:
     steps: Annotated[int, "gradient steps of each start"] = 30
     step_size: Annotated[float | None, "of the first step, in input units; none is 4 * eps / steps"] = None
     restarts: Annotated[int, "starts tried: the input, then random points of the ball"] = 1
-    aim: Annotated[Aim, "surer, less sure, or surer where wrong and less sure where right"] = "worst"
+    aim: Annotated[Aim, "surer, less sure, surer where wrong and less where right, or a random confidence"] = "worst"
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     knowledge: ClassVar[Knowledge] = "white_box"

@@ -1,9 +1,14 @@
-"""Reading ``.npz`` files: no pickle is ever opened, and nothing is allocated before the declared sizes are known."""
+"""Reading ``.npz`` files: no pickle is ever opened, and nothing is allocated before the declared sizes are known.
+
+Members are looked up by name and read in place: no path of an archive is ever written, and an archive inside an archive
+is not opened.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -29,6 +34,12 @@ _DAMAGED = (
     NotImplementedError,  # a compression nobody can undo
 )
 _HOW = "Write the file with np.savez(path, x=x, y=y)."
+NAMES_LIMIT = 64 * 2**20
+"""Bytes that the names of classes may take."""
+RATIO, RATIO_FROM = 100, 256 * 2**20
+"""An array of more bytes than the second may unpack to at most the first times its size in the archive."""
+_HEADER = 10_000  # characters: numpy's own limit, which it applies after reading as many as the header claims
+_WRITTEN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy writes; other compressions allocate as they are told
 
 
 def read_npz(path: Path, limit: int) -> tuple[Array, Array, tuple[str, ...] | None, tuple[str, ...]]:
@@ -43,11 +54,15 @@ def read_npz(path: Path, limit: int) -> tuple[Array, Array, tuple[str, ...] | No
             members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
             if any(i.filename.endswith("data.pkl") for i in archive.infolist()):
                 raise Unsafe(f"{path} is a PyTorch file, which holds a pickle", _HOW)
+            if len({i.filename for i in archive.infolist()}) != len(archive.infolist()):
+                raise DataError(f"{path} holds two members of one name", _HOW)
             for key in ("x", "y"):
                 if key not in members:
                     raise _no_key(path, key, list(members))
             arrays = {
-                key: _member(archive, members[key], key, limit) for key in ("x", "y", "classes") if key in members
+                key: _member(archive, members[key], key, min(limit, NAMES_LIMIT) if key == "classes" else limit)
+                for key in ("x", "y", "classes")
+                if key in members
             }
     except _DAMAGED as error:
         raise DataError(f"{path} cannot be read: {error}", f"The file is damaged or incomplete. {_HOW}") from error
@@ -107,6 +122,14 @@ def _check_kind(path: Path) -> None:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, limit: int) -> Array:
+    if info.compress_type not in _WRITTEN:
+        raise ValueError(f"{key} is compressed in a way that numpy does not write")
+    if info.file_size > max(RATIO_FROM, RATIO * info.compress_size):
+        raise DataError(
+            f"{archive.filename}: {key} unpacks from {info.compress_size:,} to {info.file_size:,} bytes; above "
+            f"{RATIO_FROM:,} bytes at most {RATIO} times the stored size is read",
+            "This may be a zip bomb. If the array is yours, store it as it is: np.savez, not np.savez_compressed.",
+        )
     with archive.open(info) as file:
         shape, dtype = _header(file)
         _check_member(key, shape, dtype, limit)
@@ -128,8 +151,14 @@ def _check_member(key: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit:
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = npy.read_magic(file)
-    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    form, reader = ("<H", npy.read_array_header_1_0) if version == (1, 0) else ("<I", npy.read_array_header_2_0)
+    told = file.read(struct.calcsize(form))
+    if len(told) == struct.calcsize(form) and struct.unpack(form, told)[0] > _HEADER:
+        raise ValueError(f"an array's header claims {struct.unpack(form, told)[0]:,} bytes, {_HEADER:,} are read")
+    file.seek(-len(told), 1)
     shape, _, dtype = reader(file)
+    if any(side < 0 for side in shape):
+        raise ValueError(f"an array of shape {shape}")
     return shape, dtype
 
 
@@ -141,6 +170,24 @@ def _names(array: Array | None) -> tuple[str, ...] | None:
             f"classes has type {array.dtype} and shape {array.shape}", "Store names: np.array(['cat', 'dog'])."
         )
     return tuple(map(str, array))
+
+
+def read_arrays(content: IO[bytes], limit: int) -> dict[str, Array]:
+    """Every array of an .npz file that actsec wrote, each checked like a member of ``read_npz``'s.
+
+    Raises ValueError for whatever is wrong with it, objects and sizes included.
+    """
+    try:
+        with zipfile.ZipFile(content) as archive:
+            members = archive.infolist()
+            if len({info.filename for info in members}) != len(members):
+                raise ValueError("two members of one name")
+            if sum(info.file_size for info in members) > limit:
+                raise ValueError(f"it unpacks to more than {limit:,} bytes")
+            # A member is held against its share of the file; check_size counts every number as four bytes or more.
+            return {i.filename.removesuffix(".npy"): _member(archive, i, i.filename, 4 * limit) for i in members}
+    except (*_DAMAGED, DataError, Unsafe) as error:
+        raise ValueError(str(error)) from error
 
 
 def _no_key(path: Path, key: str, found: list[str]) -> DataError:

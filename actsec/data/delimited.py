@@ -17,6 +17,10 @@ from actsec.errors import DataError, Unsafe
 LIMIT = 256 * 2**20
 """Largest file read, in bytes: a cell of text takes about ten times its size in memory."""
 
+COLUMNS = 10_000
+"""Columns of a table."""
+_DIGITS = 400  # characters of a number: float64 needs 24, and the pattern takes time quadratic in them
+
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _MISSING = {"", "?", "na", "n/a", "nan", "null", "#n/a"}
 _LOOKED_AT = 50
@@ -51,6 +55,8 @@ def read(path: Path, limit: int = LIMIT) -> Sheet:
     text = _text(path, limit)
     separator = _separator(path, text)
     rows, lines = _rows(path, text, separator)
+    if not rows:
+        raise DataError(f"{path} holds no cells", _HOW)
     header = _header(path, rows[0])
     for row, line in zip(rows[1:], lines[1:], strict=True):
         if len(row) != len(header):
@@ -69,7 +75,7 @@ def read(path: Path, limit: int = LIMIT) -> Sheet:
 
 def number(cell: str) -> float | None:
     """The number a cell holds, None where it holds none. ``1_000`` and ``0x10`` are texts."""
-    return float(cell) if _NUMBER.fullmatch(cell) else None
+    return float(cell) if len(cell) <= _DIGITS and _NUMBER.fullmatch(cell) else None
 
 
 def numeric(sheet: Sheet, column: str) -> bool:
@@ -178,6 +184,11 @@ def _rows(path: Path, text: str, separator: str) -> tuple[list[list[str]], list[
 
 
 def _header(path: Path, cells: Sequence[str]) -> list[str]:
+    if len(cells) > COLUMNS:
+        raise DataError(
+            f"{path}: the header names {len(cells):,} columns, the limit is {COLUMNS:,}",
+            "Leave out what the model does not read; images and other arrays go into an .npz file.",
+        )
     names = [cell.strip() for cell in cells]
     if all(number(name) is not None for name in names):
         raise DataError(f"{path}: the first line holds numbers, not the names of the columns", _HOW)

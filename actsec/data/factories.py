@@ -15,6 +15,7 @@ from actsec import spec as notation
 from actsec.data.recognise import Layout, check_size, from_arrays
 from actsec.data.sets import Dataset, Splits
 from actsec.errors import ActsecError, DataError, unknown
+from actsec.executed import Source
 
 
 def from_factory(
@@ -56,14 +57,14 @@ def _call(path: Path, wanted: notation.Spec) -> Any:
     if not path.is_file():
         raise DataError(f"there is no file {str(path)!r}", "Give FILE.py:FUNCTION with a path that exists.")
     name = f"actsec_data_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=Source(name, str(path)))
     if spec is None or spec.loader is None:
         raise DataError(f"{path} cannot be imported", "Give a .py file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that classes defined there can be found again, by worker processes for one
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, an exit with code 0 included
         raise DataError(f"{path} fails when it is run: {type(error).__name__}: {error}", "Mend the file.") from error
     functions = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
     if wanted.name not in functions:
@@ -72,7 +73,7 @@ def _call(path: Path, wanted: notation.Spec) -> Any:
         return functions[wanted.name](**dict(wanted.options))
     except ActsecError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"{path.name}:{wanted} fails: {type(error).__name__}: {error}", "Mend the function.") from error
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
+FORMATS = ("PNG", "JPEG", "BMP")
+"""What is decoded whatever a file is called: Pillow's other readers are not reached, of which EPS runs Ghostscript."""
+PIXELS = 89_478_485
+"""Pixels of one picture, as it is stored and at every step of a transform: Pillow's own bound."""
 _MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
-_STEP = re.compile(r"(resize|crop)=(\d+)(?:x(\d+))?")
+_STEP = re.compile(r"(resize|crop)=([0-9]{1,6})(?:x([0-9]{1,6}))?")
 Step = tuple[str, int, int | None]
 
 
@@ -33,7 +39,10 @@ def from_folder(
     size. Grey images beside coloured ones get three equal channels. Raises DataError or BadOption with the mend.
     """
     steps = _steps(resize) if resize is not None else []
-    files, labels, names, notes = _listing(folder, classes)
+    try:
+        files, labels, names, notes = _listing(folder, classes)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}", "Check its permissions.") from error
     modes, sizes = _survey(files, steps)
     different = sorted(set(sizes))
     if len(different) > 1:
@@ -49,7 +58,10 @@ def from_folder(
     check_size("x", (len(files), channels, height, width), np.dtype(np.uint8), limit)
     pixels = np.empty((len(files), channels, height, width), dtype=np.uint8)
     for at, file in enumerate(files):
-        pixels[at] = _pixels(file, mode, steps)
+        found = _pixels(file, mode, steps)
+        if found.shape != pixels.shape[1:]:
+            raise DataError(f"{file} changed while the folder was read", "Read it when nothing writes to it.")
+        pixels[at] = found
     if mode == "RGB" and "L" in modes:
         notes.append(f"{modes.count('L')} grey images given three equal channels")
     if resize is not None:
@@ -73,6 +85,7 @@ def _listing(folder: Path, classes: Sequence[str] | None) -> tuple[list[Path], l
     files, labels, other = [], [], 0
     for label, name in enumerate(names):
         inside = sorted(p for p in (folder / name).iterdir() if p.is_file() and not p.name.startswith("."))
+        _check_links(folder, folder / name, inside)
         images = [p for p in inside if p.suffix.lower() in _SUFFIXES]
         other += len(inside) - len(images)
         if not images:
@@ -84,23 +97,56 @@ def _listing(folder: Path, classes: Sequence[str] | None) -> tuple[list[Path], l
     return files, labels, names, notes
 
 
+def _check_links(folder: Path, room: Path, files: list[Path]) -> None:
+    """Refuse links that lead out of the data folder: a stranger's folder could name any file of this machine."""
+    root = folder.resolve()
+    for place in (room, *files):
+        if (place is room or place.is_symlink()) and not place.resolve().is_relative_to(root):
+            raise DataError(
+                f"{place} is a link out of {folder}, to {place.resolve()}",
+                "Nothing outside the data folder is read: copy there what the link points to.",
+            )
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[Image]:
+    """A picture of FORMATS and at most PIXELS, not yet decoded. Raises DataError with the mend."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow warns of (size, odd metadata) is checked here, or harmless
+            picture = Image.open(file, formats=FORMATS)
+    except FileNotFoundError:
+        raise DataError(f"there is no picture {file}", "Check the path.") from None
+    except Image.DecompressionBombError:
+        raise _too_many(file, "far more than that many") from None
+    except Exception as error:  # a damaged header makes Pillow's readers raise anything
+        said = " ".join(str(error).split())
+        mend = f"Mend or remove it ({said}). Read: {', '.join(FORMATS)}."
+        raise DataError(f"{file} is not an image that can be read", mend) from error
+    with picture:
+        if picture.width * picture.height > PIXELS:
+            raise _too_many(file, f"{picture.height} x {picture.width}")
+        yield picture
+
+
+def _too_many(what: object, found: str) -> DataError:
+    return DataError(
+        f"{what} has {found} pixels, the limit is {PIXELS:,}", "Make it smaller first; it may be a decompression bomb."
+    )
+
+
 def _survey(files: list[Path], steps: list[Step]) -> tuple[list[str], list[tuple[int, int]]]:
     """Mode and final size of every image from its header alone, before any pixel is decoded."""
-    from PIL import Image, UnidentifiedImageError
-
     modes, sizes = [], []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                mode, (width, height) = image.mode, image.size
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file} is not an image that can be read", f"Mend or remove it ({error}).") from error
+        with opened(file) as image:
+            mode, (width, height) = image.mode, image.size
         if mode not in _MODES:
             raise DataError(
                 f"{file} has pixels of mode {mode}", "Store it with 8 bits, or 16-bit data as .npz (uint16)."
             )
-        if height * width > Image.MAX_IMAGE_PIXELS:  # type: ignore[operator]  # None only if someone unset it
-            raise DataError(f"{file} has {height} x {width} pixels", "Make it smaller first; this may be a zip bomb.")
         modes.append(_MODES[mode])
         sizes.append(_final_size(file, (height, width), steps))
     return modes, sizes
@@ -118,6 +164,11 @@ def _final_size(file: Path, size: tuple[int, int], steps: list[Step]) -> tuple[i
             size = wanted
         else:
             size = _resized(size, height, width)
+        if not 0 < size[0] * size[1] <= PIXELS:
+            raise BadOption(
+                f"resize: {file} would have {size[0]} x {size[1]} pixels, the limit is {PIXELS:,}",
+                "Give a smaller size.",
+            )
     return size
 
 
@@ -130,13 +181,14 @@ def _resized(size: tuple[int, int], height: int, width: int | None) -> tuple[int
 
 
 def _pixels(file: Path, mode: str, steps: list[Step]) -> npt.NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as opened:
-            image: Image.Image = opened.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{file} cannot be decoded: {error}", "Mend or remove it.") from error
+    with opened(file) as picture:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a palette's odd transparency, for one: the pixels are what is read
+                image = picture.convert(mode)
+        except Exception as error:  # damaged pixels make Pillow's decoders raise anything
+            said = " ".join(str(error).split())
+            raise DataError(f"{file} cannot be decoded: {said}", "Mend or remove it.") from error
     for step in steps:
         image = _apply(image, step)
     array: npt.NDArray[Any] = np.asarray(image, dtype=np.uint8)

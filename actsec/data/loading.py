@@ -75,6 +75,8 @@ def load(
         raise Unsafe(f"{source} is a pickle: opening it could execute code", "Store arrays: np.savez(path, x=x, y=y).")
     if not place.exists():
         raise _missing(source, place)
+    if not place.is_file():
+        raise DataError(f"{source} is neither a file nor a folder", f"actsec reads {', '.join(SOURCES)}.")
     if place.suffix.lower() not in (".npz", ".npy", ""):
         raise DataError(f"{source} is of a kind actsec does not read", f"It reads {', '.join(SOURCES)}.")
     x, y, named, notes = read_npz(place, limit)

@@ -14,6 +14,9 @@ from actsec.errors import BadOption, DataError, Unsafe
 Layout = Literal["auto", "as_is", "channels_first", "channels_last"]
 LIMIT = 8 * 2**30
 """Largest array read, in bytes, stored or as float32, whichever is more."""
+CLASSES = 100_000
+NAME = 1000
+"""Classes of a data set, and characters of a class's name."""
 
 _LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _CHANNELS = (1, 3, 4)
@@ -55,12 +58,29 @@ def from_arrays(
     if n_classes is not None and classes is not None and len(classes) != n_classes:
         raise DataError(f"{len(classes)} class names for {n_classes} classes", "Give one name per class.")
     count = len(classes) if classes is not None else n_classes or int(labels.max()) + 1
+    if count > CLASSES:
+        raise DataError(
+            f"the labels go up to {count - 1:,}, the limit is {CLASSES:,} classes",
+            "Labels are class numbers 0, 1, 2, ... without gaps: np.unique(y, return_inverse=True)[1] gives them.",
+        )
     check_labels(labels, count)
     names = tuple(classes) if classes is not None else tuple(map(str, range(count)))
+    _check_names(names)
     values, grid = _scaled(_channels_first(x, layout, notes), scale, notes)
     box = bounds or (0.0, 1.0)
     _check_values(values, box, stated=bounds is not None, scaled=scale is not None)
     return Dataset(name, values, labels, names, row_ids(values), grid, box, tuple(notes))
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Class names are text that can be written down and read back."""
+    for name in names:
+        if len(name) > NAME:
+            raise DataError(f"a class is named {name[:40]!r}..., {len(name):,} characters", f"At most {NAME} are kept.")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the class name {name!r} is not Unicode text", "Rename it in UTF-8.") from None
 
 
 def check_size(key: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int) -> None:
@@ -70,8 +90,9 @@ def check_size(key: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit: in
         count *= side
     size = count * max(dtype.itemsize, 4)
     if size > limit:
+        needed = f"{size / 2**30:.1f}" if size < 2**80 else "more than 2**50"
         raise DataError(
-            f"{key} of shape {shape} needs {size / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f} GiB",
+            f"{key} of shape {str(shape)[:100]} needs {needed} GiB, the limit is {limit / 2**30:.1f} GiB",
             "Give fewer examples, or raise limit (in bytes).",
         )
 

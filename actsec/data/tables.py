@@ -27,6 +27,8 @@ from actsec.features import Feature, FeatureRule, Table
 
 CATEGORIES = 100
 """A column of text with more different values is not read as a choice: it names its rows."""
+INPUTS = 20_000
+"""Columns after the one-hot encoding of text: each is a column of float64 for every row."""
 CLASSES = 1000
 _SUFFIXES = (".csv", ".tsv", ".txt")
 _PARTS = (0.5, 0.15, 0.35)
@@ -118,6 +120,11 @@ def _splits(
         _same_columns(sheet, part, inputs, labels, parts[by].name)
     given = _rules_by_name(rules, inputs)
     encoded = _encode(parts, by, inputs, given, notes)
+    if len(encoded) > INPUTS:
+        raise DataError(
+            f"{parts[by].name} comes to {len(encoded):,} columns when text is one-hot encoded, the limit is {INPUTS:,}",
+            "Leave out columns of text that the model does not read.",
+        )
     features = _features(parts, by, encoded, given, notes)
     table = Table(tuple(features), target, labels, by)
     classes, y = _classes(parts, by, target, classes, several=len(labels) > 1)

@@ -172,6 +172,9 @@ def comes_nearer(diagnostic: Diagnostic, evidence: Evidence, role: str, by: floa
     """
     if evidence.threat.eps is not None or evidence.threat.goal != "misclassify":
         return finding(diagnostic, "not_applicable", "Compares the smallest changes; this threat has a fixed budget.")
+    if evidence.threat.norm != "l2":
+        claim = f"Nothing searches without gradients for the smallest {evidence.threat.norm} change."
+        return finding(diagnostic, "not_applicable", claim)
     if evidence.stochastic:
         return finding(diagnostic, "not_applicable", "The smallest change to a target that draws is one draw's luck.")
     sizes, words = evidence.sizes, _WORDS[role]

@@ -10,6 +10,10 @@ attack that got past the detector shows that it does not.
     warn, voids  the same where there is a gradient, unless of the rows whose misclassified candidates were rejected
                  more fell to accepted ones than stand: the number may be right, and nothing shows it
     ok           otherwise
+
+Without an eps a row stands when no accepted candidate of any size was found; of a target that draws that is one draw's
+luck, and the rule is beside the point. A row whose nearest candidates were rejected and one farther away was accepted
+counts as fallen: its size, too, may be too large.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from actsec.diagnostics._evidence import finding, gap, least_of, numbers, percent, still, unanswerable
+from actsec.diagnostics._evidence import Shares, finding, gap, least_of, numbers, percent, still, unanswerable
 from actsec.types import GRADIENT, Evidence, Finding, Status
 
 
@@ -35,19 +39,24 @@ class UnsearchedDetector:
     roles: ClassVar[tuple[str, ...]] = ()
     masks: ClassVar[tuple[Status, ...]] = ("red",)
     essential: ClassVar[bool] = True
-    dig: ClassVar[str] = "square(queries=10000)"
+    dig: ClassVar[str] = "averaged_differences(steps=100, directions=50)"
 
     def __call__(self, evidence: Evidence) -> Iterator[Finding]:
         if evidence.abstained is None:
             yield finding(self, "not_applicable", "The model has no detector that rejects inputs.")
             return
-        if (missing := unanswerable(self, evidence)) is not None:
+        endless = evidence.threat.eps is None and evidence.threat.goal == "misclassify"
+        if endless and evidence.stochastic:
+            claim = "The smallest change to a target that draws is one draw's luck."
+            yield finding(self, "not_applicable", claim)
+            return
+        if not endless and (missing := unanswerable(self, evidence)) is not None:
             yield missing
             return
-        if not {*GRADIENT, "attack"} & set(evidence.correct):
+        left = _unfooled(evidence) if endless else _left(evidence)
+        if left is None:
             yield finding(self, "not_done", "Not done: no attack was run.", advice="Add one to the plan.")
             return
-        left = still(evidence, (*GRADIENT, "gradient_free", "noise", "transfer", "attack"))
         turned = np.asarray(evidence.abstained[: len(left)], bool)
         rested = gap(left, least_of(left, ~turned), self.least)
         fell = int(np.sum(turned & (left < 0.5)))
@@ -65,3 +74,21 @@ class UnsearchedDetector:
         else:
             claim += " No gradient of the detector reaches the input, so no gradient attack could get past it."
             yield finding(self, "red", claim, shown, advice, severity="high", voids=True)
+
+
+def _left(evidence: Evidence) -> Shares | None:
+    """What the attacks at one eps leave of each row (n,); None where there was none but noise."""
+    if not {*GRADIENT, "attack"} & set(evidence.correct):
+        return None
+    return still(evidence, (*GRADIENT, "gradient_free", "noise", "transfer", "attack"))
+
+
+def _unfooled(evidence: Evidence) -> Shares | None:
+    """Rows (n,) of which no search found an accepted candidate of any size; None where no gradient was followed."""
+    if "minimal" not in evidence.sizes:
+        return None
+    least = np.array(evidence.sizes["minimal"], np.float64)
+    for sizes in evidence.sizes.values():
+        rows = min(len(least), len(sizes))
+        least[:rows] = np.minimum(least[:rows], sizes[:rows])
+    return np.isinf(least).astype(np.float64)

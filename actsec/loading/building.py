@@ -20,20 +20,24 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from actsec import spec as notation
-from actsec.errors import ActsecError, BadOption, ModelError, unknown
+from actsec.errors import ActsecError, BadOption, ModelError, Unsafe, unknown
+from actsec.executed import Source
 from actsec.spec import Spec
 
 RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
 """The files of a hardened model's folder."""
+PARAMETERS = 1 << 31
+"""Of a torchvision architecture with options, checked before any is allocated: 8 GiB in float32."""
+OPTION = 100_000
+"""The largest number among the options of one whose parameters cannot be counted before."""
 FORMS = (
     "Write nets.py:make, package.module:make, torchvision:resnet18, reference:cnn(activation=gelu), or the folder of a "
     "hardened model."
@@ -143,8 +147,30 @@ def torchvision_model(wanted: Spec) -> nn.Module:
     if wanted.name in ("googlenet", "inception_v3"):
         options = {"init_weights": True, **options}  # torchvision's default, said aloud so that it does not warn
     builder = models.get_model_builder(wanted.name)
-    made: nn.Module = _call(builder, Spec(wanted.name, tuple(options.items())), "torchvision", None)
+    named = Spec(wanted.name, tuple(options.items()))
+    if wanted.options:
+        _check_size(builder, named)
+    made: nn.Module = _call(builder, named, "torchvision", None)
     return made
+
+
+def _check_size(builder: Callable[..., Any], wanted: Spec) -> None:
+    """Count the parameters that options ask for on the meta device, which allocates none. Raises BadOption.
+
+    RegNets cannot be built there, for they compute with tensors: the numbers among their options are bounded instead.
+    """
+    try:
+        with torch.device("meta"):
+            made = builder(**{key: str(value) if isinstance(value, Spec) else value for key, value in wanted.options})
+    except Exception:  # noqa: BLE001  # what is wrong with the options is said where the model is built
+        largest = max((value for _, value in wanted.options if isinstance(value, (int, float))), default=0)
+        if largest > OPTION:
+            raise BadOption(f"torchvision:{wanted}: {largest} is above {OPTION:,}", "Give smaller options.") from None
+        return
+    if (count := sum(parameter.numel() for parameter in made.parameters())) > PARAMETERS:
+        raise BadOption(
+            f"torchvision:{wanted} has {count:,} parameters, the limit is {PARAMETERS:,}", "Give smaller options."
+        )
 
 
 def _from_file(path: Path) -> tuple[ModuleType, Path | None]:
@@ -168,21 +194,13 @@ def _beside(path: Path | None) -> Iterator[None]:
         sys.path[:] = before
 
 
-class _Source(SourceFileLoader):
-    """Executes what the file says now: bytecode kept beside it may be of an older text, or of a stranger's making."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        place = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(place), place)
-
-
 def _module(path: Path) -> ModuleType:
     """The file as a module, once for each content: its classes stay findable, as dataclasses and pickle need."""
     digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
     name = f"_actsec_model_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, str(path)))
+    spec = importlib.util.spec_from_file_location(name, path, loader=Source(name, str(path)))
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} cannot be imported", "Give a .py file.")
     module = importlib.util.module_from_spec(spec)
@@ -213,6 +231,11 @@ def _forget_siblings(folder: Path) -> None:
 
 
 def _from_package(source: str, call: str) -> tuple[ModuleType, Path | None]:
+    if source.partition(".")[0] in sys.stdlib_module_names:
+        raise Unsafe(
+            f"{source}:{call} calls a function of Python's own library, none of which builds a network",
+            "A plan that asks for it means harm, or means a file beside it: write ./NAME.py:FUNCTION.",
+        )
     try:
         return importlib.import_module(source), None
     except ModuleNotFoundError as error:

@@ -24,6 +24,7 @@ from torch import Tensor
 import actsec
 from actsec import registry
 from actsec.describing import fingerprint
+from actsec.detecting import behind
 from actsec.draws import Draws
 from actsec.errors import ModelError
 from actsec.loading import building
@@ -72,10 +73,10 @@ class Hardened:
 
     model, input_shape, classes, bounds, threshold, output and normalization make the target before the defenses; chain
     has every option written out. stochastic and fingerprint (describing.fingerprint) are the finished target's, weights
-    the sha256 of the file. outputs are the logits of fixed inputs, for the first classes; none of a model that draws at
-    random. fit holds what fitting each defense found and cost, measured what was measured beside it, data the
-    fingerprints of the splits, base_weights the sha256 of the weights it began with. trusted says that --trust-model
-    was given when it was made.
+    the sha256 of the file. outputs are the logits of fixed inputs, for the first classes, rejections what its detector
+    says of them where it has one; neither of a model that draws at random. fit holds what fitting each defense found
+    and cost, measured what was measured beside it, data the fingerprints of the splits, base_weights the sha256 of the
+    weights it began with. trusted says that --trust-model was given when it was made.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -91,6 +92,7 @@ class Hardened:
     fingerprint: str
     versions: dict[str, str]
     outputs: tuple[tuple[float, ...], ...] = ()
+    rejections: tuple[float, ...] = ()
     threshold: float | None = None
     output: str | None = None
     normalization: Rescaling | None = None
@@ -124,7 +126,7 @@ def read(folder: str | Path) -> Hardened:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise ModelError(f"cannot read {path}: {problem.strerror}", "Give the folder `actsec defend` wrote.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
+    except (ValueError, RecursionError) as problem:  # TOML, UTF-8, numbers of thousands of digits
         raise ModelError(f"{path} is not TOML: {problem}", HARDEN) from None
     if content.get("schema") != SCHEMA:
         raise ModelError(
@@ -192,7 +194,7 @@ def load(
         say(f"{place} is built by {text}, which is executed")
     target = bare(recipe, text, device)
     for spec in recipe.specs:
-        target = registry.build("defenses", spec).wrap(target)
+        target = behind(target, registry.build("defenses", spec))
     target = target.having(name=place.resolve().name)
     wanted = target.model.state_dict()
     names = {*wanted, *file.tensors}
@@ -262,7 +264,10 @@ def _off(target: Target, recipe: Hardened) -> float:
     now, then = outputs(target), recipe.outputs
     if list(map(len, now)) != list(map(len, then)):
         return math.inf
-    return apart(torch.tensor(then), torch.tensor(now))
+    off = apart(torch.tensor(then), torch.tensor(now))
+    if not recipe.rejections:
+        return off
+    return max(off, apart(torch.tensor(recipe.rejections), torch.tensor(rejections(target))))
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
@@ -297,6 +302,16 @@ def outputs(target: Target) -> tuple[tuple[float, ...], ...]:
     with frozen(target.model), torch.no_grad():
         logits = target.logits(inputs(target, CHECKED_ROWS))[:, :CHECKED_CLASSES].double().cpu()
     return tuple(tuple(row) for row in logits.tolist())
+
+
+def rejections(target: Target) -> tuple[float, ...]:
+    """What the detector says of the same inputs; nothing without one, of one that draws, or where it is not finite."""
+    if target.rejects is None or target.stochastic:
+        return ()
+    with frozen(target.model), torch.no_grad():
+        scores = target.rejection(inputs(target, CHECKED_ROWS))
+    found = () if scores is None else tuple(scores.double().cpu().tolist())
+    return found if all(map(math.isfinite, found)) else ()
 
 
 def inputs(target: Target, n: int) -> Tensor:

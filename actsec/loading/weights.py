@@ -10,15 +10,17 @@ CVE-2026-24747 below 2.10), so pickles need torch 2.10 and safetensors is what e
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ _LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x04\x22\x4d\x18", b"]\x00\x00")
 _HEADER = 100_000_000  # bytes: the longest header safetensors allows
 _DEPTH = 3  # of nested dictionaries
+_WEAKENS = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +193,7 @@ def _load(data: bytes, kind: str, place: Path, trust: bool) -> tuple[Any, bool]:
             f"Install torch 2.10 or newer. {HOW}",
         )
     try:
-        with warnings.catch_warnings(action="ignore"):
-            # weights_only is passed, so that TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD cannot turn it off
+        with warnings.catch_warnings(action="ignore"), _strict():
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True, mmap=False), False
     except pickle.UnpicklingError as error:
         if trust:
@@ -203,6 +205,24 @@ def _load(data: bytes, kind: str, place: Path, trust: bool) -> tuple[Any, bool]:
         ) from error
     except Exception as error:  # the reader raises whatever a damaged file makes it meet
         raise _damaged(place, error) from error
+
+
+@contextlib.contextmanager
+def _strict() -> Iterator[None]:
+    """The weights-only reader as torch ships it, whatever the environment or another library asked of it.
+
+    weights_only is passed at the call, which TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD cannot turn off in the versions read; the
+    variable is taken away all the same, and so is what other code declared safe to call. TORCH_FORCE_WEIGHTS_ONLY_LOAD,
+    which makes loading stricter, stays.
+    """
+    switch, declared = os.environ.pop(_WEAKENS, None), torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(declared)
+        if switch is not None:
+            os.environ[_WEAKENS] = switch
 
 
 def _safetensors(data: bytes, place: Path) -> dict[str, Tensor]:
@@ -282,7 +302,7 @@ def _execute(data: bytes, kind: str, place: Path) -> Any:
         elif kind == "pt2":
             loaded = torch.export.load(io.BytesIO(data))
         elif kind in ("torch", "legacy"):
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)  # nosec B614  # it is trusted by name
         else:
             import joblib  # type: ignore[import-untyped]  # it ships none
 

@@ -6,6 +6,8 @@ A specification is a small dataclass of options; it builds a network, it is none
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from actsec import spec as notation
@@ -15,6 +17,11 @@ from actsec.spec import Spec
 
 if TYPE_CHECKING:
     from torch import nn
+
+LAYERS = 1000
+"""Hidden layers of a reference network."""
+PARAMETERS = 1 << 28
+"""Weights of a reference network, checked before any is allocated: 1 GiB in float32."""
 
 Init = Literal["auto", "he", "glorot", "lecun", "orthogonal", "torch"]
 Norm = Literal["batch", "layer"] | None
@@ -47,6 +54,9 @@ class MLP:
             raise BadOption(f"mlp(width={list(self.width)}) has no units in a layer", "Give widths such as [128, 64].")
         if self.depth is not None and self.depth < 1:
             raise BadOption(f"mlp(depth={self.depth}) has no hidden layer", "Give 1 or more.")
+        if max(self.depth or 0, len(self.width)) > LAYERS:
+            asked = f"depth={self.depth}" if self.depth else f"{len(self.width)} widths"
+            raise BadOption(f"mlp: {asked}, the limit is {LAYERS:,} hidden layers", "Give fewer.")
         _check_dropout("mlp", self.dropout)
 
     @property
@@ -142,9 +152,38 @@ def build(spec: Spec | str, input_shape: tuple[int, ...], classes: int, seed: in
     ModelError when the architecture cannot take the input shape.
     """
     made = options(spec)
+    _check_size(made, spec, tuple(input_shape), classes)
     from actsec.models import networks
 
     return networks.build(made, tuple(input_shape), classes, seed)
+
+
+def weights(made: Options, input_shape: tuple[int, ...], classes: int) -> int:
+    """How many weights the linear and convolutional layers of a network have, without building it; biases left out."""
+    pieces = activation(made.activation).pieces
+    if isinstance(made, MLP):
+        sides = (math.prod(input_shape), *made.widths, classes)
+        layers = [a * b for a, b in itertools.pairwise(sides)]
+        return pieces * sum(layers[:-1]) + layers[-1]
+    channels, *image = input_shape
+    if isinstance(made, CNN):
+        first, second = made.channels
+        stride = 2 if min(image) >= 16 else 1
+        places = math.prod(math.ceil(math.ceil(side / stride) / 2) for side in image)
+        convolutions = 9 * channels * first + 9 * first * second
+        return pieces * (convolutions + second * places * made.hidden) + made.hidden * classes
+    stages = made.width**2 * 9 * (6 + (2 + 4 * 5) + (8 + 16 * 5))
+    return pieces * (9 * channels * made.width + stages) + 4 * made.width * classes
+
+
+def _check_size(made: Options, spec: Spec | str, input_shape: tuple[int, ...], classes: int) -> None:
+    if len(input_shape) != 3 and not isinstance(made, MLP):
+        return  # refused for its shape when it is built
+    if (count := weights(made, input_shape, classes)) > PARAMETERS:
+        raise BadOption(
+            f"{spec} has {count:,} weights for inputs of shape {input_shape}, the limit is {PARAMETERS:,}",
+            "Give smaller widths or channels, or an architecture of your own: nets.py:make.",
+        )
 
 
 def _plain(spec: Spec | str) -> Spec:

@@ -7,10 +7,14 @@ sites: of relu's units and their kin, those that theta' puts past the end of the
 watched, told by the row that keeps each most alive; of sigmoid's and tanh's, the mean share in a saturated tail. The
 best batch seen is planted. Labels stay fixed: the rows' own or random ones.
 
+adapted: who knows the mitigation unrolls the step that the victim takes: clipped as a whole, or Adam's first, whose
+signs are followed in the backward pass by g / (|g| + mean |g|); and where no unit can be silenced, raises the loss on
+the clean rows watched instead.
+
 What it does must exceed that of ``random_rows``, the same count in the same place. Known limits: an update of many
 steps or with another optimizer is not what was unrolled; activations whose units neither die nor saturate are
-refused; clean epochs afterwards revive what is not dead on every row. Cost: ``steps`` forwards and backwards of the
-planted and the watched rows, second order.
+refused unless adapted; clean epochs afterwards revive what is not dead on every row. Cost: ``steps`` forwards and
+backwards of the planted and the watched rows, second order.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from actsec.activations.regions import regions
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError
 from actsec.poisons._planting import Labels, chosen, labels, planted
-from actsec.types import Ends, Enters, Split, Victim
+from actsec.types import Ends, Enters, Split, Target, Victim
 
 _FORCED = ("dead", "saturated")
 
@@ -43,6 +47,7 @@ class Crafted:
     labels: Annotated[Labels, "random, or those of the rows it starts from (consistent)"] = "random"
     softness: Annotated[float, "width of the smooth count, in standard deviations of the site's values"] = 0.25
     watched: Annotated[int, "clean training rows that the count is over"] = 256
+    adapted: Annotated[bool, "through the step that the victim's mitigation makes, as one plants who knows it"] = False
 
     enters: ClassVar[Enters] = "update"
 
@@ -57,11 +62,11 @@ class Crafted:
     def poison(self, train: Split, victim: Victim) -> Split:
         draws, target = Draws(victim.seed, "crafted"), victim.target
         rows = chosen(train, self.rows, draws)
-        clean = train.x[chosen(train, min(self.watched, len(train.y)), draws.named("watched"))]
+        seen = chosen(train, min(self.watched, len(train.y)), draws.named("watched"))
         y = labels(self.labels, train.y[rows], len(target.classes), draws)
-        search = _Search(self, victim, clean, y)
+        search = _Search(self, victim, train.x[seen], y, train.y[seen])
         (low, high), x = target.bounds, train.x[rows].clone()
-        best, silent = x, -1.0
+        best, silent = x, -torch.inf
         for _ in range(self.steps):
             leaf = x.detach().requires_grad_(True)
             with torch.enable_grad():
@@ -73,39 +78,63 @@ class Crafted:
         return planted(train, best, y)
 
 
+class _Logits(nn.Module):
+    """A target as a module: its weights can be others for a call, and its inputs are normalised as ever."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.model, self.target = target.model, target
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target.logits(x)
+
+
 class _Search:
     """The smooth count of silenced units after one step, as a function of the planted rows."""
 
-    def __init__(self, options: Crafted, victim: Victim, clean: Tensor, y: Tensor) -> None:
-        self.options, self.victim, self.clean, self.y = options, victim, clean, y
+    def __init__(self, options: Crafted, victim: Victim, clean: Tensor, y: Tensor, labels: Tensor) -> None:
+        self.options, self.victim, self.clean, self.y, self.labels = options, victim, clean, y, labels
         model = victim.target.model
         self.sites: dict[str, Ends] = {}
-        for site in find(model, clean[:2]).active:
+        self.asked = _Logits(victim.target)
+        normalization = victim.target.normalization
+        for site in find(model, clean[:2] if normalization is None else normalization(clean[:2])).active:
             ends = [end for end in regions(site.kind, site.options) if end[0] in _FORCED]
             if ends:  # an activation has one region at most
                 self.sites[site.name] = ends[0]
-        if not self.sites:
+        if not self.sites and not options.adapted:
             raise ThreatError("crafted: no unit of this network can die or saturate", "Plant outliers instead.")
-        self.start = {name: p.detach().clone().requires_grad_(True) for name, p in model.named_parameters()}
+        self.start = {name: p.detach().clone().requires_grad_(True) for name, p in self.asked.named_parameters()}
         # the scale of each site's values is that before the step: a smaller one would pay for flatness
         self.scales = {name: float(z.detach().std().clamp_min(1e-6)) for name, z in self.values(self.start).items()}
 
     def values(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The pre-activations (n, units) of the clean rows, by site."""
         with watch(self.victim.target.model, only=self.sites, post=False) as seen:
-            functional_call(self.victim.target.model, weights, (self.clean,))
+            functional_call(self.asked, weights, (self.clean,))
         return {call.name: call.pre.flatten(1) for call in seen.calls}
 
     def silenced(self, x: Tensor) -> Tensor:
-        model: nn.Module = self.victim.target.model
-        loss = F.cross_entropy(functional_call(model, self.start, (x,)), self.y)
+        loss = F.cross_entropy(functional_call(self.asked, self.start, (x,)), self.y)
         slopes = torch.autograd.grad(loss, list(self.start.values()), create_graph=True, allow_unused=True)
-        after = {
-            name: weight if slope is None else weight - self.victim.learning_rate * slope
-            for (name, weight), slope in zip(self.start.items(), slopes, strict=True)
-        }
+        known = {name: slope for name, slope in zip(self.start, slopes, strict=True) if slope is not None}
+        moves = self.moved(known) if self.options.adapted else known
+        rate = self.victim.learning_rate
+        after = {n: weight - rate * moves[n] if n in moves else weight for n, weight in self.start.items()}
+        if not self.sites:
+            return F.cross_entropy(functional_call(self.asked, after, (self.clean,)), self.labels)
         found = [self.of_site(z, self.sites[name], self.scales[name]) for name, z in self.values(after).items()]
         return torch.stack(found).mean()
+
+    def moved(self, slopes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the victim's update makes of the gradients: clipped together, then Adam's first step."""
+        if (most := self.victim.clip_norm) is not None:
+            length = torch.stack([slope.square().sum() for slope in slopes.values()]).sum().sqrt()
+            slopes = {name: slope * (most / (length + 1e-6)).clamp(max=1.0) for name, slope in slopes.items()}
+        if self.victim.optimizer == "sgd":
+            return slopes
+        soft = {name: slope / (slope.abs() + slope.detach().abs().mean() + 1e-12) for name, slope in slopes.items()}
+        return {name: s + (slopes[name] / (slopes[name].abs() + 1e-8) - s).detach() for name, s in soft.items()}
 
     def of_site(self, z: Tensor, ends: Ends, scale: float) -> Tensor:
         """The smooth share: of units dead on the row furthest from it, or of units and rows saturated."""

@@ -15,6 +15,7 @@ LABELS: dict[str, Tone] = {
     "recommended": "good",
     "looks better, is masking": "bad",
     "costs more than it gives": "warn",
+    "not checked": "warn",
 }
 NOT_MEASURED = "not measured"
 _NAMES = {

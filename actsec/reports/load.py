@@ -7,7 +7,6 @@ A run folder holds ``report.json`` = {"result": ..., "environment": ...} and, wh
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from actsec import registry
+from actsec.data.archives import read_arrays
 from actsec.errors import StoreError
 from actsec.result import SCHEMA, Result
 
@@ -74,7 +74,7 @@ def from_json(text: str, where: str = RESULT) -> Report:
     again = "Render it with the actsec that wrote it, or run the audit again."
     try:
         raw = json.loads(text, parse_constant=_refuse)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{where} is not JSON: {error}", "The file is damaged; run actsec resume RUN.") from None
     inner = raw.get("result") if isinstance(raw, dict) else None
     if not isinstance(inner, dict):
@@ -155,9 +155,10 @@ def _examples(path: Path, result: Result) -> dict[str, NDArray[np.float32]] | No
         return None
     mend = "Run the audit again, or delete the file to render without images."
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: np.asarray(stored[name], dtype=np.float32) for name in ARRAYS if name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            stored = read_arrays(file, path.stat().st_size)  # written without compression
+        arrays = {name: np.asarray(stored[name], dtype=np.float32) for name in ARRAYS if name in stored}
+    except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"cannot read {path}: {error}", mend) from None
     need = max((e.index for e in result.examples), default=-1) + 1
     original, attacked = (arrays.get(name, np.zeros(0)) for name in ARRAYS[:2])

@@ -74,7 +74,9 @@ def _flow(found: Flow, title: str) -> Iterator[Block]:
     fresh = f"not measured: {found.reason}" if found.reason else "not measured"
     if found.fresh is not None and found.fresh_low is not None and found.fresh_high is not None:
         fresh = f"{words.number(found.fresh)} ({words.number(found.fresh_low)} to {words.number(found.fresh_high)})"
-    trained = "not measured" if found.trained is None else words.number(found.trained)
+    broken = sum(bool(layer.not_finite) for layer in found.layers)
+    none = f"none, NaN or infinite at {broken} of {len(found.layers)} layers," if broken else "not measured"
+    trained = none if found.trained is None else words.number(found.trained)
     yield Paragraph(
         f"First layer over last: {trained} as it is; {fresh} with fresh weights. Below 0.001 gradients vanish, above "
         "1000 they explode. Fresh weights are each layer's own default, which may not be how this model began."
@@ -84,10 +86,8 @@ def _flow(found: Flow, title: str) -> Iterator[Block]:
     rows = tuple(
         (
             f"{at}  {layer.name}",
-            *(
-                "not measured" if value is None else words.number(value)
-                for value in (layer.trained, layer.fresh, layer.fresh_low, layer.fresh_high)
-            ),
+            _norm(layer.trained, layer.not_finite),
+            *(_norm(value, layer.fresh_not_finite) for value in (layer.fresh, layer.fresh_low, layer.fresh_high)),
         )
         for at, layer in enumerate(found.layers, 1)
     )
@@ -97,6 +97,13 @@ def _flow(found: Flow, title: str) -> Iterator[Block]:
         yield Fold(f"The gradients of {words.plural(len(rows), 'layer')} in numbers", (table,))
 
 
+def _norm(value: float | None, broken: int) -> str:
+    """A norm; how often it was not finite stands beside what the other draws gave."""
+    if value is None:
+        return f"not finite ({broken})" if broken else "not measured"
+    return f"{words.number(value)} (not finite: {broken})" if broken else words.number(value)
+
+
 def _inputs(found: InputGradients) -> Iterator[Block]:
     yield Heading("Gradients by the input", 3)
     if found.reason:
@@ -104,6 +111,8 @@ def _inputs(found: InputGradients) -> Iterator[Block]:
         return
     zeros = f"{found.zero_cross_entropy} for the cross-entropy, {found.zero_margin} for the margin"
     yield Paragraph(f"Exactly 0 on {zeros}, of {found.n} images.")
+    if found.not_finite:
+        yield Paragraph(f"NaN or infinite on {found.not_finite} images, which the table leaves out.")
     told = (
         ("norm of the gradient (L2)", found.norm),
         (f"departure from the tangent over a random step of {found.reach:g}", found.bend),

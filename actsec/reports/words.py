@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actsec.reports.blocks import Chip, Content, Tone, code, joined, muted, strong, struck
@@ -269,6 +269,16 @@ def inputs(found: Calibration) -> str:
 def weakest(classes: Sequence[ClassShare]) -> ClassShare | None:
     """The class with the lowest share, of those that were tested at all."""
     return min((c for c in classes if c.share.n), key=lambda c: c.share.value, default=None)
+
+
+_FORCED = {"kill": "dead", "saturate": "saturated", "zero_tail": "to zero"}
+"""What becomes of units under each goal."""
+
+
+def forced(kills: Iterable[Kill]) -> str:
+    """What the units of these attacks were forced to be: ``Units forced dead``, ``Units forced dead or saturated``."""
+    goals = {kill.threat.rpartition(":")[2] for kill in kills}
+    return f"Units forced {' or '.join(word for goal, word in _FORCED.items() if goal in goals) or 'dead'}"
 
 
 def not_applicable(kill: Kill) -> str:

@@ -11,17 +11,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actsec.errors import BadOption
+from actsec.options import plan_options, read_plan
+from actsec.saying import say, say_lines
 from actsec.study.page import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OUT = "A new folder for report.html, report.md, report.json and the plots."
+_NOT_FORCED: tuple[str, ...] = (
+    *("calibration", "activations", "attacks", "defenses", "corruptions", "per_class", "budget", "second_opinion"),
+    *("mask", "shard", "timeout", "gates", "accept", "positive", "label_column", "label", "raw_units", "features"),
+)
+"""Fields of the plan that mean nothing where units are forced."""
 
 
 @click.group()
 def study() -> None:
-    """Experiments about activation functions: gradients over depth, networks compared, poisoned training, curves."""
+    """Experiments about activation functions: units forced, gradients over depth, networks compared, poison, curves."""
 
 
 @study.command(name="depth")
@@ -118,6 +125,7 @@ def activations_command(
 @click.option("--poisons", multiple=True, help="Repeat for several [outliers, poisoned_scaler, crafted].")
 @click.option("--mitigations", multiple=True, help="Repeat for several; 'none' for none [all six].")
 @click.option("--mitigated", multiple=True, help="Poisons that each is tried on [outliers(magnitude=1000) crafted].")
+@click.option("--adapted/--no-adapted", default=True, help="Whether poisons that know the mitigation are tried [yes].")
 @click.option("--seeds", default=3, show_default=True, help="Networks of each kind, at least 3.")
 @click.option("--epochs", default=10, show_default=True, help="Passes over the training rows, planted ones among them.")
 @click.option("--clean-epochs", default=3, show_default=True, help="Clean passes afterwards, for what persists.")
@@ -152,6 +160,64 @@ def poison_command(data: str, depths: str, out: str | None, quiet: bool, **more:
     return 0
 
 
+@study.command(name="forcing")
+@plan_options(
+    without=_NOT_FORCED,
+    model="file.py:factory, package.module:factory, torchvision:NAME, reference:NAME [reference:mlp]",
+    eps="budget in input units, such as 8/255 [as in an audit; l2 has none]",
+    seed="of the first network or, for a model of your own, of the noise",
+    samples="the same as --images",
+)
+@click.option("--images", help="Test images whose units are forced [64].")
+@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True)
+@click.option("--seeds", default=1, show_default=True, help="Networks; for a model of your own, draws of the noise.")
+@click.option("--steps", default=50, show_default=True, help="Gradient steps of each attack.")
+@click.option("--units", default=4, show_default=True, help="Single units a site whose smallest kills are looked for.")
+@click.option("--swaps", multiple=True, help="Activations of the twins; repeat for several [leaky_relu gelu tanh].")
+@click.option("--out", help=_OUT)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def forcing_command(
+    norm: Any, images: str | None, seeds: int, steps: int, units: int, swaps: tuple[str, ...], out: str | None,
+    quiet: bool, **options: Any,
+) -> int:  # fmt: skip
+    """Force units of a model dead, saturated or to zero: every aim beside noise, PGD and what no attack can beat.
+
+    Without a model: a small network of relu, trained on handwritten digits, offline.
+    """
+    place = _new(out)
+    from actsec.screen import Screen
+    from actsec.study import forcing, forcing_scene, forcing_telling
+
+    if images is not None:
+        options["samples"] = images
+    if options.get("model") is None and options.get("weights") is None:
+        options["model"] = "reference:mlp"
+    with Screen(quiet=quiet).running("parts") as tell:
+        subject = forcing_scene.subject(read_plan(None, options, None, None), norm, seeds, tell)
+        settings = forcing.Settings(
+            norm=norm,
+            eps=subject.eps,
+            images=len(subject.x),
+            seeds=seeds,
+            steps=steps,
+            units=units,
+            swaps=swaps or forcing.SWAPS,
+        )
+        networks = subject.run(settings, tell)
+    for note in subject.notes:
+        click.echo(f"note: {note}", err=True)
+    plots = {}
+    if place is not None:
+        from actsec.study import forcing_drawing
+
+        plots = forcing_drawing.plots(networks[0], subject.classes)
+    report = list(forcing_telling.lines(networks, settings, subject.data, subject.echo, [*plots]))
+    if place is not None:
+        _write(place, report, forcing_telling.noted(networks, settings, subject.data), plots)
+    _say([line for line in report if not line.startswith("![")], place)
+    return 0
+
+
 @study.command(name="curves")
 @click.option("--activations", multiple=True, help="Repeat for several [the whole catalogue].")
 @click.option("--reach", default=5.0, show_default=True, help="Drawn from -reach to reach.")
@@ -173,7 +239,7 @@ def curves_command(activations: tuple[str, ...], reach: float, out: str) -> int:
     found = {name: dataclasses.asdict(activation(name).properties) for name in chosen}
     if place is not None:
         _write(place, report, found, {"curves": drawing.curves(chosen, reach)})
-        click.echo(f"Report: {place / 'report.html'}")
+        say(f"Report: {place / 'report.html'}")
     return 0
 
 
@@ -195,7 +261,7 @@ def _new(out: str | None) -> Path | None:
 
 
 def _teller(quiet: bool) -> Any:
-    return (lambda _: None) if quiet else (lambda text: click.echo(text, err=True))
+    return (lambda _: None) if quiet else (lambda text: say(text, err=True))
 
 
 def _write(place: Path, report: list[str], found: dict[str, Any], plots: dict[str, Figure]) -> None:
@@ -210,9 +276,9 @@ def _write(place: Path, report: list[str], found: dict[str, Any], plots: dict[st
 
 
 def _say(report: list[str], place: Path | None) -> None:
-    click.echo("\n".join(report))
+    say_lines("\n".join(report))
     if place is not None:
-        click.echo(f"Report: {place / 'report.html'}")
+        say(f"Report: {place / 'report.html'}")
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import actsec
 from actsec import health, losses
+from actsec.activations import find
 from actsec.activations.regions import regions
 from actsec.oracle import frozen
 from actsec.referee import cases_of
@@ -72,7 +73,12 @@ def harm(target: Target, clean: tuple[Tensor, Tensor], test: tuple[Tensor, Tenso
     """
     sites = health.site_health(target, *clean)
     finite = all(site["finite"] for site in sites)
-    kinds = [next((region for region, _, _ in regions(site["kind"], ())), "") for site in sites]
+    example = clean[0][:2]
+    with frozen(target.model):
+        found = find(target.model, target.normalization(example) if target.normalization else example)
+    given = {site.name: site.options for site in found}
+    # a leak of 0 is a relu, a hardtanh from 0 dies where the usual one saturates
+    kinds = [next((region for region, _, _ in regions(s["kind"], given.get(s["name"], ()))), "") for s in sites]
     with torch.no_grad():
         logits = target.logits(test[0])
     ok = bool(torch.isfinite(logits).all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from actsec import target as targets
 from actsec.activations import activation
 from actsec.data import Splits
 from actsec.errors import BadOption, ModelError, unknown
+from actsec.oracle import frozen
 from actsec.study.comparing import LEAST_SEEDS
 from actsec.study.harm import Harm, attacked, harm
 from actsec.training import Recipe
@@ -47,6 +49,7 @@ class Settings:
     )
     mitigations: tuple[str, ...] = tuple(MITIGATIONS)
     mitigated: tuple[str, ...] = ("outliers(magnitude=1000)", "crafted")
+    adapted: bool = True
     seeds: int = LEAST_SEEDS
     epochs: int = 10
     clean_epochs: int = 3
@@ -132,8 +135,34 @@ class Laboratory:
         if network.arm == CLEAN and network.enters != "update":
             return self.train
         victim = self.target(network, self.model(dataclasses.replace(network, arm=CLEAN, enters="training", planted=0)))
-        knows = Victim(victim, self.settings.learning_rate, network.recipe.seed)
-        return self.poison(network).poison(self.train, knows)
+        made, recipe = self.poison(network), network.recipe
+        knows = Victim(victim, self.settings.learning_rate, recipe.seed)
+        if getattr(made, "adapted", False):
+            knows = Victim(
+                victim, recipe.learning_rate, recipe.seed, recipe.optimizer, recipe.clip_norm, self.rehearsal(network)
+            )
+        return made.poison(self.train, knows)
+
+    def rehearsal(self, network: Network) -> Callable[[Split], float]:
+        """A training like the network's, from a seed that no network of the study has: the loss on clean rows.
+
+        Minus infinity where the check drops every planted row: that is no poison.
+        """
+        seed = self.settings.seeds + network.recipe.seed
+        other = dataclasses.replace(network, recipe=dataclasses.replace(network.recipe, seed=seed))
+
+        def rehearse(split: Split) -> float:
+            if network.checked and not bool((inside(split, self.bounds).id < 0).any()):
+                return -float("inf")
+            try:
+                model = self.trained_on(split, other)
+            except ModelError:
+                return float("inf")
+            with frozen(model), torch.no_grad():
+                loss = float(nn.functional.cross_entropy(model(self.train.x), self.train.y))
+            return loss if loss == loss else float("inf")  # noqa: PLR0124  # NaN differs from itself
+
+        return rehearse
 
     def poison(self, network: Network) -> Poison:
         """What plants the rows: of an update's clean twin, copies of clean rows."""
@@ -157,7 +186,10 @@ class Laboratory:
 
     def fitted(self, network: Network) -> nn.Module:
         """Trained from the beginning."""
-        split = self.planted(network)
+        return self.trained_on(self.planted(network), network)
+
+    def trained_on(self, split: Split, network: Network) -> nn.Module:
+        """A network of the same kind, trained on a split with the checks that it makes."""
         if network.checked:
             split = inside(split, self.bounds)
         shape = tuple(self.train.x.shape[1:])
@@ -187,8 +219,8 @@ class Laboratory:
 
     def alike(self, network: Network) -> Network:
         """The network without a range check that this one is to the bit: nothing planted is outside, or all of it."""
-        if not network.checked:
-            return network
+        if not network.checked or (network.planted and getattr(self.poison(network), "adapted", False)):
+            return network  # what an adapted poison plants depends on the check
         plain, split = dataclasses.replace(network, checked=False), self.planted(network)
         kept = len(inside(split, self.bounds).y)
         if kept == len(split.y):

@@ -21,6 +21,8 @@ body { display: block; }
 td { min-width: 4.5rem; }
 td.word { font-weight: 600; white-space: nowrap; }
 td.said { min-width: 22rem; }
+main > h2 { margin-top: 2.6rem; }
+main > figure { width: fit-content; max-width: 100%; margin-bottom: 1.2rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 8px; }
 """
 LONG = 40
@@ -73,8 +75,12 @@ def _written(text: Iterable[str], images: Mapping[str, bytes]) -> Iterator[str]:
                 level = len(line) - len(line.lstrip("#"))
                 yield f"<h{level}>{html.escape(line[level:].strip())}</h{level}>"
         elif kind == "image":
+            # those that follow each other without a blank line stand side by side where there is room
+            several = len(found) > 1
+            yield from ('<div class="figures count2">',) if several else ()
             for line in found:
                 yield from _picture(line, images)
+            yield from ("</div>",) if several else ()
         elif kind == "text":
             yield f"<p>{html.escape(' '.join(found))}</p>"
 

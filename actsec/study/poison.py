@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,10 @@ from actsec.types import Poison
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One network of the study beside its twin and its control, each a tuple over seeds."""
+    """One network of the study beside its twin and its control, each a tuple over seeds.
+
+    adapted: the poison is planted by one who knows the mitigation; ``poison`` is then still the plain one's spec.
+    """
 
     activation: str
     depth: int
@@ -39,6 +42,7 @@ class Cell:
     poisoned: tuple[Outcome, ...]
     twin: tuple[Outcome, ...]
     control: tuple[Outcome, ...]
+    adapted: bool = False
 
 
 def network_of(settings: Settings, kind: str, depth: int, seed: int, mitigation: str = NONE) -> Network:
@@ -63,18 +67,35 @@ def network_of(settings: Settings, kind: str, depth: int, seed: int, mitigation:
 def run(source: str, settings: Settings, tell: Tell = lambda _: None) -> tuple[Cell, ...]:
     """Train and measure every network. Raises what reading data, building and the poisons raise."""
     laboratory = Laboratory(read(source), settings)
-    tried = [(NONE, poison) for poison in settings.poisons]
-    tried += [(mitigation, poison) for mitigation in settings.mitigations for poison in settings.mitigated]
+    tried = [(NONE, poison, False) for poison in settings.poisons]
+    tried += [(name, poison, False) for name in settings.mitigations for poison in settings.mitigated]
+    if settings.adapted:
+        tried += [(name, p, True) for name in settings.mitigations for p in settings.mitigated if can_adapt(p)]
     wanted = [
-        (kind, depth, poison, mitigation)
+        Wanted(kind, depth, poison, mitigation, adapted)
         for kind in settings.activations
         for depth in settings.depths
-        for mitigation, poison in tried
-        if applies(kind, mitigation, poison)
+        for mitigation, poison, adapted in tried
+        if adapted or applies(kind, mitigation, poison)
     ]
-    arms = [_arms(laboratory, *each) for each in wanted]
+    arms = [_arms(laboratory, each) for each in wanted]
     clock = _Clock({network for of in arms for arm in of for network in arm}, tell)
     return tuple(_cell(laboratory, each, of, clock) for each, of in zip(wanted, arms, strict=True))
+
+
+class Wanted(NamedTuple):
+    """A cell to be made."""
+
+    activation: str
+    depth: int
+    poison: str
+    mitigation: str
+    adapted: bool = False
+
+
+def can_adapt(poison: str) -> bool:
+    """Whether a poison can be planted by one who knows the mitigation."""
+    return hasattr(registry.build("poisons", poison), "adapted")
 
 
 def applies(kind: str, mitigation: str, poison: str) -> bool:
@@ -88,22 +109,24 @@ Arms = tuple[tuple[Network, ...], tuple[Network, ...], tuple[Network, ...]]
 """Poisoned networks, their clean twins, and random controls, one a seed."""
 
 
-def _arms(laboratory: Laboratory, kind: str, depth: int, poison: str, mitigation: str) -> Arms:
+def _arms(laboratory: Laboratory, each: Wanted) -> Arms:
     """The networks of a cell. Mitigations are held against their own twins alone: no controls."""
+    kind, depth, poison, mitigation, adapted = each
+    poison = str(parse(poison).having(adapted=True)) if adapted else poison
     made: Poison = registry.build("poisons", poison)
     count, settings = made.count(laboratory.train), laboratory.settings
     clean = [network_of(settings, kind, depth, seed, mitigation) for seed in range(settings.seeds)]
     as_many = count if made.enters == "update" else 0
 
-    def each(arm: str, planted: int) -> tuple[Network, ...]:
+    def networks(arm: str, planted: int) -> tuple[Network, ...]:
         return tuple(dataclasses.replace(one, arm=arm, enters=made.enters, planted=planted) for one in clean)
 
-    return each(poison, count), each(CLEAN, as_many), each(RANDOM, count) if mitigation == NONE else ()
+    return networks(poison, count), networks(CLEAN, as_many), networks(RANDOM, count) if mitigation == NONE else ()
 
 
-def _cell(laboratory: Laboratory, each: tuple[str, int, str, str], arms: Arms, clock: _Clock) -> Cell:
+def _cell(laboratory: Laboratory, each: Wanted, arms: Arms, clock: _Clock) -> Cell:
     """A cell, measured. Transfer crafts on the clean twin of the next seed, the same for all three arms."""
-    kind, depth, poison, mitigation = each
+    kind, depth, poison, mitigation, adapted = each
     seeds = laboratory.settings.seeds
 
     def measured(arm: tuple[Network, ...]) -> tuple[Outcome, ...]:
@@ -115,7 +138,7 @@ def _cell(laboratory: Laboratory, each: tuple[str, int, str, str], arms: Arms, c
         return tuple(found)
 
     poisoned, twin, control = map(measured, arms)
-    return Cell(kind, depth, poison, mitigation, poisoned, twin, control)
+    return Cell(kind, depth, poison, mitigation, poisoned, twin, control, adapted)
 
 
 class _Clock:
@@ -133,11 +156,14 @@ class _Clock:
         self.tell(Progress(done, self.total, label, remaining))
 
 
+_NAMED = ("activation", "depth", "poison", "mitigation", "adapted")
+
+
 def record(cells: tuple[Cell, ...]) -> list[dict[str, Any]]:
     """The cells for JSON: numbers a network, no rows."""
     found = []
     for cell in cells:
-        told: dict[str, Any] = {name: getattr(cell, name) for name in ("activation", "depth", "poison", "mitigation")}
+        told: dict[str, Any] = {name: getattr(cell, name) for name in _NAMED}
         for arm in ("poisoned", "twin", "control"):
             told[arm] = [{"at_once": _told(o.at_once), "later": _told(o.later)} for o in getattr(cell, arm)]
         found.append(told)

@@ -13,6 +13,7 @@ from actsec.study.claim import CHANCE, FLOW, MARGIN, UNLIKE, Verdict, verdicts
 from actsec.study.comparing import estimate
 from actsec.study.harm import Harm
 from actsec.study.laboratory import MITIGATIONS, NONE, Outcome, Settings
+from actsec.study.mitigated import sentences, word
 from actsec.study.poison import Cell, applies, record
 
 Read = Callable[[Harm], Any]
@@ -172,6 +173,13 @@ def _mitigations(cells: Sequence[Cell], settings: Settings) -> Iterator[str]:
     yield "## Mitigations"
     yield ""
     yield "Each against a clean twin that has the mitigation too, at once after the poison; nothing was attacked here."
+    if settings.adapted:
+        yield ""
+        yield (
+            "Adapted: whoever plants the rows knows the mitigation, the recipe and the clean rows, not the seed, and "
+            "chooses outliers by rehearsing the training, crafted rows through the step that the mitigation makes; "
+            "as many rows either way."
+        )
     yield ""
     yield from (f"- {name}: {_SAID[name]}." for name in settings.mitigations)
     yield ""
@@ -180,22 +188,35 @@ def _mitigations(cells: Sequence[Cell], settings: Settings) -> Iterator[str]:
     ):
         yield "Crafted rows are not tried on activations whose units neither die nor saturate, such as leaky_relu."
         yield ""
-    yield "| network | poison | mitigation | accuracy | the twin's | silenced, less the twin's | broke off | later |"
-    yield "|---|---|---|---|---|---|---|---|"
+    columns = ("network", "poison", "adapted", "mitigation", "accuracy", "the twin's", "silenced, less the twin's")
+    yield f"| {' | '.join((*columns, 'broke off', 'later', 'it'))} |"
+    yield "|---" * 10 + "|"
     order = {name: at for at, name in enumerate((NONE, *MITIGATIONS))}
     chosen = [cell for cell in cells if cell.poison in settings.mitigated]
     kinds = list(dict.fromkeys((cell.activation, cell.depth, cell.poison) for cell in cells))
-    chosen.sort(key=lambda c: (kinds.index((c.activation, c.depth, c.poison)), order[c.mitigation]))
+    chosen.sort(key=lambda c: (kinds.index((c.activation, c.depth, c.poison)), order[c.mitigation], c.adapted))
     for cell in chosen:
         of = [[outcome.at_once for outcome in arm] for arm in (cell.poisoned, cell.twin)]
         accuracies = [number(arm, lambda h: h.rows.get("clean"), 1.0) for arm in of]
         later = number([outcome.later for outcome in cell.poisoned], lambda h: h.rows.get("clean"), 1.0)
         broke = sum(bool(found.broke) for found in of[0])
         yield (
-            f"| {cell.activation}, {cell.depth} layers | {cell.poison} | {cell.mitigation} | {accuracies[0]} | "
-            f"{accuracies[1]} | {gap(cell, 'at_once')} | {broke} of {len(of[0])} | {later} |"
+            f"| {cell.activation}, {cell.depth} layers | {cell.poison} | {'yes' if cell.adapted else 'no'} | "
+            f"{cell.mitigation} | {accuracies[0]} | {accuracies[1]} | {gap(cell, 'at_once')} | "
+            f"{broke} of {len(of[0])} | {later} | {_ABSENT if cell.mitigation == NONE else word(cell)} |"
         )
     yield ""
+    yield (
+        "It holds where no training broke off and, by the ends of both intervals over the twin, accuracy falls by less "
+        f"than {MARGIN:g} and silenced units rise by less. It fails where a training broke off, or either is beyond "
+        "that and its interval excludes 0. Otherwise it cannot be told."
+    )
+    yield ""
+    if told := list(sentences(cells)):
+        yield "### What holds against whom"
+        yield ""
+        yield from told
+        yield ""
 
 
 def gap(cell: Cell, when: str) -> str:

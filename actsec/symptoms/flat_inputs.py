@@ -1,10 +1,11 @@
-"""ACT-A08: images at which the gradient by the input is exactly 0 in float32.
+"""ACT-A08: images at which the gradient by the input is exactly 0 in float32, or NaN or infinite.
 
 An attack that follows the gradient cannot start there, and the model looks robust: masking, not robustness. Counted for
 the cross-entropy and for the margin (the label's logit less the best other) separately, on the first 320 images.
 
     medium   more than 1 % for the cross-entropy
     high     more than 1 % for the margin too: there is no gradient at all
+    high     NaN or infinite on some image, of the loss or of a gradient there or a small step away
 
 The cause, by rule: large logits, where the margin's gradient is not 0 (the softmax rounds to 0 and 1); dead units,
 where a whole call is dead on every image; or ``cannot tell``: a step, a rounded input, a site dark on those images.
@@ -37,6 +38,13 @@ class FlatInputs:
         if found.reason:
             yield said(self, "high", found.reason, f"Attack by score alone: {audit}.", "cannot tell", found.reason)
             return
+        if found.not_finite:
+            claim = f"the loss or its gradient is NaN or infinite on {found.not_finite} of {found.n} images"
+            broken = next((site.name for site in seen.sites if not site.finite), None)
+            mend = "See ACT-A00." if broken else f"Look for overflow, and for roots and divisions at 0; then {audit}."
+            cause = "values that are not finite" if broken else "cannot tell"
+            why = f"{broken} gives values that are not finite" if broken else "every pre-activation is finite"
+            yield said(self, "high", claim, mend, cause, why)
         entropy, margin = found.zero_cross_entropy or 0, found.zero_margin or 0
         if entropy <= self.most * found.n:
             return

@@ -22,10 +22,12 @@ class NotFinite:
 
     rule: ClassVar[str] = "ACT-A00"
     title: ClassVar[str] = "Every value is finite"
+    mend: ClassVar[str] = (
+        "Look for NaN in the weights before it, overflow in exp; train anew with clipped gradients: "
+        "actsec defend 'stable_training(start=scratch, clip_norm=5)'."
+    )
 
     def __call__(self, seen: Seen) -> Iterator[Problem]:
         if broken := [site.name for site in seen.sites if not site.finite]:
             claim = f"{broken[0]} gives values that are not finite, {len(broken)} of {len(seen.sites)} sites do"
-            mend = "Look for NaN in the weights before it, overflow in exp; train anew with clipped gradients: "
-            mend += "actsec defend 'stable_training(start=scratch, clip_norm=5)'."
-            yield said(self, "high", claim, mend, "cannot tell", f"{broken[0]} is the first in call order")
+            yield said(self, "high", claim, self.mend, "cannot tell", f"{broken[0]} is the first in call order")

@@ -28,7 +28,7 @@ class Overconfident:
 
     def __call__(self, seen: Seen) -> Iterator[Problem]:
         found, accuracy = seen.calibration, seen.accuracy
-        if found.ece <= found.null_p95:
+        if found is None or found.ece <= found.null_p95:
             return
         over = found.mean_confidence > accuracy.value
         claim = (

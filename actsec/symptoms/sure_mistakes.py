@@ -26,7 +26,8 @@ class SureMistakes:
     title: ClassVar[str] = "Mistakes are made with doubt"
 
     def __call__(self, seen: Seen) -> Iterator[Problem]:
-        wrong, sure = seen.accuracy.n - seen.accuracy.k, seen.calibration.confidence_when_wrong
+        wrong = seen.accuracy.n - seen.accuracy.k
+        sure = None if seen.calibration is None else seen.calibration.confidence_when_wrong
         if wrong < self.fewest or sure is None or sure <= self.sure:
             return
         claim = f"sure of its mistakes: mean confidence {sure:.3f} on {wrong} wrong answers"

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 from actsec import registry
 from actsec.errors import PlanError, unknown
-from actsec.result import Calibration, Clean, GateResult, Problem, SiteHealth
+from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
+from actsec.seen import Seen
 from actsec.verdict import gates as audited
 from actsec.vitals import Layer, Spread, Vitals
 
 if TYPE_CHECKING:
     from actsec.architecture import Architecture
-    from actsec.symptoms._seen import Seen
 
 VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5
+WATCHED = 1000
+"""Images whose activations an audit watches; a checkup too, unless it is told."""
 _GATE = re.compile(r"\s*(?P<metric>[a-z_]+)\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*")
 METRICS = ("dead", "permanently_dead", "saturated", "gradient_ratio", "ece", "confidence_when_wrong")
 
@@ -58,6 +60,16 @@ def findings(seen: Seen) -> tuple[Problem, ...]:
     """What every rule of ``actsec.symptoms`` finds, worst first."""
     found = [problem for name in registry.names("symptoms") for problem in registry.find("symptoms", name)()(seen)]
     return worst_first(found)
+
+
+def of_sites(
+    sites: Sequence[SiteHealth], unresolved: Sequence[str], accuracy: Share, watched: int
+) -> tuple[Problem, ...]:
+    """What the same rules find where sites alone were watched, on so many images at most, as in an audit."""
+    n = min(accuracy.n, watched)
+    seen = Seen(tuple(sites), frozenset(), tuple(unresolved), None, accuracy, None, n)
+    rules = ("not_finite", "dead_units", "hidden_calls")
+    return worst_first([problem for name in rules for problem in registry.find("symptoms", name)()(seen)])
 
 
 def worst_first(found: Sequence[Problem]) -> tuple[Problem, ...]:
@@ -127,7 +139,9 @@ def lines(found: Checkup) -> Iterator[str]:
         f"{fit.null_p95:.3f} at this n"
     )
     if found.gradient_ratio is None:
-        yield "gradient, first layer over last: not measured"
+        broken = [layer for layer in found.layers if layer.not_finite]
+        told = f"none, NaN or infinite at {len(broken)} of {len(found.layers)} layers" if broken else "not measured"
+        yield f"gradient, first layer over last: {told}"
     else:
         reached = [layer.name for layer in found.layers if layer.gradient_norm is not None]
         yield f"gradient, first layer over last ({reached[0]} / {reached[-1]}): {found.gradient_ratio:.3g}"
@@ -167,7 +181,8 @@ def _vital(found: Vitals) -> Iterator[str]:
     else:
         zeros = f"cross-entropy {inputs.zero_cross_entropy}, margin {inputs.zero_margin} of {inputs.n}"
         norm = "" if inputs.norm is None else f"; norm {inputs.norm.median:.3g} ({_span(inputs.norm)})"
-        yield f"gradient by the input exactly 0: {zeros}{norm}"
+        broken = f"; NaN or infinite on {inputs.not_finite}, left out of what follows" if inputs.not_finite else ""
+        yield f"gradient by the input exactly 0: {zeros}{broken}{norm}"
         bend = "not measured" if inputs.bend is None else f"{inputs.bend.median:.3g} ({_span(inputs.bend)})"
         turn = "not measured" if inputs.turn is None else f"{inputs.turn.median:.3g} ({_span(inputs.turn)})"
         yield f"over a random step of {inputs.reach:g}: departure from the tangent {bend}, cosine {turn}"

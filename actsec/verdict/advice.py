@@ -4,17 +4,21 @@ The rule, in this order, on robust accuracy at the first threat. A change is *de
 half of the images that the choice did not see excludes 0 and so does its p, corrected for how many fixes were compared
 (Holm); a *gain* must show on the half that chooses too.
 
-looks better, is masking   the checks void the number, and it looks like a gain; or a calibration fix that changed no
-                           decision seems to gain, which it cannot
+looks better, is masking   the checks void its number, here or at another threat, and it looks like a gain; or a
+                           calibration fix that changed no decision seems to gain, which it cannot
+not checked                a gain, and something that could refute it was not done: an essential check, an attack that
+                           failed on it alone or has not finished, or images enough
 calibration only           a calibration fix whose ECE falls
 stability only             a fix that is not for robustness gains, or trained and has fewer dead units: no robustness is
                            credited to it
-recommended                a gain, clean accuracy falls by at most half of it and is not halved, and no other threat
-                           shows a loss
-costs more than it gives   a gain that costs more, or a detected loss without one
+recommended                a gain, and at most half of it is lost again: in clean accuracy, which is not halved, and
+                           at any other threat, in robust accuracy or as a share of the smallest change
+costs more than it gives   a gain that costs more, or a detected loss without one, at another threat too
 no detectable effect       what is left
 
-A fix that leaves half of the clean accuracy or less says that first, whatever its label.
+A fix that leaves half of the clean accuracy or less says that first, whatever its label; one that costs more than it
+gives begins with what it costs, and a recommended one with what it loses at another threat. Of equal gains the one that
+keeps more clean accuracy stands first, then the cheaper.
 """
 
 from __future__ import annotations
@@ -28,20 +32,27 @@ import numpy as np
 from actsec import pricing, registry
 from actsec.plan import Plan, headline_threats
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
-from actsec.verdict import calibration, statistics
+from actsec.types import Threat
+from actsec.verdict import calibration, sanity, statistics
 from actsec.verdict.effects import CHOOSING, Pair, effects, robust_correct
 from actsec.verdict.gathering import Gathered
 
 COST_LIMIT = 0.5
-"""A fix that costs more than this share of its gain in robust accuracy, in clean accuracy, is said to cost too much."""
+"""A fix that costs more than this share of its gain in robust accuracy is said to cost too much."""
 HALF = 0.5
 """A fix that leaves at most this share of the clean accuracy says so before anything else."""
 LEVEL = 1 - statistics.LEVEL
 FEWER_DEAD = 0.01
 """Dead units fall by at least this share of all: hundreds of images make also the least change detectable."""
-_VOID = {"masked": "its gradients are hidden", "unchecked": "not every check was made"}
+SHOWN = 0.0005
+"""What else changed is named when it would not be printed as +0.000, or of shares as +0.0 points."""
+_ELSEWHERE = "it is easier to fool elsewhere"
 FEWEST = 4
 """Images under a threat, below which the two halves say nothing."""
+ENOUGH = 20
+"""Images that confirm a gain, below which nothing is recommended: fewer cannot show what it costs either."""
+NOTICED, LARGE = 0.02, 0.1
+"""Falls of the smallest change, as shares of it, below which searches differ by luck; and that count without a gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +62,9 @@ class Seen:
     kinds are those of its defenses; chosen is the change of robust accuracy on the half that chooses, chosen_low the
     low end of its interval; robust and clean are on the other half; changed counts untouched images decided otherwise,
     trained says that fitting learnt from data.
-    void says why the robust number is not held, empty where it is; inflated that the audited model's own number is not,
-    which is then too high: a gain over it stands, a loss does not.
+    void says why the robust number is not held, empty where it is; unchecked what could refute it and was not done;
+    inflated that the audited model's own number is void, which is then too high: a gain over it stands, a loss does
+    not. refused is the share of untouched inputs that its detector refuses beyond the audited model's.
     """
 
     name: str
@@ -67,6 +79,8 @@ class Seen:
     changed: int
     trained: bool = True
     void: str = ""
+    unchecked: str = ""
+    refused: float = 0.0
     inflated: bool = False
     ece: Comparison | None = None
     dead: Comparison | None = None
@@ -80,15 +94,28 @@ class Seen:
 
     @property
     def lost(self) -> bool:
-        """Robust or clean accuracy falls detectably."""
+        """Robust or clean accuracy falls detectably, or another threat shows a loss beyond luck and search."""
         robust = self.robust.high < 0 and self.p < LEVEL and not self.inflated
-        return robust or (self.clean.high < 0 and self.p_clean < LEVEL)
+        far = any(_p(c) * self.fixes < LEVEL if c.p is not None else _fallen(c) >= LARGE for c in self.elsewhere)
+        return robust or far or (self.clean.high < 0 and self.p_clean < LEVEL)
 
     @property
-    def elsewhere(self) -> bool:
-        """Another threat shows a loss."""
-        threats = ("robust_accuracy@", "smallest_change@")
-        return any(c.verdict == "worse" and c.metric.startswith(threats) for c in self.besides)
+    def elsewhere(self) -> tuple[Comparison, ...]:
+        """Losses at other threats, the first of them first."""
+        worse = [c for c in self.besides if c.verdict == "worse"]
+        sizes = (c for c in worse if c.metric.startswith("smallest_change@") and _fallen(c) >= NOTICED)
+        return (*(c for c in worse if c.metric.startswith("robust_accuracy@")), *sizes)
+
+    @property
+    def dear(self) -> bool:
+        """Clean accuracy falls by too much beside the gain."""
+        return -self.clean.difference > COST_LIMIT * self.robust.difference
+
+    @property
+    def trades(self) -> bool:
+        """Another threat loses too much beside the gain."""
+        lost = (_fallen(c) if _sized(c) else -c.difference for c in self.elsewhere)
+        return max(lost, default=0.0) > COST_LIMIT * self.robust.difference
 
     @property
     def halved(self) -> bool:
@@ -102,9 +129,10 @@ def label_of(seen: Seen) -> AdviceLabel:
     if (seen.void and seen.chosen_low > 0) or (calibrates and seen.gained and not seen.changed):
         return "looks better, is masking"
     credited = "robustness" in seen.kinds
+    if seen.unchecked and seen.gained:
+        return "not checked"
     if credited and seen.gained:
-        costly = seen.halved or -seen.clean.difference > COST_LIMIT * seen.robust.difference or seen.elsewhere
-        return "costs more than it gives" if costly else "recommended"
+        return "costs more than it gives" if seen.halved or seen.dear or seen.trades else "recommended"
     worse = calibrates and seen.ece is not None and seen.ece.verdict == "worse"
     if seen.lost or worse:
         return "costs more than it gives"
@@ -121,14 +149,15 @@ def sentence_of(seen: Seen, label: AdviceLabel) -> str:
     parts = [_robust(seen), f"clean accuracy {_change(seen.clean)}"]
     if seen.halved:
         parts = [f"it costs half of the clean accuracy or more, {_change(seen.clean)}", _robust(seen)]
-    elif label == "costs more than it gives":
-        parts = [f"clean accuracy {_change(seen.clean)}", _robust(seen)]
+    elif label == "costs more than it gives" or (label == "recommended" and seen.elsewhere):
+        parts = _price(seen)
     if label == "looks better, is masking" and not seen.void:
         parts.append("it changed no decision on untouched images, so the attacks missed what it seems to gain")
     elif seen.void:
         parts.append(f"the checks void that: {seen.void.rstrip('.')}")
     elif seen.inflated:
         parts.append("the audited model's own number is void, and too high")
+    parts = _doubted(seen, parts)
     if seen.kinds == {"calibration"}:
         labels = "no decision changed" if not seen.changed else f"{seen.changed} decisions changed"
         ece = "calibration was not measured" if seen.ece is None else f"ECE {_numbers(seen.ece)}"
@@ -140,22 +169,58 @@ def sentence_of(seen: Seen, label: AdviceLabel) -> str:
         parts.append(f"{untrained}, so no robustness is credited to it")
         if seen.dead is not None:
             parts.append(f"dead units {_change(seen.dead)}")
-    parts += [f"also {which}: {', '.join(named)}" for which in ("worse", "better") if (named := _named(seen, which))]
+    told = seen.elsewhere if any(_ELSEWHERE in part for part in parts) else ()
+    parts += [
+        f"also {which}: {', '.join(named)}" for which in ("worse", "better") if (named := _named(seen, which, told))
+    ]
     return f"{seen.name}: {'; '.join(parts)}."
 
 
-def _named(seen: Seen, verdict: str) -> list[str]:
-    """What else was detected, so that no label hides a price or a gain of another kind."""
+def _doubted(seen: Seen, parts: list[str]) -> list[str]:
+    """The same behind what speaks against relying on a gain, and before what a detector refuses."""
+    if seen.unchecked and seen.gained:
+        parts = [*parts]
+        parts.insert(1 if seen.halved else 0, f"not to be relied on: {seen.unchecked.rstrip('.')}")
+    refused = f"it refuses {seen.refused:.1%} more of the untouched inputs, which count as wrong"
+    return [*parts, *([refused] if seen.refused > 0 else [])]
+
+
+def _price(seen: Seen) -> list[str]:
+    """What a fix costs before what it gives: clean accuracy where that is the price, else the threat that falls."""
+    clean, robust = f"clean accuracy {_change(seen.clean)}", _robust(seen)
+    dear = seen.dear if seen.gained else seen.clean.high < 0 and seen.p_clean < LEVEL
+    if dear or not seen.elsewhere:
+        lost = not dear and seen.robust.high < 0
+        return [robust, clean] if lost else [clean, robust]
+    which = [f"{_title(c)} {_numbers(c) if _sized(c) else _change(c)}" for c in seen.elsewhere]
+    return [f"{_ELSEWHERE}: {', '.join(which)}", robust, clean]
+
+
+def _title(c: Comparison) -> str:
+    return c.metric.replace("_above_90", " above 0.9").replace("_", " ").replace("@", " at ")
+
+
+def _sized(c: Comparison) -> bool:
+    """Whether a number is no share."""
+    return c.metric.startswith(("smallest_change@", "ece"))
+
+
+def _fallen(c: Comparison) -> float:
+    """By what share of itself a number fell."""
+    return -c.difference / c.before if c.before > 0 else 0.0
+
+
+def _named(seen: Seen, verdict: str, but: tuple[Comparison, ...] = ()) -> list[str]:
+    """What else was detected, so that no label hides a price or a gain of another kind; ``but`` is said already."""
     told = {"calibration": {"ece"}, "stability": {"dead_units"}}
     said = set().union(*(told.get(kind, set()) for kind in seen.kinds)) if len(seen.kinds) == 1 else set()
-    return [_short(c) for c in seen.besides if c.verdict == verdict and c.metric not in said]
+    new = (c for c in seen.besides if c.verdict == verdict and c.metric not in said and c not in but)
+    return [_short(c) for c in new if abs(c.difference) >= SHOWN]
 
 
 def _short(c: Comparison) -> str:
     """``dead units +13.9 points``."""
-    name = c.metric.replace("_above_90", " above 0.9").replace("_", " ").replace("@", " at ")
-    sized = c.metric.startswith(("smallest_change@", "ece"))
-    return f"{name} {c.difference:+.3f}" if sized else f"{name} {100 * c.difference:+.1f} points"
+    return f"{_title(c)} {c.difference:+.3f}" if _sized(c) else f"{_title(c)} {100 * c.difference:+.1f} points"
 
 
 def advise(
@@ -184,11 +249,10 @@ def advise(
         added = variant.parameters - made[0].parameters
         told = sentence_of(whole, label)
         line = Advice(variant.id, label, told, "", shown[variant.id], p, fitting_passes(g), added)
-        ranked.append((label, -whole.chosen, line))
-    order = get_args(AdviceLabel)
-    ranked.sort(key=lambda each: (order.index(each[0]), each[1]))
+        ranked.append(((get_args(AdviceLabel).index(label), -whole.chosen, -whole.clean.after, line.passes or 0), line))
+    ranked.sort(key=lambda each: each[0])
     known = {spec.name for g in gathered for spec in g.variant.chain}
-    return (*(advice for _, _, advice in ranked), *unjudged, *untried(known, plan, rows))
+    return (*(advice for _, advice in ranked), *unjudged, *untried(known, plan, rows))
 
 
 def _seen(both: Pair, variant: Variant, shown: tuple[Comparison, ...]) -> Seen | None:
@@ -202,8 +266,7 @@ def _seen(both: Pair, variant: Variant, shown: tuple[Comparison, ...]) -> Seen |
     if choosing is None or len(choosing[0]) + robust.n < FEWEST:
         return None
     chosen = statistics.paired_shares(*choosing, both.plan.seed)
-    held = next((t for t in variant.threats if t.threat == str(threats[0])), None)
-    voided = held is not None and (not held.believable or held.state in ("masked", "unchecked"))
+    void = _void(variant)
     defenses = [registry.build("defenses", spec) for spec in both.other.variant.chain]
     return Seen(
         name=variant.chain,
@@ -217,12 +280,46 @@ def _seen(both: Pair, variant: Variant, shown: tuple[Comparison, ...]) -> Seen |
         fixes=1,
         changed=_changed(both),
         trained=fitting_passes(both.other) != 0,
-        void=(held.why or _VOID.get(held.state, "")) if voided and held else "",
-        inflated=not voided and str(threats[0]) in both.void,
+        void=void,
+        unchecked=_unchecked(both, variant, threats[0], robust.n),
+        refused=_refused(both),
+        inflated=not void and str(threats[0]) in both.void,
         ece=found.get("ece"),
         dead=found.get("dead_units"),
         besides=tuple(c for c in shown if c not in (robust, clean)),
     )
+
+
+def _void(variant: Variant) -> str:
+    """Why the checks do not hold a variant's numbers, at the first threat that they void; empty where they do."""
+    for at, t in enumerate(variant.threats):
+        if t.goal == "misclassify" and (not t.believable or t.state == "masked"):
+            why = t.why or "its gradients are hidden"
+            return why if not at else f"at {t.threat} {why}"
+    return ""
+
+
+def _unchecked(both: Pair, variant: Variant, threat: Threat, n: int) -> str:
+    """What could refute a gain under the first threat and was not done; empty where all was."""
+    held = next((t for t in variant.threats if t.threat == str(threat)), None)
+    if held is None:
+        return "no check was made"
+    if rules := sanity.undone(held.checks):
+        return f"these checks were not made: {', '.join(dict.fromkeys(rules))}"
+    if held.state == "unchecked":
+        return "not every check was made"
+    if missing := [t.trial.attack for t in both.other.tried if t.threat == threat and not t.usable and not t.reason]:
+        return f"these attacks failed or did not finish: {', '.join(dict.fromkeys(missing))}"
+    return f"{n} images are too few to recommend anything on" if n < ENOUGH else ""
+
+
+def _refused(both: Pair) -> float:
+    """The share of untouched inputs that the fix refuses beyond the audited model; 0 where it refuses no more."""
+    shares = [
+        float(g.clean.arrays["test_rejected"].mean()) if g.clean and "test_rejected" in g.clean.arrays else 0.0
+        for g in both.sides
+    ]
+    return max(shares[1] - shares[0], 0.0)
 
 
 def _p(comparison: Comparison) -> float:

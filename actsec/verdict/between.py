@@ -19,7 +19,7 @@ from actsec.errors import NotComparable, PlanError, unknown
 from actsec.plan import Facts, Plan, Trial, headline_threats
 from actsec.reports.load import read
 from actsec.result import Comparison, Result, Variant
-from actsec.store import Store
+from actsec.store import Store, reading
 from actsec.verdict import effects
 from actsec.verdict.effects import ALL, Pair
 from actsec.verdict.gathering import Gathered, gather
@@ -94,7 +94,11 @@ def compare(base: str | Path, new: str | Path, fail_on: Sequence[str] = (), marg
     fail_on names metrics that may not become worse, by more than margin where it is above 0. Raises StoreError for a
     folder that holds no run, NotComparable for two that did not ask the same.
     """
-    before, after = side(base), side(new)
+    with reading(f"{base} or {new}"):
+        return _compare(side(base), side(new), fail_on, margin)
+
+
+def _compare(before: Side, after: Side, fail_on: Sequence[str], margin: float) -> Compared:
     check(before, after)
     both = _pair(before, after)
     rows = tuple(_rows(both))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import actsec
+from actsec import executed
 from actsec.data import Splits
 from actsec.plan import Facts
 from actsec.result import SCHEMA, Result, Variant
@@ -65,4 +66,5 @@ def checked(found: Checkup, scene: Scene, facts: Facts, command: str) -> Result:
         examples=(),
         exit_code=found.exit_code,
         limits=LIMITS,
+        executed=executed.of(plan),
     )

@@ -80,8 +80,9 @@ def _roles(g: Gathered, threat: Threat) -> dict[str, Array]:
         return found
     read = (*CHECKED, "attack") if threat.norm == "l0" else CHECKED
     for t in g.tried:
-        # The unbounded attack has the whole box as its ball, in the same norm.
-        here = t.threat.norm == threat.norm if t.trial.role == "unbounded" else t.threat == threat
+        # The unbounded attack has the whole box as its ball, in L2 for L2 and in L-inf for the others.
+        whole = t.threat.norm == ("l2" if threat.norm == "l2" else "linf")
+        here = whole if t.trial.role == "unbounded" else t.threat == threat
         if t.usable and t.trial.role in read and here:
             left = _left(g, t)
             known = found.get(t.trial.role, left)

@@ -15,11 +15,13 @@ from actsec.plan import Plan
 from actsec.result import ClassShare, GateResult, Share, ThreatResult, Variant
 from actsec.spec import parse_chain
 from actsec.types import Threat
+from actsec.verdict import sanity
 
 _GATE = re.compile(
     r"\s*(?P<metric>[a-z_]+)(@(?P<threat>[\w.:/=]+))?(\[(?P<variant>.+)\])?"
     r"\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*"
 )
+_LONGEST = 1000  # characters: the pattern takes time quadratic in the digits of a limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Gate:
     @staticmethod
     def parse(text: str) -> Gate:
         """Read a gate. Raises PlanError with the way to write it, UnknownName for a metric nobody knows."""
-        match = _GATE.fullmatch(text)
+        match = _GATE.fullmatch(text) if len(text) < _LONGEST else None
         if match is None:
             raise PlanError(f"cannot read the gate {text!r}", "Write METRIC>=LIMIT: robust_accuracy@linf:0.1>=0.3.")
         if match["metric"] not in METRICS:
@@ -70,15 +72,28 @@ Value = tuple[float, float, float, bool, str]
 
 
 def _share(share: Share | None, threat: ThreatResult | None = None) -> Value | None:
-    """None where nothing was tested: an empty share has an interval that says nothing."""
+    """None where nothing was tested: an empty share has an interval that says nothing.
+
+    Of a threat, one that no check compares attacks under or of which an essential check is missing is not believed.
+    """
     if share is None or share.n == 0:
         return None
     if threat is None:
         return share.value, share.low, share.high, True, ""
-    undone = [c.rule for c in threat.checks if c.status in ("not_done", "error")]
-    if threat.believable and threat.checks and threat.state == "unchecked":
-        return share.value, share.low, share.high, False, f"not every check was made: {', '.join(undone)}"
+    if threat.believable and threat.checks and (why := _unchecked(threat)):
+        return share.value, share.low, share.high, False, why
     return share.value, share.low, share.high, threat.believable, threat.why
+
+
+def _unchecked(threat: ThreatResult) -> str:
+    """Which checks a number lacks, whatever its state says; empty where it lacks none."""
+    undone = sanity.undone(threat.checks)
+    if not undone and threat.state != "unchecked":
+        return ""
+    undone = undone or tuple(c.rule for c in threat.checks if c.status in ("not_done", "error"))
+    if not sanity.compared(threat.checks):
+        return f"no check compares attacks under {threat.threat}"
+    return f"not every check was made: {', '.join(undone)}"
 
 
 def _worst(classes: Sequence[ClassShare], threat: ThreatResult | None = None) -> Value | None:
@@ -167,6 +182,9 @@ def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
     variant = next((v for v in made if (v.id in named if gate.variant else v.audited)), None)
     threat = next((t for t in variant.threats if t.threat == gate.threat), None) if variant else None
     found = METRICS[gate.metric](variant, threat) if variant else None
+    if found and variant and threat and not threat.checks and found[3] and (why := _unchecked(variant.threats[0])):
+        # Another goal has no checks of its own: those at the first threat speak for the model.
+        found = (*found[:3], False, f"at {variant.threats[0].threat} {why}")
     if variant and gate.metric == "ece":
         found = _ece(variant, gate.threat)
     name = variant.id if variant else str(gate.variant)

@@ -5,6 +5,7 @@ Everything a report claims is derived from here, so a changed outcome changes ev
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from actsec.plan import (
     Plan,
     Trial,
     VariantPlan,
+    bracket_jobs,
     certificate_jobs,
     corruption_jobs,
     jobs,
@@ -46,6 +48,8 @@ class Tried:
     error: str | None
     missing: bool
     stochastic: bool = False
+    bracketed: Outcome | None = None
+    """Of an attack on units, beside certificates and on other models; None where that was not done."""
 
     @property
     def threat(self) -> Threat:
@@ -207,7 +211,10 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
     clean, probe = (found[single_job(kind, plan, facts, variant).id] for kind in ("clean", "probe"))
     stochastic = bool(models[-1] and models[-1].numbers.get("stochastic"))
     tried = tuple(
-        _tried(trial, [found[job.id] for job in shards], stochastic=stochastic)
+        dataclasses.replace(
+            _tried(trial, [found[job.id] for job in shards], stochastic=stochastic),
+            bracketed=next((_whole(found[job.id]) for job in bracket_jobs(plan, facts, variant, trial)), None),
+        )
         for trial in plan.attacks
         if (shards := trial_jobs(plan, facts, variant, trial))
     )
@@ -217,6 +224,8 @@ def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Ou
     errors += [o.error for o in corrupted if o is not None and o.error]
     beside = [found[job.id] for job in nonsense_jobs(plan, facts, variant)]
     errors += [o.error for o in beside if o is not None and o.error]
+    held = [found[job.id] for trial in plan.attacks for job in bracket_jobs(plan, facts, variant, trial)]
+    errors += [o.error for o in held if o is not None and o.error]
     certified = tuple(found[job.id] for job in certificate_jobs(plan, facts, variant))
     errors += [o.error for o in certified if o is not None and o.error]
     seen = (*map(_whole, beside), None, None)

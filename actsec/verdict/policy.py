@@ -7,10 +7,13 @@ masking only flatters, so it voids passes and never failures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from actsec import registry
 from actsec.data import Overlap
 from actsec.plan import Plan
 from actsec.result import GateResult, Kill, Problem, Variant
+from actsec.verdict.activity import WATCHED, of_sites
 from actsec.verdict.gathering import Gathered
 from actsec.verdict.miscalibrated import words
 
@@ -45,7 +48,7 @@ def problems(
         ]
         if g.clean is not None and (broken := g.clean.numbers.get("test_non_finite")):
             claim = f"The model gives NaN or infinity on {broken} of {len(g.clean_wrong)} untouched images"
-            found.append(Problem("ACT-A00", "high", variant.id, claim, "Look for NaN in the weights, overflow in exp."))
+            found.append(Problem("ACT-A00", "high", variant.id, claim, registry.find("symptoms", "not_finite").mend))
         if drawn := sorted({name for o in (g.clean, g.probe) if o for name in o.numbers.get("drawn_from", ())}):
             claim = f"The model draws from the global generator of {' and '.join(drawn)}"
             advice = "Each job seeds it, so that runs repeat; draws from torch's are also averaged over."
@@ -62,19 +65,8 @@ def _of_variant(variant: Variant) -> list[Problem]:
         claim = f"Clean accuracy {variant.clean.accuracy.value:.3f} cannot be told from chance ({chance:.3f})"
         advice = "Check labels, preprocessing and weights: a model at chance has no robustness to measure."
         found.append(Problem("ACT-M00", "high", variant.id, claim, advice))
-    broken = [site for site in variant.sites if not site.finite]
-    if broken:
-        claim = f"{broken[0].name} gives values that are not finite, {len(broken)} of {len(variant.sites)} sites do"
-        found.append(Problem("ACT-A00", "high", variant.id, claim, "Look for NaN in the weights."))
-    dead = [site for site in variant.sites if (site.permanently_dead or 0) > 0.25]
-    if dead:
-        worst = max(dead, key=lambda site: site.permanently_dead or 0)
-        claim = f"{worst.permanently_dead or 0:.0%} of the units of site {worst.name} are dead on every image tested"
-        advice = "Usual causes: a high learning rate, initialisation, a large negative bias, poisoned data."
-        found.append(Problem("ACT-A01", "medium", variant.id, claim, advice))
-    if variant.unresolved:
-        claim = f"{len(variant.unresolved)} calls act as activations and cannot be watched: {variant.unresolved[0]}"
-        found.append(Problem("ACT-A02", "low", variant.id, claim, "They are not watched and not swapped."))
+    watched = of_sites(variant.sites, variant.unresolved, variant.clean.accuracy, WATCHED)
+    found += [replace(problem, variant=variant.id) for problem in watched]
     for threat in variant.threats:
         if not threat.believable:
             claim = f"Robust accuracy at {threat.threat} cannot be believed: {threat.why}"

@@ -19,10 +19,10 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from actsec import registry
-from actsec.types import Evidence, Finding, Threat
+from actsec.types import Evidence, Finding, Status, Threat
 from actsec.verdict import false_alarms
 
 State = Literal["clean", "randomised", "masked", "unchecked"]
@@ -68,24 +68,73 @@ _SPEAKS = ("warn", "red")
 def _equipped(found: Finding, diagnostic: Any, threat: Threat, command: Command) -> Finding:
     """A finding with how to go on from it, and how far to trust it."""
     dig = getattr(diagnostic, "dig", "")
-    how = command(dig, threat) if dig else shlex.join(["actsec", "explain", found.rule])
+    how = command(dig, threat) if dig and _runs(dig, threat) else shlex.join(["actsec", "explain", found.rule])
     return dataclasses.replace(found, command=how, false_alarms=false_alarms.words(found.rule))
+
+
+def _runs(attack: str, threat: Threat) -> bool:
+    """Whether an attack works under a threat: not each one has every norm, or can do without an eps."""
+    made = registry.build("attacks", attack)
+    endless = threat.eps is None and threat.norm != "l2" and "minimal" not in made.roles
+    suits = ("minimal" in made.roles) == (threat.eps is None) or "any_eps" in made.roles
+    return threat.norm in made.norms and suits and not endless
+
+
+_SMALLEST = ("ACT-M22", "ACT-M23")
+"""The rules that compare searches for the smallest change."""
+
+
+def _kinds() -> dict[str, Any]:
+    """Every diagnostic by its rule."""
+    return {kind.rule: kind for kind in (registry.find("diagnostics", name) for name in registry.names("diagnostics"))}
+
+
+class Judged(Protocol):
+    """A finding, or a check of a report."""
+
+    @property
+    def rule(self) -> str: ...
+
+    @property
+    def status(self) -> Status: ...
+
+
+def undone(findings: Iterable[Judged]) -> tuple[str, ...]:
+    """The essential rules that were not done or crashed, whatever the state says: of a target that draws as well."""
+    kinds = _kinds()
+    return tuple(
+        each.rule
+        for each in findings
+        if each.status in ("not_done", "error") and getattr(kinds.get(each.rule), "essential", False)
+    )
+
+
+def compared(findings: Iterable[Judged]) -> bool:
+    """Whether some rule held one attack against another: direct questions to the model say nothing of a threat."""
+    kinds = _kinds()
+    return any(
+        each.status in ("ok", "warn", "red") and (each.rule in _SMALLEST or getattr(kinds.get(each.rule), "roles", ()))
+        for each in findings
+    )
 
 
 def state(findings: Iterable[Finding], stochastic: bool) -> State:
     """The masking verdict on findings of ``diagnose``; the first of these that holds.
 
     randomised: forward passes differ although the target does not say so, which explains every other sign; masked: some
-    rule says that gradients are hidden; randomised: the target is stochastic; unchecked: an essential rule was not done
-    or crashed, or the number is void for another reason (a search cut short, a constant output); clean: none of these.
+    rule says that gradients are hidden; unchecked: no rule that compares attacks exists for the threat; randomised: the
+    target is stochastic; unchecked: an essential rule was not done or crashed, or the number is void for another reason
+    (a search cut short, a constant output); clean: none of these.
     """
     found = tuple(findings)
-    kinds = {kind.rule: kind for kind in (registry.find("diagnostics", name) for name in registry.names("diagnostics"))}
+    kinds = _kinds()
     status = {each.rule: each.status for each in found}
     if status.get("ACT-M11") == "red":
         return "randomised"
     if any(each.status in getattr(kinds.get(each.rule), "masks", ("red",)) for each in found):
         return "masked"
+    if not compared(found):
+        return "unchecked"
     if stochastic:
         return "randomised"
     essential = [rule for rule, kind in kinds.items() if getattr(kind, "essential", False)]

@@ -19,7 +19,7 @@ def tag(name: str, *inside: Markup | str, **attributes: str | float) -> Markup:
     written = "".join(f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items())
     body = "".join(item if isinstance(item, Markup) else escape(clean(item)) for item in inside)
     # Every text in it is escaped one line above; names of elements and attributes are ours.
-    return Markup(f"<{name}{written}>{body}</{name}>" if inside else f"<{name}{written}/>")  # noqa: S704
+    return Markup(f"<{name}{written}>{body}</{name}>" if inside else f"<{name}{written}/>")  # noqa: S704  # nosec B704
 
 
 def _value(value: str | float) -> str:

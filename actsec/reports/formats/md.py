@@ -32,6 +32,7 @@ from actsec.reports.load import Report
 from actsec.reports.order import is_checkup, sections_of
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+_REFERENCE = re.compile(r"(#|\bGH\\?-)(?=\d)", re.IGNORECASE)  # GitHub links them after Markdown took its escapes away
 
 
 def render(report: Report) -> str:
@@ -48,7 +49,8 @@ def escape(text: str) -> str:
     """Text that Markdown shows as it is: no tags, no links, no emphasis, no mentions."""
     text = words.clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _SPECIAL.sub(r"\\\1", text)
-    text = text.replace("@", "@\N{WORD JOINER}").replace("://", "&#58;//").replace("www.", "www&#46;")
+    text = _REFERENCE.sub("\\1\N{WORD JOINER}", text.replace("@", "@\N{WORD JOINER}"))
+    text = text.replace("://", "&#58;//").replace("www.", "www&#46;")
     return text.strip()
 
 

@@ -59,7 +59,7 @@ def _rule(issue: Issue) -> dict[str, Any]:
     known = rule(issue)
     page = _text(known.page, lines=True)
     return {
-        "id": issue.rule,
+        "id": words.clean(issue.rule),
         "shortDescription": {"text": _text(known.title)},
         "fullDescription": {"text": page.split("\n\n")[0]},
         "help": {"text": page},
@@ -72,7 +72,7 @@ def _result(issue: Issue, index: int, plan: PlanFile | None, *, named: bool) -> 
     place = None if plan is None else (plan.gate(issue.gate) if issue.gate else plan.key("model"))
     about = "\n".join((issue.rule, issue.subject, issue.gate or issue.claim))
     found: dict[str, Any] = {
-        "ruleId": issue.rule,
+        "ruleId": words.clean(issue.rule),
         "ruleIndex": index,
         "kind": "fail" if issue.decided else "open",
         # Whatever is no failure has no level, says the standard (3.27.10).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from actsec.brackets import bracketed
 from actsec.reports import words
 from actsec.reports.blocks import (
     Block,
@@ -18,6 +19,7 @@ from actsec.reports.blocks import (
     Table,
     joined,
     muted,
+    strong,
 )
 from actsec.reports.figures.bars import Bar, Group, bars
 from actsec.reports.figures.strip import Row, strip
@@ -112,7 +114,7 @@ def _fraction(value: float | None) -> Content:
 
 def _forcing(result: Result) -> Iterator[Block]:
     kills = [(v, k) for v in result.variants for k in v.kills]
-    yield Heading("Units forced dead", 3)
+    yield Heading(words.forced(k for _, k in kills), 3)
     if not kills:
         yield Paragraph("Not done: no attack tried to silence units.")
         return
@@ -125,13 +127,20 @@ def _forcing(result: Result) -> Iterator[Block]:
     live = [(v, k) for v, k in kills if k.applicable]
     if live:
         groups = [Group(_name(v, k, kills), _bars(k)) for v, k in live]
-        caption = "Net rise of the dead fraction; whiskers are 95 % intervals."
+        caption = "Net rise of the fraction that is gone; whiskers are 95 % intervals."
         yield Figures(
-            (bars("Units forced dead", ("forcing", "noise of the same eps", "plain PGD, same eps"), groups, caption),)
+            (
+                bars(
+                    words.forced(k for _, k in live),
+                    ("forcing", "noise of the same eps", "plain PGD, same eps"),
+                    groups,
+                    caption,
+                ),
+            )
         )
     rows = tuple(_kill(_name(v, k, kills), k) for v, k in kills)
     yield Table(
-        "Dead-ReLU forcing beside its baselines: net rise of the dead fraction in percentage points; labels of those "
+        "Forcing beside its baselines: net rise of the fraction that is gone, in percentage points; labels of those "
         "correct before",
         (
             "variant",
@@ -146,6 +155,8 @@ def _forcing(result: Result) -> Iterator[Block]:
         rows,
     )
     yield from _effects(kills)
+    yield from _brackets(live, kills)
+    yield from _passed(live, kills)
     for variant, kill in live:
         title = f"Every site under forcing: {_name(variant, kill, kills)}"
         yield Fold(title, (_forced_sites(title, kill),))
@@ -181,6 +192,39 @@ def _effects(kills: list[tuple[Variant, Kill]]) -> Iterator[Block]:
                 "the same, noise",
                 "the same, plain PGD",
             ),
+            tuple(rows),
+        )
+
+
+def _brackets(live: list[tuple[Variant, Kill]], kills: list[tuple[Variant, Kill]]) -> Iterator[Block]:
+    """Each attack beside what no attack can beat."""
+    held = [(v, k, k.bracket) for v, k in live if k.bracket is not None]
+    if not held:
+        return
+    yield Heading("What no attack on units can beat", 4)
+    yield Paragraph(
+        "The truth lies between the attack and the certificate: at the first layer each unit's own smallest change is "
+        "exact; behind it intervals hold at any depth and soon say nothing. Attack and certificate are of the same "
+        "units and images."
+    )
+    for variant, kill, bracket in held:
+        yield Paragraph(strong(f"{_name(variant, kill, kills)}, first {words.plural(bracket.n, 'image')}:"))
+        yield Items(bracketed(bracket))
+
+
+def _passed(live: list[tuple[Variant, Kill]], kills: list[tuple[Variant, Kill]]) -> Iterator[Block]:
+    """What the same inputs did on the models with other activations."""
+    rows: list[tuple[Content, ...]] = []
+    for variant, kill in live:
+        for found in kill.passed:
+            changed = words.share_cell(found.label_changed) if found.label_changed else "none was right"
+            net = words.signed(found.net) if found.net is not None else "cannot"
+            rows.append((f"{_name(variant, kill, kills)} on {found.variant}", changed, net))
+    if rows:
+        yield Table(
+            "The forced inputs of the audited model on its models with other activations: labels changed of those that "
+            "were right there, and the net rise of their own units that are gone, in percentage points",
+            ("inputs", "labels changed", "net"),
             tuple(rows),
         )
 

@@ -27,6 +27,7 @@ _AIMS = {
     "over": "surer of everything",
     "under": "less sure of everything",
     "worst": "surer where it is wrong, less sure where it is right",
+    "random": "towards a confidence drawn at random for each input",
 }
 
 

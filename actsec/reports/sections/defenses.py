@@ -88,7 +88,7 @@ def _tradeoff(report: Report, variants: list[Variant], threat: str | None) -> It
 
 
 def _held(threat: ThreatResult) -> bool:
-    return not words.doubt(threat) and threat.state != "masked"
+    return not words.doubt(threat) and threat.state not in ("masked", "unchecked")
 
 
 def _effects(report: Report) -> Iterator[Block]:
@@ -138,7 +138,7 @@ def _as_they_stand(variants: list[Variant], threat: str | None) -> Iterator[Bloc
                 f"{number}  {variant.title}",
                 _kind(variant),
                 words.untouched_cell(variant),
-                words.worst_cell(found) if found else "not done",
+                _stands(found) if found else "not done",
                 words.ece_cell(lookup.condition(variant, clean=True)),
             )
         )
@@ -150,6 +150,13 @@ def _as_they_stand(variants: list[Variant], threat: str | None) -> Iterator[Bloc
     claims = tuple(joined((strong(f"{number}  {v.title}:"), v.claims)) for number, v in enumerate(variants) if v.claims)
     if claims:
         yield Fold("What each can and cannot do", (Items(claims),), open=True)
+
+
+def _stands(threat: ThreatResult) -> Content:
+    """The worst case, and beside it that it was not checked where that is so."""
+    cell = words.worst_cell(threat)
+    unchecked = threat.state == "unchecked" and not words.doubt(threat)
+    return joined((cell, words.state(threat))) if unchecked else cell
 
 
 def _kind(variant: Variant) -> str:

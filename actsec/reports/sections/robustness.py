@@ -113,10 +113,11 @@ def _smallest(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block
         tried = next(iter(threat.attacks), None)
         size: Content = strong(words.number(_size(best))) if best else words.smallest(tried) if tried else "not done"
         by: Content = words.spec(best.attack) if best else "\N{EN DASH}"
-        rows.append((words.name_of(variant), size, by, words.worst_cell(threat), _before(variant, threat)))
+        worst, before = words.worst_cell(threat), _before(variant, threat)
+        rows.append((words.name_of(variant), size, by, worst, before, words.state(threat)))
     return Table(
         f"Smallest change that works under {name}: median over those correct before, failures counted as infinite",
-        ("variant", "median size", "found by", "not fooled at any size", words.stands(found[0][1])[1]),
+        ("variant", "median size", "found by", "not fooled at any size", words.stands(found[0][1])[1], "sanity"),
         tuple(rows),
     )
 

@@ -39,6 +39,13 @@ def section(report: Report) -> Iterator[Block]:
         ("variant", "threat", "worst case, or median smallest change", "state", "checks"),
         tuple(rows),
     )
+    bare = list(dict.fromkeys(threat.threat for _, threat in tried if not threat.checks))
+    if bare:
+        yield Paragraph(
+            f"Not checked by themselves: {', '.join(bare)}. The checks compare how often the label falls; those under "
+            f"{tried[0][1].threat} speak for the model, and where they void its number or are incomplete, these "
+            "numbers are no better."
+        )
     first = lookup.first(result)
     checked = [(variant, threat) for variant, threat in tried if threat.checks]
     open_ones = [(v, t) for v, t in checked if v is first or any(c.status in ("red", "error") for c in t.checks)]

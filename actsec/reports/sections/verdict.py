@@ -85,10 +85,12 @@ def _metrics(variant: Variant, threat: ThreatResult) -> Iterator[Metric]:
     )
     kill = next((k for k in variant.kills if k.applicable and k.net is not None), None)
     if kill and kill.net is not None:
+        named = f"{words.forced((kill,))}, net"
         noise_net = f"{words.points(kill.noise_net)} under noise" if kill.noise_net is not None else "noise not done"
-        yield Metric("Units forced dead, net", words.points(kill.net), f"of all units, n = {kill.n}; {noise_net}")
+        yield Metric(named, words.points(kill.net), f"of all units, n = {kill.n}; {noise_net}")
     elif variant.kills:
-        yield Metric("Units forced dead, net", Chip("not applicable"), words.not_applicable(variant.kills[0]))
+        first = variant.kills[0]
+        yield Metric(f"{words.forced((first,))}, net", Chip("not applicable"), words.not_applicable(first))
 
 
 def _clean(variant: Variant) -> Metric:
