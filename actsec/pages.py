@@ -81,7 +81,7 @@ def find(name: str) -> Page:
     if name.startswith(registry.ART):
         return page("attacks", name)
     if name == drift.RULE:
-        return (drift.__doc__ or "").strip()
+        return _drift()
     if name in known:
         return page("activations", name)
     for kind in DOCUMENTED:
@@ -124,9 +124,15 @@ def _facts(found: Any) -> Iterator[tuple[str, str]]:
         yield "Must face", ", ".join(adaptive)
 
 
+def _drift() -> Page:
+    """The rule of the monitor, which is no plug-in."""
+    return Page("symptoms", "drift", (drift.__doc__ or "").strip(), rule=drift.RULE)
+
+
 def every() -> Iterator[Page]:
     """Every page there is, by kind and name."""
     from actsec.activations import names
 
     yield from (page("activations", name) for name in names())
     yield from (page(kind, name) for kind in DOCUMENTED for name in registry.names(kind))  # type: ignore[arg-type]
+    yield _drift()
