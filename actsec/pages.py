@@ -85,9 +85,9 @@ def find(name: str) -> Page:
     if name in known:
         return page("activations", name)
     for kind in DOCUMENTED:
-        for plug_in in registry.names(kind):  # type: ignore[arg-type]  # each is one
+        for plug_in in registry.names(kind):
             known.append(plug_in)
-            if name == plug_in or name == getattr(registry.find(kind, plug_in), "rule", None):  # type: ignore[arg-type]
+            if name == plug_in or name == getattr(registry.find(kind, plug_in), "rule", None):
                 return page(kind, plug_in)
     raise unknown("name", name, [*known, drift.RULE])
 
@@ -134,5 +134,5 @@ def every() -> Iterator[Page]:
     from actsec.activations import names
 
     yield from (page("activations", name) for name in names())
-    yield from (page(kind, name) for kind in DOCUMENTED for name in registry.names(kind))  # type: ignore[arg-type]
+    yield from (page(kind, name) for kind in DOCUMENTED for name in registry.names(kind))
     yield _drift()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -72,7 +72,7 @@ class Screen:
         self._rows(rows)
         self.console.print(f"  {len(prepared.jobs)} jobs, results in {escape(str(store.root))}", soft_wrap=True)
 
-    def _rows(self, rows: list[tuple[str, ...]]) -> None:
+    def _rows(self, rows: Sequence[tuple[str, ...]]) -> None:
         """A table whose first row is its head: folded to a terminal's width, one whole line a row elsewhere."""
         if not self.console.is_terminal:
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
