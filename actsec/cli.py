@@ -26,7 +26,7 @@ from actsec.errors import ActsecError, BadOption, Interrupted, PlanError, UsageE
 from actsec.options import plan_options, read_plan
 from actsec.parts import Part
 from actsec.plan import Trial
-from actsec.saying import say, say_lines
+from actsec.printing import say, say_lines
 from actsec.study.commands import study
 
 _AUDIT_ONLY: tuple[str, ...] = (

@@ -370,7 +370,7 @@ def _environment(store: Store) -> dict[str, Any]:
     """What differs from run to run: hardware, versions, times. Never part of the result."""
     from importlib.metadata import version
 
-    found = store.costs().values()
+    found = [cost for cost in store.costs().values() if _is_cost(cost)]
     passes = sum(c.get("passes", 0) for c in found)
     return {
         "python": platform.python_version(),
@@ -393,6 +393,16 @@ def _environment(store: Store) -> dict[str, Any]:
             if c["kind"] == "defend" and "variant" in c
         },
     }
+
+
+def _is_cost(record: dict[str, Any]) -> bool:
+    """Whether a cost reads as it was written: one that somebody edited is left out of the times."""
+    numbers = [record.get("seconds"), record.get("peak_mib"), record.get("latency_ratio") or 0.0]
+    numbers += [record.get(key, 0.0) for key in ("passes", "seconds_per_pass")]
+    texts = [record.get("kind"), record.get("label"), record.get("variant", "")]
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(number, (int, float)) and abs(number) < 1e15 for number in numbers
+    )
 
 
 def _prices(prepared: Prepared, result: Result, seconds_per_pass: float | None) -> dict[str, str]:

@@ -224,11 +224,11 @@ class Store:
             kept.unlink(missing_ok=True)
 
     def costs(self) -> dict[str, Any]:
-        """Seconds and memory by job id; a record that somebody edited is left out."""
+        """Seconds and memory by job id."""
         found = {
             path.stem: self._read_json(f"costs/{path.name}") for path in sorted((self.root / "costs").glob("*.json"))
         }
-        return {key: value for key, value in found.items() if value is not None and _is_cost(value)}
+        return {key: value for key, value in found.items() if value is not None}
 
     def put_file(self, name: str, content: bytes) -> Path:
         """Write a file of the run folder whole, replacing an older one."""
@@ -288,15 +288,6 @@ class Training:
             (self.store.root / self.name).parent.mkdir(exist_ok=True)
             self.store._put(self.name, hashlib.sha256(content).digest() + content)  # noqa: SLF001  # a part of the store
         self.last = time.monotonic()
-
-
-def _is_cost(record: Mapping[str, Any]) -> bool:
-    numbers = [record.get(key, 0.0) for key in ("passes", "seconds_per_pass", "latency_ratio")]
-    numbers += [record.get("seconds"), record.get("peak_mib")]
-    texts = [record.get("kind"), record.get("label"), record.get("variant", "")]
-    return all(isinstance(text, str) for text in texts) and all(
-        number is None or (isinstance(number, (int, float)) and abs(number) < 1e15) for number in numbers
-    )
 
 
 @contextlib.contextmanager

@@ -566,3 +566,17 @@ def test_what_costs_more_begins_with_what_it_costs():
     assert sentence_of(dear, label_of(dear)).startswith("fix: clean accuracy -43.0 points")
     weaker = seen(robust=compared(before=0.5, after=0.1))
     assert sentence_of(weaker, label_of(weaker)).startswith("fix: robust accuracy at linf:0.1 -40.0 points")
+
+
+def test_recalibrating_is_not_training():
+    """It goes forwards over the training data and changes no weight: dead units that are gone are the swap's."""
+    base = gathered("b", draw(0.05), draw(0.9, seed=1))
+    for fit, words in (
+        ({"forwards": 5000, "backwards": 0}, "no weight was trained"),
+        ({"forwards": 5000, "backwards": 5000}, "it is for training"),
+    ):
+        numbers = Outcome("f", {"fit": {"swap(to=silu, recalibrate=true)": fit}}, {})
+        other = gathered("b | swap(to=silu, recalibrate=true)", draw(0.05), draw(0.9, seed=1), fit=numbers)
+        (found,) = told(base, other)
+        assert found.label == "no detectable effect"
+        assert words in found.sentence

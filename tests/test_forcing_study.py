@@ -16,7 +16,7 @@ from torch import nn
 
 from actsec import brackets, consequences, health, killing, units
 from actsec.attacks import DeadReLU
-from actsec.brackets import bracketed
+from actsec.bracket_words import bracketed
 from actsec.errors import BadOption, ModelError, ThreatError
 from actsec.forcing import Kill
 from actsec.referee import attack_target, cases_of

@@ -21,10 +21,10 @@ from runs import inside
 
 from actsec import result as r
 from actsec.errors import DataError
+from actsec.printing import say, say_lines
 from actsec.reports import compared, load, words
 from actsec.reports.formats import junit, md, sarif, terminal
 from actsec.reports.load import Report
-from actsec.saying import say, say_lines
 from actsec.screen import Screen
 from actsec.verdict.between import Compared, Flips, Held
 

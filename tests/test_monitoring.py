@@ -328,6 +328,15 @@ def test_the_closing_note_says_what_could_not_be_judged(net, x, passes, train, s
     assert ("dead units could not" in note) == (16 * (passes + train - 1) < 256)
 
 
+def test_a_monitor_that_watched_no_pass_judged_nothing(net, x):
+    monitor, reports = watching(net.eval(), budget=0.05)
+    with monitor:
+        net(x)
+    assert reports[-1].readings[-1].note == (
+        "detached after 1 passes, 0 watched; drift could not be judged: no call was looked at"
+    )
+
+
 def test_the_monitor_is_where_it_was():
     from actsec.monitoring import ActivationMonitor, Report
 

@@ -421,6 +421,7 @@ def test_the_report_names_the_code_that_ran(tmp_path, monkeypatch):
     assert found["surrogate Linear"].origin == f"torch.nn of torch {torch.__version__.partition('+')[0]}" or found[
         "surrogate Linear"
     ].origin.startswith("torch.nn of torch ")
+    monkeypatch.undo()  # the package is no longer there
     assert executed.of(plan.Plan()) == ()
 
 
@@ -470,6 +471,25 @@ def test_a_run_folder_is_data(finished, tmp_path):
     with pytest.raises(UsageError, match="Python objects"):
         read(run)
     assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    "edit", [{"seconds": {}}, {"seconds": None}, {"passes": "9"}, {"kind": 3}, {"peak_mib": float("nan")}]
+)
+def test_a_cost_that_somebody_edited_is_left_out_of_the_times(tmp_path, edit):
+    """Found by fuzzing: the report of a merged run broke off."""
+    import json
+
+    from actsec.runner import _environment
+    from actsec.store import Store
+
+    (tmp_path / "costs").mkdir()
+    good = {"kind": "attack", "label": "pgd", "passes": 18, "peak_mib": 565, "seconds": 0.5}
+    for name, record in (("a", good), ("b", {**good, **edit})):
+        (tmp_path / "costs" / f"{name}.json").write_text(json.dumps(record))
+    told = _environment(Store(tmp_path))
+    assert told["jobs"] == 1
+    assert told["job_seconds"] == 0.5
 
 
 def test_the_command_line_refuses_a_hostile_pickle_with_4(tmp_path):

@@ -229,7 +229,7 @@ class ActivationMonitor:
 
     def _last(self) -> str:
         """How much was watched, for the closing note."""
-        few = "" if self.watched == self.passes or self._pace.endless else f", one in {self.every} by the budget"
+        few = f", one in {self.every} by the budget" if self.every > 1 else ""
         also = f", {self.copies} made by copies of the model and not seen" if self.copies else ""
         why = f"; {self._broken}" if self._broken else ""
         return f"detached after {self.passes} passes, {self.watched} watched{few}{also}{why}"

@@ -115,26 +115,30 @@ class Record:
         """End the window. ``last`` is what is said of the whole watch at its end, with what could not be judged."""
         readings = [tally.read(step, self._mode) for tally in self.tallies.values()]
         self._looked = 0
+        notes = tuple(self._notes(step))
         ending = (Reading(step, note="; ".join((last, *self._unjudged()))),) if last else ()
-        kept = (*self._notes(step), *(reading for reading in readings if reading is not None), *ending)
+        kept = (*notes, *(reading for reading in readings if reading is not None), *ending)
         return Report(step, kept) if kept else None
 
     def _unjudged(self) -> Iterator[str]:
         """What so few rows could not show."""
-        train, still = self._rows[True], self._rows[False]
-        if not self.tallies or any(tally.judged for tally in self.tallies.values()):
-            pass
-        elif not still:
-            yield f"drift could not be judged: no row was watched in eval mode ({train} in train mode)"
-        elif all(tally.base is None for tally in self.tallies.values()):
-            held = max(tally.held for tally in self.tallies.values())
-            taken = f"a baseline takes {WINDOWS * self.window} rows at fixed weights, {held} were watched"
-            yield f"drift could not be judged: {taken}"
-        else:
-            yield f"drift could not be judged: no window of {self.window} rows was watched after the baseline"
+        nothing_to_judge = ("", NO_SITE) in self._told
+        if not nothing_to_judge and not any(tally.judged for tally in self.tallies.values()):
+            yield f"drift could not be judged: {self._no_drift()}"
         mortal = [tally for tally in self.tallies.values() if tally.since is not None]
         if mortal and (rows := max(tally.rows for tally in mortal)) < LONG:
             yield f"permanently dead units could not be judged: that takes {LONG} rows, {rows} were watched"
+
+    def _no_drift(self) -> str:
+        """Why no window was held against a baseline."""
+        if not self.tallies:
+            return "no call was looked at"
+        if not self._rows[False]:
+            return f"no row was watched in eval mode ({self._rows[True]} in train mode)"
+        if all(tally.base is None for tally in self.tallies.values()):
+            held = max(tally.held for tally in self.tallies.values())
+            return f"a baseline takes {WINDOWS * self.window} rows at fixed weights, {held} were watched"
+        return f"no window of {self.window} rows was watched after the baseline"
 
     def _notes(self, step: int) -> Iterator[Reading]:
         for item in self.unresolved:

@@ -12,7 +12,7 @@ import click
 
 from actsec.errors import BadOption
 from actsec.options import plan_options, read_plan
-from actsec.saying import say, say_lines
+from actsec.printing import say, say_lines
 from actsec.study.page import page
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def forcing_command(
         )
         networks = subject.run(settings, tell)
     for note in subject.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     plots = {}
     if place is not None:
         from actsec.study import forcing_drawing

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actsec.brackets import bracketed
+from actsec.bracket_words import bracketed
 from actsec.consequences import Consequence
 from actsec.spec import parse
 from actsec.study.forcing import (

@@ -279,7 +279,7 @@ def _seen(both: Pair, variant: Variant, shown: tuple[Comparison, ...]) -> Seen |
         p_clean=_p(clean),
         fixes=1,
         changed=_changed(both),
-        trained=fitting_passes(both.other) != 0,
+        trained=_learnt(both.other),
         void=void,
         unchecked=_unchecked(both, variant, threats[0], robust.n),
         refused=_refused(both),
@@ -344,6 +344,12 @@ def fitting_passes(g: Gathered) -> int | None:
     if not parts or not all({"forwards", "backwards"} <= set(part) for part in parts):
         return None
     return sum(int(part["forwards"]) + 2 * int(part["backwards"]) for part in parts)
+
+
+def _learnt(g: Gathered) -> bool:
+    """Whether fitting went backwards through the model: to recalibrate is not to train. True where nobody counted."""
+    parts = list((g.fit.numbers.get("fit") or {}).values()) if g.fit else []
+    return not parts or any(part.get("backwards", 1) for part in parts)
 
 
 def _unjudged(g: Gathered, variant: Variant) -> Advice:

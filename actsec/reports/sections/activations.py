@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actsec.brackets import bracketed
+from actsec.bracket_words import bracketed
 from actsec.reports import words
 from actsec.reports.blocks import (
     Block,
