@@ -9,17 +9,18 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 import actsec
-from actsec import pages
+from actsec import completing, pages
 from actsec import plan as plans
 from actsec.errors import ActsecError, BadOption, Interrupted, PlanError, UsageError
 from actsec.options import plan_options, read_plan
@@ -60,6 +61,9 @@ def _where_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print all of report.json instead of the summary.")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(actsec.__version__, prog_name="actsec")
 def cli() -> None:
@@ -67,13 +71,14 @@ def cli() -> None:
 
 
 @cli.command(name="audit")
-@click.argument("plan_file", required=False, metavar="[PLAN.toml]")
+@click.argument("plan_file", required=False, metavar="[PLAN.toml]", type=click.Path())
 @plan_options(shard="images in one job [250]; or 3/16: run the third of 16 parts, for `actsec merge`")
 @click.option("--min", "minimum", type=float, help="With --gate METRIC: the metric must be at least this.")
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
-@click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
+@click.option("--out", type=click.Path(), help="Run folder [runs/HASH-OF-THE-PLAN].")
 @_where_options
 @click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML, on stderr what it will cost; stop.")
+@_as_json
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit_command(
     plan_file: str | None,
@@ -82,6 +87,7 @@ def audit_command(
     out: str | None,
     where: dict[str, Any],
     print_plan: bool,
+    as_json: bool,
     quiet: bool,
     **options: Any,
 ) -> int:
@@ -106,7 +112,7 @@ def audit_command(
         return 0
     told = None if part is None else str(part)
     store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts, told)
-    return _run(prepared, store, screen, where)
+    return _run(prepared, store, screen, where, as_json=as_json)
 
 
 @cli.command()
@@ -130,8 +136,9 @@ def init(plan_file: str, **options: Any) -> int:
 @click.argument("run", type=click.Path())
 @_where_options
 @click.option("--gate", "gates", multiple=True, help="Decide these gates instead of the plan's, on what is stored.")
+@_as_json
 @click.option("--quiet", is_flag=True, help="No progress.")
-def resume(run: str, where: dict[str, Any], gates: tuple[str, ...], quiet: bool) -> int:
+def resume(run: str, where: dict[str, Any], gates: tuple[str, ...], as_json: bool, quiet: bool) -> int:
     """Take up a run where it stopped: only jobs without an outcome run."""
     _import_core()
     from actsec import runner
@@ -145,7 +152,8 @@ def resume(run: str, where: dict[str, Any], gates: tuple[str, ...], quiet: bool)
         with screen.busy("reading model and data"):
             prepared = runner.prepare(plan.having(gates=gates) if gates else plan)
         prepared = dataclasses.replace(prepared, part=part)
-        return _run(prepared, Store.create(store.root, prepared.plan, prepared.facts, told), screen, where)
+        taken_up = Store.create(store.root, prepared.plan, prepared.facts, told)
+        return _run(prepared, taken_up, screen, where, as_json=as_json)
 
 
 @cli.command()
@@ -169,7 +177,7 @@ def merge(runs: tuple[str, ...], out: str) -> int:
     return merged.result.exit_code
 
 
-def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
+def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any], *, as_json: bool) -> int:
     from actsec import runner
     from actsec.reports.load import read
 
@@ -186,7 +194,7 @@ def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
     with screen.running() as tell:
         result = runner.run_prepared(prepared, store, executor=executor, workers=workers, tell=tell, cluster=cluster)
     found = read(store.root)
-    _show(dataclasses.replace(found, shown="share" if prepared.plan.no_examples else ""))
+    _show(dataclasses.replace(found, shown="share" if prepared.plan.no_examples else ""), as_json=as_json)
     return result.exit_code
 
 
@@ -226,12 +234,13 @@ def _import_core() -> None:
         raise KeyboardInterrupt
 
 
-def _show(report: Any) -> None:
-    """The summary on stdout: bold and coloured on a terminal, plain elsewhere."""
+def _show(report: Any, *, as_json: bool = False) -> None:
+    """The summary on stdout: bold and coloured on a terminal, plain elsewhere; or all of report.json."""
     from actsec.reports.load import render
+    from actsec.screen import plain
 
-    if not sys.stdout.isatty():
-        click.echo(render(report, "terminal"), nl=False)
+    if as_json or plain() or not sys.stdout.isatty():
+        click.echo(render(report, "json" if as_json else "terminal"), nl=False)
         return
     from rich.console import Console
 
@@ -241,12 +250,15 @@ def _show(report: Any) -> None:
 
 
 @cli.command(name="attack")
-@click.argument("attack")
+@click.argument("attack", shell_complete=completing.attacks)
 @plan_options(without=("attacks", "defenses", "gates", "accept", "evidence", "no_examples", "per_class", "timeout"))
 @click.option("--threat", help="Such as linf:8/255, l2 or l0:1 [the attack's own norm at --eps].")
 @click.option("--save", type=click.Path(), help="Write the attacked images to this .npz file.")
 @click.option("--save-whole", type=click.Path(), help="The same as the whole numbers the data came in, judged as such.")
-def attack_command(attack: str, threat: str | None, save: str | None, save_whole: str | None, **options: Any) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print the counts and the sentence as JSON.")
+def attack_command(
+    attack: str, threat: str | None, save: str | None, save_whole: str | None, as_json: bool, **options: Any
+) -> int:
     """Run one attack, such as 'pgd(steps=200)', and print what it achieved."""
     _import_core()
     from actsec import runner, scene
@@ -278,7 +290,14 @@ def attack_command(attack: str, threat: str | None, save: str | None, save_whole
     if save_whole and outcome.whole is not None:
         held = outcome.verdicts.on_grid.cpu().numpy() == 1
         _write(places["--save-whole"], x=outcome.whole, y=y, success=held)
-    say(outcome.sentence)
+    if as_json:
+        import json
+
+        counts = {"correct_before": outcome.correct_before, "still_correct": dataclasses.asdict(outcome.still_correct)}
+        told = {"attack": str(trial.attack), "threat": str(trial.threat), **counts, "sentence": outcome.sentence}
+        click.echo(json.dumps(told, indent=1, sort_keys=True, allow_nan=False))
+    else:
+        say(outcome.sentence)
     return 0
 
 
@@ -314,7 +333,7 @@ def _target(loaded: Any) -> Any:
 
 
 @cli.command(name="defend")
-@click.argument("chain", metavar="CHAIN")
+@click.argument("chain", metavar="CHAIN", shell_complete=completing.defenses)
 @plan_options(without=(*_AUDIT_ONLY, "no_examples"))
 @click.option("--save", metavar="PLACE", help="A new folder that stands alone; or FILE.safetensors, the weights alone.")
 @click.option("--export", metavar="FILE.pt2", help="An exported program, which runs in torch without actsec.")
@@ -497,7 +516,7 @@ def list_command(kind: str) -> int:
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.pages)
 def explain(name: str) -> int:
     """Explain an attack, a defense, a rule (by name or id such as ACT-M03, ACT-A01) or an activation."""
     say_lines(pages.explained(name))
@@ -505,6 +524,25 @@ def explain(name: str) -> int:
 
 
 cli.add_command(study)
+
+
+def _uncoloured(_context: click.Context, _option: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ["NO_COLOR"] = "1"
+
+
+def _every(group: click.Group) -> Iterator[click.Command]:
+    """The group and every command below it."""
+    yield group
+    for command in group.commands.values():
+        yield from _every(command) if isinstance(command, click.Group) else (command,)
+
+
+for _command in _every(cli):
+    _help = "Plain text, as where NO_COLOR is set."
+    _command.params.append(
+        click.Option(["--no-color"], is_flag=True, expose_value=False, is_eager=True, callback=_uncoloured, help=_help)
+    )
 
 
 def main() -> None:
@@ -531,7 +569,6 @@ def main() -> None:
         say("  Leave sys.exit out of it.", err=True)
         code = UsageError.exit_code
     except Exception as problem:  # noqa: BLE001  # a bug of ours: one line, and how to see the rest
-        import os
         import traceback
 
         if os.environ.get("ACTSEC_TRACEBACK"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from actsec import completing
 from actsec import plan as plans
 from actsec.errors import BadOption, PlanError
 from actsec.plan import Plan
@@ -35,7 +36,8 @@ def plan_options(without: tuple[str, ...] = (), **told: str) -> Callable[[Callab
             else:
                 # Texts, read by the plan's own rules: 8/255 is a number there.
                 name = {"gates": "--gate", "features": "--feature"}.get(field.name, flag)
-                option = click.option(name, field.name, multiple=field.name in _MANY, help=help_text)
+                many, offer = field.name in _MANY, completing.of_plan(field.name)
+                option = click.option(name, field.name, multiple=many, help=help_text, shell_complete=offer)
             command = option(command)
         return command
 
@@ -49,6 +51,8 @@ def read_plan(plan_file: str | None, options: dict[str, Any], minimum: float | N
     folder = Path(given.get("weights", "")).expanduser() / "recipe.toml"
     if "weights" in given and "model" not in given and base.model == Plan().model and folder.is_file():
         raise BadOption(f"--weights {given['weights']} is the folder of a hardened model", "Give it as --model.")
+    if "weights" not in given and (Path(given.get("model", "")).expanduser() / "recipe.toml").is_file():
+        base = base.having(weights=None)  # the plan's are for the plan's model; a hardened one brings its own
     gates = given.get("gates", ())
     if minimum is not None or maximum is not None:
         if len(gates) != 1 or any(sign in gates[0] for sign in "<>="):

@@ -113,6 +113,20 @@ def page(kind: Kind, name: str) -> str:
     return (ast.get_docstring(ast.parse(_source(found) or "")) or "").strip()
 
 
+def origin(kind: Kind, name: str) -> str:
+    """Whose code a plug-in is, such as ``their-pack 1.0 (theirs.wiggle)``; empty where it is actsec's own."""
+    entry = foreign(kind).get(name)
+    if entry is None:
+        return ""
+    return f"{entry.dist.name} {entry.dist.version} ({entry.module})" if entry.dist else entry.module
+
+
+def packages(named: str | None = None) -> dict[str, str]:
+    """The packages that bring plug-ins and their versions; of a text of specs, those of the plug-ins it names."""
+    entries = [entry for kind in _ROOMS for entry in foreign(kind).items()]  # type: ignore[arg-type]  # each is a Kind
+    return {e.dist.name: e.dist.version for name, e in entries if e.dist and (named is None or name in named)}
+
+
 def _source(found: ModuleSpec | None) -> str | None:
     if found is not None and isinstance(found.loader, InspectLoader):
         return found.loader.get_source(found.name)

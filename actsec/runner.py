@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actsec import budgets, costs, goals, scene, tables
+from actsec import budgets, costs, goals, registry, scene, tables
 from actsec.agenda import Agenda
 from actsec.deadline import TimedOut, deadline, said
 from actsec.errors import DataError, Interrupted, ModelError, NoVerdict, PlanError, unknown
@@ -65,7 +65,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands. left is the estimated seconds, None before the first job ended; note is for people."""
+    """Where a run stands. left is the estimated seconds, None before some of the work is done; note is for people."""
 
     done: int
     total: int
@@ -400,6 +400,7 @@ def _environment(store: Store) -> dict[str, Any]:
         "system": platform.system(),
         "cores": os.cpu_count(),
         "packages": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "scipy")},
+        **({"plug-ins": theirs} if (theirs := registry.packages()) else {}),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "job_seconds": round(sum(c["seconds"] for c in found), 1),
         "jobs": len(found),

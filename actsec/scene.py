@@ -176,6 +176,7 @@ def facts(scene: Scene, base: Target | None) -> Facts:
     """Content hashes of the scene. base is the loaded target, or None for reference models trained in the run."""
     plan, splits = scene.plan, scene.splits
     recipe = f"{models.canonical(plan.model)}" if base is None else targets.fingerprint(base)
+    theirs = registry.packages(" ".join([*(trial.attack for trial in plan.attacks), *(plan.defenses or ())]))
     return Facts(
         model=recipe,
         test=data.fingerprint(splits.test),
@@ -185,7 +186,7 @@ def facts(scene: Scene, base: Target | None) -> Facts:
         classes=splits.test.classes,
         grid=splits.test.grid,
         rows=len(splits.test),
-        versions=versions(),
+        versions=", ".join([versions(), *(f"{name} {version}" for name, version in theirs.items())]),
         contents=contents(scene),
         confined=scene.mask is not None or (splits.test.table is not None and splits.test.table.confined),
         mask=None if scene.mask is None else masks.fingerprint(scene.mask),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -21,6 +22,11 @@ PLAIN_EVERY = 5.0
 """Seconds between progress lines where there is no terminal to redraw."""
 
 
+def plain() -> bool:
+    """Whether text alone is wanted wherever it goes: NO_COLOR is set (no-color.org), or --no-color was given."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
 def escape(text: str) -> str:
     """Text of others on one line: no markup, no control characters."""
     from actsec.reports.words import clean
@@ -32,7 +38,8 @@ class Screen:
     """Draws on stderr. quiet draws nothing but errors."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        terminal = False if plain() else None  # None: it finds out
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, force_terminal=terminal)
 
     @contextlib.contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -60,13 +67,25 @@ class Screen:
         for note in (*test.notes, *prepared.notes):
             self.console.print(f"  note: {escape(note)}", soft_wrap=True)
         self.console.print(f"  models: {escape(', '.join(v.name for v in models))}", soft_wrap=True)
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=True, header_style="dim")
-        for name in ("attack", "threat", many, "for"):
-            table.add_column(name)
-        for trial in plan.attacks:
-            table.add_row(escape(trial.attack), escape(trial.threat), str(trial.samples), trial.role.replace("_", " "))
-        self.console.print(table)
+        rows = [("attack", "threat", many, "for")]
+        rows += [(t.attack, t.threat, str(t.samples), t.role.replace("_", " ")) for t in plan.attacks]
+        self._rows(rows)
         self.console.print(f"  {len(prepared.jobs)} jobs, results in {escape(str(store.root))}", soft_wrap=True)
+
+    def _rows(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """A table whose first row is its head: folded to a terminal's width, one whole line a row elsewhere."""
+        if not self.console.is_terminal:
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            for row in rows:
+                line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+                self.console.print(f"  {escape(line.rstrip())}", soft_wrap=True)
+            return
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=True, header_style="dim")
+        for name in rows[0]:
+            table.add_column(name, overflow="fold")
+        for row in rows[1:]:
+            table.add_row(*map(escape, row))
+        self.console.print(table)
 
     def note(self, text: str) -> None:
         """A remark, a line of its own."""

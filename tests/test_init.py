@@ -38,6 +38,7 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "empty").mkdir()
     assert inside("init", tmp_path / "empty").code == 0
     assert (tmp_path / "empty" / "plan.toml").is_file()
+    assert inside("init", path / "below" / "plan.toml").code == 2  # a file is no folder
 
 
 @pytest.mark.parametrize(

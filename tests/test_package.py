@@ -71,7 +71,7 @@ def test_the_metadata(built):
         points = wheel.read(info.replace("METADATA", "entry_points.txt")).decode()
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"test", "bench", "ray"}
+    assert set(metadata.get_all("Provides-Extra")) == {"test", "bench", "ray", "docs", "browser"}
     assert "actsec = actsec.cli:main" in points
 
 

@@ -1,0 +1,1 @@
+"""Plug-ins for actsec, as somebody else would write them."""
