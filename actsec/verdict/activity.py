@@ -14,7 +14,7 @@ from actsec import registry
 from actsec.errors import PlanError, unknown
 from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
 from actsec.seen import Seen
-from actsec.verdict import gates as audited
+from actsec.verdict import metrics as audited
 from actsec.vitals import Layer, Spread, Vitals
 
 if TYPE_CHECKING:
