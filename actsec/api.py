@@ -43,7 +43,7 @@ from actsec import (
 )
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
-from actsec.data.sets import row_ids
+from actsec.data.streamed import row_ids
 from actsec.draws import Draws
 from actsec.errors import BadOption, DataError, ThreatError
 from actsec.features import Table

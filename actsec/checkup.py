@@ -123,7 +123,7 @@ def subject(loaded: Scene) -> tuple[Target, tuple[str, ...], Problem | None]:
     except Guessing as refused:
         target = scene.base_target(loaded, variants(loaded.plan)[0])
         found = Problem("ACT-M00", "high", "", refused.problem, refused.mend, "see the findings beside it", "")
-        return settle(target, torch.from_numpy(loaded.test.x)), (), found
+        return settle(target, torch.from_numpy(loaded.test.x[:1])), (), found
 
 
 def untrained(loaded: Scene) -> tuple[Architecture, tuple[Problem, ...]]:

@@ -73,7 +73,7 @@ def cli() -> None:
 @click.option("--max", "maximum", type=float, help="With --gate METRIC: the metric must be at most this.")
 @click.option("--out", help="Run folder [runs/HASH-OF-THE-PLAN].")
 @_where_options
-@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML, on stderr how long to train; stop.")
+@click.option("--print-plan", is_flag=True, help="Print the resolved plan as TOML, on stderr what it will cost; stop.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def audit_command(
     plan_file: str | None,
@@ -102,7 +102,7 @@ def audit_command(
     if print_plan:
         click.echo(plans.write(prepared.plan), nl=False)
         if not quiet:
-            _foretell(prepared, screen)
+            _foretell(prepared, screen, where["workers"])
         return 0
     told = None if part is None else str(part)
     store = Store.create(out or runner.default_out(prepared), prepared.plan, prepared.facts, told)
@@ -190,14 +190,26 @@ def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any]) -> int:
     return result.exit_code
 
 
-def _foretell(prepared: Any, screen: Any) -> None:
-    """How long the plan's trainings will take, on stderr: the plan itself goes into a file."""
-    from actsec import foretelling
+def _foretell(prepared: Any, screen: Any, workers: int | None) -> None:
+    """What attacks and trainings will cost, on stderr: the plan itself goes into a file.
 
+    Attacks on models that are trained in the run cannot be tried before.
+    """
+    from actsec import foresight, foretelling, runner
+
+    if not prepared.plan.reference:
+        with screen.busy("trying each attack on a few images"):
+            found = foresight.forecast(prepared)
+        for line in sorted(found.lines, key=lambda line: -line.seconds):
+            trial, many = line.trial, f"{line.models} models" if line.models > 1 else "1 model"
+            passes, seconds = f"{line.passes:,.0f} passes", f"{line.seconds:.1f} s"
+            what = f"{trial.attack} at {trial.threat}, {trial.samples} on {many}"
+            click.echo(f"{passes:>20} {seconds:>9}  {what}", err=True)
+        click.echo(found.said(workers or runner.workers_here(prepared.plan)), err=True)
     with screen.busy("timing a few steps of each training"):
         said = tuple(foretelling.lines(foretelling.trainings(prepared)))
-    for line in said:
-        click.echo(line, err=True)
+    for text in said:
+        click.echo(text, err=True)
 
 
 def _import_core() -> None:

@@ -197,11 +197,15 @@ def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
     repeats = REPEATS[plan.budget] if target.stochastic else 1
     with frozen(target.model):
         oracle = Oracle(target.having(threshold=None), 0, repeats, plan.seed, "clean test")
-        decisions, refused = oracle.decided(torch.from_numpy(test.x).to(target.device))
-    logits = decisions.double().cpu()
-    labels = target.decide(logits)
-    p = logits.softmax(-1).mean(0)
-    right = ((labels == torch.from_numpy(test.y)) & ~refused.cpu()).double().mean(0)
+        kept, labels, rejections = [], [], []
+        for x in scene.calls(test, oracle):
+            decisions, refused = oracle.decided(torch.from_numpy(x).to(target.device))
+            logits = decisions.double().cpu()
+            kept.append(logits.softmax(-1).mean(0))
+            labels.append(target.decide(logits))
+            rejections.append(refused.cpu())
+    p = torch.cat(kept)
+    right = ((torch.cat(labels, -1) == torch.from_numpy(test.y)) & ~torch.cat(rejections, -1)).double().mean(0)
     decided = target.decide(p.log()) if target.threshold is not None else p.argmax(-1)
     found = calibration.calibration(p.numpy(), test.y, "clean", decided=decided.numpy())
     return Measured(statistics.share(round(float(right.sum())), len(test)), found, decided)

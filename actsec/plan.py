@@ -159,8 +159,20 @@ class VariantPlan:
         return (*self.inside, *self.chain)
 
 
+_LAST: list[tuple[Plan, tuple[VariantPlan, ...]]] = []
+"""The last plan whose models were asked for: every one of its jobs asks, and reading them all each time adds up."""
+
+
 def variants(plan: Plan) -> tuple[VariantPlan, ...]:
     """The models of a resolved plan: the bases, then each defense on the first, which is the audited model."""
+    known = _LAST[0] if _LAST else None
+    if known is None or known[0] is not plan:
+        known = plan, _variants(plan)
+        _LAST[:] = [known]
+    return known[1]
+
+
+def _variants(plan: Plan) -> tuple[VariantPlan, ...]:
     if plan.reference:
         bases = [
             VariantPlan(str(parse(text)), _with_activation(plan.model, text), audited=i == 0)
@@ -292,7 +304,8 @@ def bracket_jobs(plan: Plan, facts: Facts, variant: VariantPlan, trial: Trial) -
         return ()
     model = model_jobs(plan, facts, variant)[-1].id
     twins = {v.name: model_jobs(plan, facts, v)[-1].id for v in swapped(plan) if variant.audited}
-    recipe = {"model": model, "data": facts.test, "threat": str(Threat.parse(trial.threat)), "rows": [0, rows]}
+    recipe: dict[str, Any] = {"model": model, "data": facts.test, "rows": [0, rows]}
+    recipe |= {"threat": str(Threat.parse(trial.threat))}
     recipe |= {"attacked": list(attacked), "twins": twins}
     if facts.mask is not None:
         recipe |= {"mask": facts.mask}

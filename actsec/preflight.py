@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from actsec.data.streamed import Inputs, Streamed
 from actsec.errors import ActsecError, BadOption, DataError, Guessing, ModelError, NoVerdict
 from actsec.loading.fitting import check_finite
 from actsec.loading.normalizing import HALF, IMAGENET, normalization, show_normalization
@@ -61,7 +62,7 @@ class _Reading:
 
 def preflight(
     target: Target,
-    x: Tensor | NDArray[np.float32],
+    x: Tensor | Inputs,
     y: Tensor | NDArray[np.int64],
     *,
     expect_accuracy: float | None = None,
@@ -75,13 +76,16 @@ def preflight(
     expects). An expected accuracy that is reached says that nothing was mistaken, and no other reading stops it. Costs
     about four forwards a row and never a gradient. The model is left as it was.
     """
-    inputs, labels = torch.as_tensor(x), _labels(torch.as_tensor(y))
-    _check_inputs(target, inputs, labels)
+    labels = _labels(torch.as_tensor(y))
+    # What is streamed was 8-bit values, so that a few rows tell the range of all.
+    inputs = torch.from_numpy(x[:MOST]) if isinstance(x, Streamed) else torch.as_tensor(x)
+    _check_inputs(target, inputs, labels[: len(inputs)] if isinstance(x, Streamed) else labels)
     check_finite(target.model)
     target = settle(target, inputs)
     _check_labels(labels, target.classes)
-    rows = torch.linspace(0, len(inputs) - 1, min(_rows(target, inputs[:1]), len(inputs))).round().long()
-    sample, truth = inputs[rows].to(target.device, torch.float32), labels[rows].numpy()
+    rows = torch.linspace(0, len(x) - 1, min(_rows(target, inputs[:1]), len(x))).round().long()
+    picked = torch.from_numpy(x[rows.numpy()]) if isinstance(x, Streamed) else inputs[rows]
+    sample, truth = picked.to(target.device, torch.float32), labels[rows].numpy()
     warnings = [*_range(target, sample), *_batch_statistics(target.model)]
     with frozen(target.model), torch.inference_mode():
         heads = _heads(target, sample)

@@ -16,11 +16,16 @@ import pickle
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from actsec.data.streamed import Streamed
 from actsec.deadline import said
 from actsec.errors import ActsecError, PlanError, StoreError
 from actsec.executors import DIED_TWICE, GRACE
@@ -51,7 +56,10 @@ class Ray:
             _join(ray, plan, address, workers, Path(self._staged.name))
         share = {"num_gpus": gpus} if plan.device.startswith("cuda") else {}
         self._work = ray.remote(max_retries=0, num_cpus=plan.threads, **share)(work)
-        self._scene = ray.put(pickle.dumps(scene))
+        self._cores = 0
+        # Workers on this machine read image folders themselves; elsewhere their rows travel.
+        sent, self._parcels = (scene, {}) if self._joined and address is None else _parcelled(ray, scene)
+        self._scene = ray.put(pickle.dumps(sent))
         self._versions = versions()
         self._needed: dict[str, Any] = {}
         self._waiting: collections.deque[Job] = collections.deque()
@@ -65,6 +73,7 @@ class Ray:
 
     def next(self) -> tuple[Job, str | None]:
         while True:
+            self._cores = int(self._ray.cluster_resources().get("CPU", 0))
             self._fill()
             (done, *_), _ = self._ray.wait(list(self._running), num_returns=1)
             if (found := self._taken(done)) is not None:
@@ -83,11 +92,13 @@ class Ray:
 
     def _fill(self) -> None:
         """Start what there are cores for. Only what has begun cannot be dropped again."""
-        cores = self._ray.cluster_resources().get("CPU", 0)
-        while self._waiting and len(self._running) < max(int(cores // self._plan.threads), 1):
+        while self._waiting and len(self._running) < max(self._cores // self._plan.threads, 1):
             job = self._waiting.popleft()
             needs = [self._need(job_id) for job_id in job.needs]
-            self._running[self._work.remote(job, self._scene, self._versions, *needs)] = job, time.monotonic()
+            self._running[self._work.remote(job, self._scene, self._versions, self._parcels, *needs)] = (
+                job,
+                time.monotonic(),
+            )
 
     def _need(self, job_id: str) -> Any:
         """The files of an outcome in the object store, put there once."""
@@ -117,7 +128,46 @@ class Ray:
         return job, error
 
 
-def work(job: Job, scene: bytes, expected: str, *needs: dict[str, bytes]) -> Left:
+PARCEL = 256
+"""Rows of an image folder that travel together."""
+
+
+@dataclass(slots=True, eq=False)
+class Parcels:
+    """Rows of a streamed data set in Ray's object store: a worker fetches what its job reads."""
+
+    name: str
+    refs: Sequence[Any] = ()
+    last: tuple[int, Any] = (-1, None)
+
+    def row(self, number: int) -> npt.NDArray[np.uint8]:
+        """A row as it was stored."""
+        parcel, place = divmod(number, PARCEL)
+        if self.last[0] != parcel:
+            self.last = parcel, _ray().get(self.refs[parcel])
+        found: npt.NDArray[np.uint8] = self.last[1][place]
+        return found
+
+    def where(self, number: int) -> str:
+        """The row in words."""
+        return f"row {number} of {self.name}"
+
+
+def _parcelled(ray: Any, scene: Scene) -> tuple[Scene, dict[str, list[Any]]]:
+    """The scene with its streamed rows in the object store, and what they are called there, by split."""
+    splits, parcels = scene.splits, dict[str, list[Any]]()
+    for name in ("test", "train", "calibration"):
+        split = getattr(splits, name)
+        if split is None or not isinstance(x := split.x, Streamed):
+            continue
+        starts = range(0, len(x), PARCEL)
+        parcels[name] = [ray.put(x.stored(slice(start, start + PARCEL))) for start in starts]
+        away = Streamed(Parcels(split.name), np.arange(len(x), dtype=np.int64), x.item, x.ids)
+        splits = replace(splits, **{name: replace(split, x=away)})
+    return replace(scene, splits=splits), parcels
+
+
+def work(job: Job, scene: bytes, expected: str, parcels: dict[str, list[Any]], *needs: dict[str, bytes]) -> Left:
     """Run a job on a worker, in a run folder of its own that holds the outcomes it rests on.
 
     Raises StoreError where the worker's libraries are others than the run began with.
@@ -127,6 +177,8 @@ def work(job: Job, scene: bytes, expected: str, *needs: dict[str, bytes]) -> Lef
     if (here := versions()) != expected:
         raise StoreError(f"a Ray worker has {here}, the run began with {expected}", "Install the same on all machines.")
     loaded = _scene(scene)
+    for name, refs in parcels.items():
+        getattr(loaded.splits, name).x.source.refs = refs
     with tempfile.TemporaryDirectory(prefix="actsec-") as folder, _ended(loaded.plan.timeout):
         store = Store(Path(folder))
         for name in ("outcomes", "costs"):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actsec import budgets, costs, goals, scene, tables
+from actsec.agenda import Agenda
 from actsec.deadline import TimedOut, deadline, said
 from actsec.errors import DataError, Interrupted, ModelError, NoVerdict, PlanError, unknown
 from actsec.executors import Executor, Processes, Serial
@@ -110,7 +111,7 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
         loaded, left = fitting(loaded, base, chosen=plan.defenses is not None)
         notes += left
         given = dataclasses.replace(loaded.given, target=base if loaded.given.target else None)
-        loaded = dataclasses.replace(loaded, splits=scene.named(loaded.splits, base.classes), given=given)
+        loaded = dataclasses.replace(loaded, splits=scene.with_classes(loaded.splits, base.classes), given=given)
     if plan.positive is not None and plan.positive not in loaded.test.classes:
         raise unknown("class (--positive)", plan.positive, loaded.test.classes)
     check_classes(loaded.plan, loaded.test.classes)
@@ -186,27 +187,28 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
     def stopping() -> None:
         tell(Progress(len(finished), len(every), STOPPING, None, note=STOPPING))
 
+    agenda = Agenda(waiting, finished)
     with _stoppable(executor, stopping) as stopped:
         try:
-            while waiting or running:
+            while agenda or running:
                 _heed(stopped)
-                ready = [job for job in waiting if finished.issuperset(job.needs)]
+                ready = agenda.take()
                 for job in ready:
                     executor.submit(job)
                 running += len(ready)
-                waiting = [job for job in waiting if not finished.issuperset(job.needs)]
                 job, error = executor.next()
                 running -= 1
                 if error is None:
                     finished.add(job.id)
+                    agenda.finished(job.id)
                 else:
                     errors[job.id] = error
                     _keep(store, job, error)
-                    waiting = _without_dependants(waiting, job.id)
+                    agenda.failed(job.id)
                 clock.finished(job)
                 note = LOST if executor.lost > lost else ""
                 lost = executor.lost
-                done = len(every) - len(waiting) - running
+                done = len(every) - len(agenda) - running
                 tell(Progress(done, len(every), job.label, clock.left(), error, note))
         except KeyboardInterrupt:
             if not executor.here:
@@ -239,17 +241,6 @@ def _stop(executor: Executor) -> None:
         executor.close()
     except KeyboardInterrupt:
         executor.close(kill=True)
-
-
-def _without_dependants(waiting: list[Job], failed: str) -> list[Job]:
-    gone = {failed}
-    kept = []
-    for job in waiting:
-        if gone & set(job.needs):
-            gone.add(job.id)
-        else:
-            kept.append(job)
-    return kept
 
 
 class _Clock:
@@ -310,6 +301,11 @@ def estimate(prepared: Prepared, job: Job) -> float:
 EXECUTORS = ("processes", "ray", "serial")
 
 
+def workers_here(plan: Plan) -> int:
+    """As many workers as this machine has cores for, each with the plan's threads."""
+    return max((os.cpu_count() or 1) // plan.threads, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """Where ``ray`` runs: a cluster's address, None for this machine; gpus is the share that a job on CUDA takes."""
@@ -330,12 +326,13 @@ def make_executor(
         raise unknown("executor", kind, EXECUTORS)
     if prepared.scene.given != Given():
         raise PlanError("a model or data given as a Python object stays in this process", "Use executor='serial'.")
-    workers = workers or max((os.cpu_count() or 1) // prepared.plan.threads, 1)
+    workers = workers or workers_here(prepared.plan)
     if kind == "ray":
         from actsec.ray_executor import Ray
 
         at = cluster or Cluster()
         return Ray(prepared.scene, root, address=at.address, workers=workers, gpus=at.gpus)
+    scene.leave(prepared.scene, Store(root))
     return Processes(run, root, workers, prepared.plan.timeout)
 
 
@@ -360,6 +357,7 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
 
     result, images = assemble(prepared.scene, prepared.facts, store, complete=complete, echo=echo)
     environment = {**_environment(store), "workers_lost": lost}
+    environment["passes"] = _passes(prepared, store)
     environment["estimates"] = _prices(prepared, result, environment["training_seconds_per_pass"])
     if prepared.plan.no_examples:
         return _handed_on(Report(result, environment, None, str(store.root)), prepared.plan, store)
@@ -379,7 +377,7 @@ def _handed_on(whole: Report, plan: Plan, store: Store) -> Result:
     from actsec.reports import manifest
     from actsec.reports.load import to_json, write
     from actsec.reports.redacting import redacted
-    from actsec.reports.sharing import share
+    from actsec.sharing import share
 
     (store.root / "examples.npz").unlink(missing_ok=True)
     told = redacted(whole)
@@ -415,6 +413,16 @@ def _environment(store: Store) -> dict[str, Any]:
             for c in found
             if c["kind"] == "defend" and "variant" in c
         },
+    }
+
+
+def _passes(prepared: Prepared, store: Store) -> dict[str, int]:
+    """Passes of one image that the attacks took, a backward counting as two, and what they would have at most."""
+    found, known = store.costs(), {job.id: job for job in prepared.jobs if job.kind in ("attack", "craft")}
+    taken = {job_id: int(cost["passes"]) for job_id, cost in found.items() if cost.get("passes") and job_id in known}
+    return {
+        "attacks": sum(taken.values()),
+        "attacks, had nothing stopped early": round(sum(estimate(prepared, known[job_id]) for job_id in taken)),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,10 +21,11 @@ import torch
 import actsec
 from actsec import data, detecting, masks, models, registry, surrogates
 from actsec import target as targets
-from actsec.data import Dataset, Splits, tables
+from actsec.data import Dataset, Splits, folders, tables
+from actsec.data.streamed import blocks
 from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
 from actsec.lowering import SAMPLE, Lowered, lower
-from actsec.oracle import rows_within
+from actsec.oracle import Oracle, rows_within
 from actsec.plan import Facts, Plan, VariantPlan, box, variants
 from actsec.spec import Spec
 from actsec.store import Store
@@ -33,7 +35,11 @@ from actsec.types import Job, Outcome, Split, Target
 CALIBRATION_SHARE = 0.2
 CALIBRATION_MOST = 1000
 CLEAN_MOST = 10_000
-"""Clean accuracy and calibration are measured on at most this many test images."""
+"""Clean accuracy and calibration are measured on at most this many test images, and on all that are attacked."""
+IN_CALL = 256
+"""Images read at once where all of them are asked."""
+INPUTS = "inputs.npz"
+"""In a run folder: which files the data is and what they hash to, so that workers read only what their jobs need."""
 MLP = "reference:mlp"
 OBJECT = "object:"
 """How a plan names a model or data that was given as a Python object: nothing can load it again."""
@@ -103,7 +109,8 @@ def load(plan: Plan, given: Given | None = None) -> Scene:
     if plan.per_class is not None:
         sampled = data.sample(test, seed=plan.seed, per_class=plan.per_class)
     else:
-        sampled = data.sample(test, min(len(test), CLEAN_MOST), seed=plan.seed)
+        most = max(CLEAN_MOST, plan.samples or 0, *(trial.samples for trial in plan.attacks))
+        sampled = data.sample(test, min(len(test), most), seed=plan.seed)
     mask = None if plan.mask is None else masks.read(plan.mask, tuple(test.x.shape[1:]))
     return Scene(plan, Splits(sampled, train, calibration), tuple(notes), given, mask)
 
@@ -145,7 +152,7 @@ def _box(plan: Plan) -> tuple[float, float] | None:
     return None if plan.bounds is None else box(plan.bounds)
 
 
-def named(splits: Splits, classes: tuple[str, ...]) -> Splits:
+def with_classes(splits: Splits, classes: tuple[str, ...]) -> Splits:
     """The same data with the model's classes: labels 0 to 6 alone do not tell that there are 10."""
     parts = (splits.test, splits.train, splits.calibration)
     return Splits(*(None if part is None else dataclasses.replace(part, classes=classes) for part in parts))  # type: ignore[arg-type]  # test stays
@@ -243,7 +250,8 @@ def base_target(scene: Scene, variant: VariantPlan) -> Target:
         raise BadOption(
             f"--threshold {plan.threshold:g} is for two classes, the data has {len(classes)}", "Leave it out."
         )
-    counted = classes == tuple(map(str, range(len(classes))))
+    # A reference architecture with weights of its own is built for as many as there are.
+    counted = classes == tuple(map(str, range(len(classes)))) and not plan.model.startswith("reference:")
     several = test.table is not None and len(test.table.labels) > 1
     if plan.raw_units and plan.normalize is not None:
         raise PlanError(f"raw_units and normalize = {plan.normalize}", "Give one of them.")
@@ -347,25 +355,67 @@ def unpack(content: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
 
 
 def as_split(dataset: Dataset | None, device: str) -> Split | None:
-    """A dataset as tensors."""
+    """A dataset as tensors: all of it, for whoever learns from it."""
     if dataset is None:
         return None
     return Split(
-        torch.from_numpy(dataset.x).to(device),
+        torch.from_numpy(dataset.whole()).to(device),
         torch.from_numpy(dataset.y).to(device),
         torch.from_numpy(dataset.ids.view(np.int64)).to(device),
     )
 
 
+def calls(dataset: Dataset, oracle: Oracle) -> Iterator[npt.NDArray[np.float32]]:
+    """All inputs a few calls of the model at a time: cut where the oracle would cut the whole."""
+    return blocks(dataset.x, max(IN_CALL // oracle.rows(), 1) * oracle.rows())
+
+
+def leave(loaded: Scene, store: Store) -> None:
+    """Tell a run's workers where the rows of image folders are, so that none reads them all."""
+    found = {name: folders.kept(split) for name, split in _parts(loaded.splits) if split is not None}
+    arrays = {f"{name} {key}": value for name, each in found.items() for key, value in (each or {}).items()}
+    if not arrays:
+        (store.root / INPUTS).unlink(missing_ok=True)
+        return
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # arrays by name
+    store.put_file(INPUTS, buffer.getvalue())
+
+
+def _left(store: Store) -> dict[str, Dataset]:
+    """The data that ``leave`` told of, by split; nothing is read of it."""
+    place = store.root / INPUTS
+    if not place.is_file():
+        return {}
+    with np.load(place, allow_pickle=False) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    named = {key.partition(" ")[0] for key in arrays}
+    own = {name: {key.partition(" ")[2]: arrays[key] for key in arrays if key.startswith(f"{name} ")} for name in named}
+    return {name: folders.again(each) for name, each in own.items()}
+
+
+def _parts(splits: Splits) -> tuple[tuple[str, Dataset | None], ...]:
+    return ("test", splits.test), ("train", splits.train), ("calibration", splits.calibration)
+
+
 @lru_cache(maxsize=1)
 def of_run(root: Path) -> Scene:
-    """The scene of a run folder, loaded once in each worker. Raises DataError when the data is not what it was."""
+    """The scene of a run folder, loaded once in each worker. Raises DataError when the data is not what it was.
+
+    What is streamed is not read here: every row is held against its id when a job reads it.
+    """
     store = Store.open(root)
-    loaded, known = load(store.plan()), store.facts()
-    loaded = dataclasses.replace(loaded, splits=named(loaded.splits, known.classes))
-    for name in ("test", "train", "calibration"):
-        split = getattr(loaded.splits, name)
-        if (None if split is None else data.fingerprint(split)) != getattr(known, name):
+    plan, known, left = store.plan(), store.facts(), _left(store)
+    if "test" in left:
+        named = {"train": plan.train, "calibration": plan.calibration}
+        others = {key: _one(text, plan, known.classes) for key, text in named.items() if text and key not in left}
+        mask = None if plan.mask is None else masks.read(plan.mask, known.shape)
+        loaded = Scene(plan, Splits(**{**left, **others}), (), mask=mask)
+    else:
+        loaded = load(plan)
+    loaded = dataclasses.replace(loaded, splits=with_classes(loaded.splits, known.classes))
+    for name, split in _parts(loaded.splits):
+        if name not in left and (None if split is None else data.fingerprint(split)) != getattr(known, name):
             raise DataError(f"the {name} data changed since the run began", "Put it back, or give another --out.")
     if loaded.mask is not None and masks.fingerprint(loaded.mask) != known.mask:
         raise DataError("the mask changed since the run began", "Put it back, or give another --out.")

@@ -69,7 +69,7 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
 
     loaded is the scene where it is at hand; otherwise it is read from the run folder.
     """
-    store, began = Store(root), time.perf_counter()
+    store, began, used = Store(root), time.perf_counter(), time.process_time()
     try:
         loaded = loaded or scene.of_run(root)
         outcome = _outcome(job, loaded, store)
@@ -87,6 +87,7 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
         "kind": job.kind,
         "label": job.label,
         "seconds": round(time.perf_counter() - began, 3),
+        "cpu_seconds": round(time.process_time() - used, 3),
         "peak_mib": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)),
     }
     if "forwards" in outcome.arrays:
@@ -228,18 +229,24 @@ def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
     for name, dataset in (("test", loaded.test), ("calibration", loaded.splits.calibration)):
         if dataset is None:
             continue
+        kept, rejections, labels, silent = [], [], [], 0
         with frozen(target.model):
-            decisions, refused = Oracle(
-                target.having(threshold=None), 0, repeats, loaded.plan.seed, f"clean {name}"
-            ).decided(torch.from_numpy(dataset.x).to(target.device))
-        logits = decisions.double().cpu()
-        arrays[f"{name}_logits"] = logits[0].float().numpy() if repeats == 1 else _mean_log(logits).float().numpy()
-        mistaken = (target.decide(decisions).cpu() != torch.from_numpy(dataset.y)) | refused.cpu()
+            oracle = Oracle(target.having(threshold=None), 0, repeats, loaded.plan.seed, f"clean {name}")
+            for x in scene.calls(dataset, oracle):
+                decisions, refused = oracle.decided(torch.from_numpy(x).to(target.device))
+                logits = decisions.double().cpu()
+                kept.append(logits[0].float() if repeats == 1 else _mean_log(logits).float())
+                silent += int((~torch.isfinite(logits).all(-1)).any(0).sum())
+                labels.append(target.decide(decisions).cpu())
+                rejections.append(refused.cpu())
+        refused = torch.cat(rejections, 1)
+        mistaken = (torch.cat(labels, 1) != torch.from_numpy(dataset.y)) | refused
+        arrays[f"{name}_logits"] = torch.cat(kept).numpy()
         arrays[f"{name}_wrong"] = mistaken.double().mean(0).float().numpy()
         if target.rejects is not None:
-            arrays[f"{name}_rejected"] = refused.double().mean(0).float().cpu().numpy()
-        if not bool(torch.isfinite(logits).all()):
-            numbers[f"{name}_non_finite"] = int((~torch.isfinite(logits).all(-1)).any(0).sum())
+            arrays[f"{name}_rejected"] = refused.double().mean(0).float().numpy()
+        if silent:
+            numbers[f"{name}_non_finite"] = silent
     numbers["parameters"] = sum(p.numel() for p in target.model.parameters())
     return Outcome(job.id, numbers, arrays)
 

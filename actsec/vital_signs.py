@@ -63,8 +63,9 @@ def vital_signs(
             del other
         inputs = flow.input_gradients(target, x[:slopes], y[:slopes], seed)
     size = unit_evidence.size_of(target, first)
-    found = None if train is None else unit_evidence.outliers(torch.from_numpy(train.x))
-    away = None if found is None or train is None else unit_evidence.away_from(torch.from_numpy(train.x), found[1])
+    learned = None if train is None else torch.from_numpy(train.whole())
+    found = None if learned is None else unit_evidence.outliers(learned)
+    away = None if found is None or learned is None else unit_evidence.away_from(learned, found[1])
     units = []
     for name, each in whole.items():
         seen = unit_evidence.evidence(mine, drawn, name, size, away)

@@ -19,10 +19,12 @@ from runs import ENVIRONMENT, actsec, inside, outcomes, result
 from safetensors.torch import save_file
 from test_gates_and_places import NET, linear
 
-from actsec import plan, runner
+from actsec import plan, runner, tasks
 from actsec.errors import Interrupted, PlanError, StoreError
 from actsec.executors import DIED_TWICE
 from actsec.store import Store
+from benchmarks.streaming import pictures
+from benchmarks.streaming import plan as folder_plan
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'actsec[ray]'")
 pytestmark = [
@@ -110,6 +112,26 @@ def test_interrupted_on_ray_what_runs_is_stored(cluster, tiny, finished, tmp_pat
     assert 5 <= kept < len(prepared.jobs)
     runner.run_prepared(prepared, store, executor="serial", workers=None, tell=lambda _: None)
     assert result(store.root) == result(finished)
+
+
+def test_the_rows_of_an_image_folder_travel_to_workers_that_cannot_read_it(cluster, tmp_path):
+    pictures(tmp_path / "photos", 60, 8)
+    request = plan.read(folder_plan(tmp_path, tmp_path / "photos", 24)).having(shard=12)
+    prepared = runner.prepare(request)
+    store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
+    made = runner.make_executor("ray", 2, prepared, store.root)
+    made.submit(prepared.jobs[0])
+    assert made.next()[1] is None
+    attack = next(job for job in prepared.jobs if job.kind == "attack" and job.recipe["rows"] == [12, 24])
+    (tmp_path / "photos").rename(tmp_path / "away")
+    made.submit(attack)
+    assert made.next()[1] is None
+    made.close()
+    (tmp_path / "away").rename(tmp_path / "photos")
+    whole = Store.create(tmp_path / "whole", prepared.plan, prepared.facts)
+    for job in (prepared.jobs[0], attack):
+        assert tasks.run(job, whole.root, prepared.scene) is None
+    assert outcomes(store.root) == outcomes(whole.root)
 
 
 def test_a_worker_that_raises_is_told(cluster, tiny, tmp_path):

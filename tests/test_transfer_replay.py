@@ -17,7 +17,7 @@ from torch import nn
 import actsec
 from actsec import examples, plan, registry, runner, spec, surrogates
 from actsec.attacks import PGD, Replay, Transfer
-from actsec.data.sets import row_ids
+from actsec.data.streamed import row_ids
 from actsec.errors import BadOption, PlanError, StoreError, ThreatError
 from actsec.ledger import FOUND
 from actsec.plan import Facts, jobs, plan_id, variants

@@ -8,8 +8,9 @@
 Whatever was recognised on the way (channels-last, uint8 divided by 255, ...) stands in ``Dataset.notes``.
 """
 
+from actsec.data.limits import LIMIT
 from actsec.data.loading import SOURCES, load
-from actsec.data.recognise import LIMIT, Layout, from_arrays
+from actsec.data.recognise import Layout, from_arrays
 from actsec.data.sets import Dataset, Overlap, Splits, check, disjoint, fingerprint, sample, split
 
 __all__ = [

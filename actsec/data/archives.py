@@ -12,6 +12,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from actsec.data.recognise import check_size
+from actsec.data.limits import check_size
 from actsec.errors import DataError, Unsafe
 
 Array = npt.NDArray[Any]
@@ -172,10 +173,10 @@ def _names(array: Array | None) -> tuple[str, ...] | None:
     return tuple(map(str, array))
 
 
-def read_arrays(content: IO[bytes], limit: int) -> dict[str, Array]:
+def read_arrays(content: IO[bytes], limit: int, without: Collection[str] = ()) -> dict[str, Array]:
     """Every array of an .npz file that actsec wrote, each checked like a member of ``read_npz``'s.
 
-    Raises ValueError for whatever is wrong with it, objects and sizes included.
+    ``without`` names arrays that are left unread. Raises ValueError for whatever is wrong, objects and sizes included.
     """
     try:
         with zipfile.ZipFile(content) as archive:
@@ -185,7 +186,9 @@ def read_arrays(content: IO[bytes], limit: int) -> dict[str, Array]:
             if sum(info.file_size for info in members) > limit:
                 raise ValueError(f"it unpacks to more than {limit:,} bytes")
             # A member is held against its share of the file; check_size counts every number as four bytes or more.
-            return {i.filename.removesuffix(".npy"): _member(archive, i, i.filename, 4 * limit) for i in members}
+            named = {info.filename.removesuffix(".npy"): info for info in members}
+            wanted = {key: info for key, info in named.items() if key not in without}
+            return {key: _member(archive, info, info.filename, 4 * limit) for key, info in wanted.items()}
     except (*_DAMAGED, DataError, Unsafe) as error:
         raise ValueError(str(error)) from error
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from actsec import spec as notation
-from actsec.data.recognise import Layout, check_size, from_arrays
+from actsec.data.limits import check_size
+from actsec.data.recognise import Layout, from_arrays
 from actsec.data.sets import Dataset, Splits
 from actsec.errors import ActsecError, DataError, unknown
 from actsec.executed import Source

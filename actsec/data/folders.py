@@ -1,8 +1,13 @@
-"""Reading image folders, ``folder/class/*.png``, in torchvision.ImageFolder's order of classes."""
+"""Reading image folders, ``folder/class/*.png``, in torchvision.ImageFolder's order of classes.
+
+Images are decoded when their rows are asked for, see ``streamed``; each is decoded once at first, for its id.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from actsec.data.recognise import LIMIT, check_size, from_arrays
+from actsec.data.limits import LIMIT, check_size
+from actsec.data.recognise import check_names
 from actsec.data.sets import Dataset
+from actsec.data.streamed import Streamed, streamed
 from actsec.errors import BadOption, DataError
 
 if TYPE_CHECKING:
@@ -36,7 +43,8 @@ def from_folder(
 
     ``resize`` states the transform, steps joined by commas: ``resize=256`` (shorter side, bilinear, antialiased),
     ``resize=32x48`` (exactly h x w), ``crop=224`` or ``crop=32x48`` (centre). Without one, all images must have one
-    size. Grey images beside coloured ones get three equal channels. Raises DataError or BadOption with the mend.
+    size. Grey images beside coloured ones get three equal channels. ``limit``: most bytes of one image, as float32.
+    Raises DataError or BadOption with the mend.
     """
     steps = _steps(resize) if resize is not None else []
     try:
@@ -55,19 +63,59 @@ def from_folder(
     mode = "RGB" if "RGB" in modes else "L"
     height, width = different[0]
     channels = 3 if mode == "RGB" else 1
-    check_size("x", (len(files), channels, height, width), np.dtype(np.uint8), limit)
-    pixels = np.empty((len(files), channels, height, width), dtype=np.uint8)
-    for at, file in enumerate(files):
-        found = _pixels(file, mode, steps)
-        if found.shape != pixels.shape[1:]:
-            raise DataError(f"{file} changed while the folder was read", "Read it when nothing writes to it.")
-        pixels[at] = found
+    check_names(names)
+    check_size("an image", (1, channels, height, width), np.dtype(np.uint8), limit)
+    notes = ["uint8 divided by 255", *notes]
     if mode == "RGB" and "L" in modes:
         notes.append(f"{modes.count('L')} grey images given three equal channels")
     if resize is not None:
         notes.append(f"transformed by {resize}, bilinear with antialiasing")
-    data = from_arrays(pixels, np.array(labels), name=folder.name, classes=names, layout="as_is", limit=limit)
-    return data.noting(*notes)
+    pictures = Pictures(str(folder), tuple(str(file.relative_to(folder)) for file in files), mode, tuple(steps))
+    x = streamed(pictures, len(files), (channels, height, width))
+    return Dataset(folder.name, x, np.array(labels, dtype=np.int64), tuple(names), x.ids, 255, notes=tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """The files of a folder as rows: decoded in one mode, transformed by the steps."""
+
+    folder: str
+    files: tuple[str, ...]
+    mode: str
+    steps: tuple[Step, ...]
+
+    def row(self, number: int) -> npt.NDArray[np.uint8]:
+        """The pixels (channels, height, width). Raises DataError for a file that cannot be decoded."""
+        return _pixels(Path(self.folder, self.files[number]), self.mode, self.steps)
+
+    def where(self, number: int) -> str:
+        """The file's path."""
+        return str(Path(self.folder, self.files[number]))
+
+
+def kept(dataset: Dataset) -> dict[str, npt.NDArray[Any]] | None:
+    """What ``again`` needs to stream the same rows without reading them first; None of data that is in memory."""
+    x = dataset.x
+    if not isinstance(x, Streamed) or not isinstance(x.source, Pictures):
+        return None
+    source, names = x.source, "\0".join(x.source.files[row] for row in x.at)
+    told = {"folder": source.folder, "mode": source.mode, "steps": source.steps, "item": x.item}
+    told |= {"name": dataset.name, "classes": dataset.classes, "notes": dataset.notes}
+    texts = {"files": names, "told": json.dumps(told)}
+    # File names may hold bytes that are no text.
+    coded = {key: np.frombuffer(text.encode(errors="surrogateescape"), dtype=np.uint8) for key, text in texts.items()}
+    return {**coded, "y": dataset.y, "ids": dataset.ids}
+
+
+def again(arrays: dict[str, npt.NDArray[Any]]) -> Dataset:
+    """The data set that ``kept`` described. Each row is held against its id when it is read."""
+    files, text = (arrays[key].tobytes().decode(errors="surrogateescape") for key in ("files", "told"))
+    told = json.loads(text)
+    steps = tuple((str(kind), int(height), width) for kind, height, width in told["steps"])
+    pictures = Pictures(told["folder"], tuple(files.split("\0")), told["mode"], steps)
+    ids, y = arrays["ids"], arrays["y"]
+    x = Streamed(pictures, np.arange(len(y), dtype=np.int64), tuple(told["item"]), ids)
+    return Dataset(told["name"], x, y, tuple(told["classes"]), ids, 255, notes=tuple(told["notes"]))
 
 
 def _listing(folder: Path, classes: Sequence[str] | None) -> tuple[list[Path], list[int], list[str], list[str]]:
@@ -180,7 +228,7 @@ def _resized(size: tuple[int, int], height: int, width: int | None) -> tuple[int
     return (height, other) if size[0] <= size[1] else (other, height)
 
 
-def _pixels(file: Path, mode: str, steps: list[Step]) -> npt.NDArray[np.uint8]:
+def _pixels(file: Path, mode: str, steps: Sequence[Step]) -> npt.NDArray[np.uint8]:
     with opened(file) as picture:
         try:
             with warnings.catch_warnings():

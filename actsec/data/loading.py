@@ -13,7 +13,8 @@ from actsec.data.archives import read_npz
 from actsec.data.bundled import BUNDLED, find
 from actsec.data.factories import from_factory
 from actsec.data.folders import from_folder
-from actsec.data.recognise import LIMIT, Layout, from_arrays
+from actsec.data.limits import LIMIT
+from actsec.data.recognise import Layout, from_arrays
 from actsec.data.sets import Dataset, Splits, split
 from actsec.errors import BadOption, DataError, Unsafe, unknown
 

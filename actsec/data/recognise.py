@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from actsec.data.sets import Dataset, Floats, Labels, check_labels, row_ids
+from actsec.data.limits import LIMIT, check_size
+from actsec.data.sets import Dataset, Labels, check_labels
+from actsec.data.streamed import Floats, row_ids
 from actsec.errors import BadOption, DataError, Unsafe
 
 Layout = Literal["auto", "as_is", "channels_first", "channels_last"]
-LIMIT = 8 * 2**30
-"""Largest array read, in bytes, stored or as float32, whichever is more."""
 CLASSES = 100_000
 NAME = 1000
 """Classes of a data set, and characters of a class's name."""
@@ -65,14 +65,14 @@ def from_arrays(
         )
     check_labels(labels, count)
     names = tuple(classes) if classes is not None else tuple(map(str, range(count)))
-    _check_names(names)
+    check_names(names)
     values, grid = _scaled(_channels_first(x, layout, notes), scale, notes)
     box = bounds or (0.0, 1.0)
     _check_values(values, box, stated=bounds is not None, scaled=scale is not None)
     return Dataset(name, values, labels, names, row_ids(values), grid, box, tuple(notes))
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
     """Class names are text that can be written down and read back."""
     for name in names:
         if len(name) > NAME:
@@ -81,20 +81,6 @@ def _check_names(names: Sequence[str]) -> None:
             name.encode()
         except UnicodeEncodeError:
             raise DataError(f"the class name {name!r} is not Unicode text", "Rename it in UTF-8.") from None
-
-
-def check_size(key: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int) -> None:
-    """Refuse an array whose declared size is above ``limit`` bytes, before anything is allocated."""
-    count = 1
-    for side in shape:
-        count *= side
-    size = count * max(dtype.itemsize, 4)
-    if size > limit:
-        needed = f"{size / 2**30:.1f}" if size < 2**80 else "more than 2**50"
-        raise DataError(
-            f"{key} of shape {str(shape)[:100]} needs {needed} GiB, the limit is {limit / 2**30:.1f} GiB",
-            "Give fewer examples, or raise limit (in bytes).",
-        )
 
 
 def _refuse_objects(key: str, dtype: np.dtype[Any]) -> None:
@@ -158,7 +144,9 @@ def _scaled(x: Array, scale: float | None, notes: list[str]) -> tuple[Floats, in
         if levels is None:
             return np.ascontiguousarray(x, dtype=np.float32), None
         notes.append(f"{x.dtype} divided by {levels}")
-        return np.ascontiguousarray(x, dtype=np.float32) / np.float32(levels), levels
+        values = np.array(x, dtype=np.float32, order="C")
+        values /= np.float32(levels)
+        return values, levels
     if not scale > 0 or not np.isfinite(scale):
         raise BadOption(f"scale={scale} cannot divide the data", "Give the value that stands for 1, for example 255.")
     notes.append(f"{x.dtype} divided by scale={scale:g}")

@@ -9,28 +9,27 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from actsec.data.streamed import Floats, Ids, Inputs, Rows, Streamed, blocks
 from actsec.errors import BadOption, DataError
 from actsec.features import Table
 
-Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
-Ids = npt.NDArray[np.uint64]
-Rows = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """Labelled examples in input units.
 
-    ``x`` (n, ...) float32 inside ``bounds``; ``y`` (n,) int64 in 0..len(classes)-1; ``grid`` the number of levels minus
-    one when the source held integers (255 for 8-bit images, 16 for the digits), else None; ``ids`` (n,) uint64, a hash
-    of each row of ``x`` alone, so that the same input in two places has the same id whatever its label; ``table`` the
-    columns where the examples are rows of one, in training standard deviations.
+    ``x`` (n, ...) float32 inside ``bounds``, of image folders ``Streamed``, which reads what is asked for; ``y`` (n,)
+    int64 in 0..len(classes)-1; ``grid`` the number of levels minus one when the source held integers (255 for 8-bit
+    images, 16 for the digits), else None; ``ids`` (n,) uint64, a hash of each row of ``x`` alone, so that the same
+    input in two places has the same id whatever its label; ``table`` the columns where the examples are rows of one, in
+    training standard deviations.
     Built by ``from_arrays`` or ``load``, which check all of this.
     """
 
     name: str
-    x: Floats
+    x: Inputs
     y: Labels
     classes: tuple[str, ...]
     ids: Ids
@@ -50,9 +49,12 @@ class Dataset:
         """The examples at ``rows``, in that order."""
         at = np.asarray(rows, dtype=np.int64)
         notes = (*self.notes, note) if note else self.notes
-        return dataclasses.replace(
-            self, name=name or self.name, x=self.x[at], y=self.y[at], ids=self.ids[at], notes=notes
-        )
+        x = self.x.take(at) if isinstance(self.x, Streamed) else self.x[at]
+        return dataclasses.replace(self, name=name or self.name, x=x, y=self.y[at], ids=self.ids[at], notes=notes)
+
+    def whole(self) -> Floats:
+        """All inputs in memory. Raises DataError where they are more than ``limits.LIMIT``."""
+        return np.asarray(self.x)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -73,20 +75,13 @@ class Overlap:
     rows: tuple[tuple[int, int], ...]
 
 
-def row_ids(x: Floats) -> Ids:
-    """A 64-bit hash of each row's values. Negative zero counts as zero; the shape of a row takes part."""
-    mark = repr(x.shape[1:]).encode()
-    rows = np.ascontiguousarray(x + np.float32(0), dtype="<f4")
-    digests = (hashlib.blake2b(row.tobytes(), digest_size=8, salt=b"actsec", key=mark[:64]).digest() for row in rows)
-    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
-
-
 def fingerprint(dataset: Dataset) -> str:
     """sha256 (hex) over shapes, dtypes and bytes of ``x`` and ``y``, and a table's rules; equal on every machine."""
     digest = hashlib.sha256()
-    for array, dtype in ((dataset.x, "<f4"), (dataset.y, "<i8")):
-        digest.update(f"{array.shape} {dtype};".encode())
-        digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    digest.update(f"{dataset.x.shape} <f4;".encode())
+    for part in blocks(dataset.x):
+        digest.update(np.ascontiguousarray(part, dtype="<f4").tobytes())
+    digest.update(f"{dataset.y.shape} <i8;".encode() + np.ascontiguousarray(dataset.y, dtype="<i8").tobytes())
     if dataset.table is not None:
         digest.update(dataset.table.identity.encode())
     return digest.hexdigest()

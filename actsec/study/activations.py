@@ -129,7 +129,7 @@ def _network(splits: Splits, settings: Settings, kind: str, depth: int, seed: in
     spec = f"mlp(activation={activation(kind).spec}, {options})"
     model = models.build(spec, shape, len(classes), seed)
     recipe = training.Recipe(epochs=settings.epochs, batch_size=32, learning_rate=1e-3, schedule="constant", seed=seed)
-    given = [torch.from_numpy(part) for part in (train.x, train.y, held.x, held.y)]
+    given = [torch.from_numpy(part) for part in (train.whole(), train.y, held.whole(), held.y)]
     try:
         history = training.fit(model, given[0], given[1], recipe, validation=(given[2], given[3]))
     except ModelError as problem:
@@ -155,7 +155,7 @@ def _network(splits: Splits, settings: Settings, kind: str, depth: int, seed: in
 
 
 def _clean(target: Target, test: Dataset) -> dict[str, Array]:
-    logits = _logits(target, torch.from_numpy(test.x))
+    logits = _logits(target, torch.from_numpy(test.whole()))
     right = (logits.argmax(1).numpy() == test.y).astype(np.float64)
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(test.y), reduction="none").numpy()
     sure = calibration.confidence(logits.numpy())

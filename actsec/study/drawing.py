@@ -106,7 +106,7 @@ def boundaries(networks: Sequence[Trained], splits: Splits) -> Figure:
     first = [network for network in networks if network.seed == 0 and not network.broke]
     columns = min(4, len(first))
     figure, axes = sheet(math.ceil(len(first) / columns), columns, 3.2, 3.0)
-    x, y = splits.test.x, splits.test.y
+    x, y = splits.test.whole(), splits.test.y
     low, high = x.min(0) - 0.5, x.max(0) + 0.5
     grid = np.stack(np.meshgrid(*(np.linspace(low[i], high[i], 120) for i in (0, 1)), indexing="xy"), -1)
     asked = torch.from_numpy(grid.reshape(-1, 2).astype(np.float32))

@@ -124,8 +124,8 @@ class Laboratory:
         train, test = splits.train, splits.test
         assert train is not None  # noqa: S101  # activations.read sees to it
         self.settings, self.classes, self.bounds = settings, test.classes, test.bounds
-        self.train = Split(torch.from_numpy(train.x), torch.from_numpy(train.y), torch.arange(len(train)))
-        self.test = torch.from_numpy(test.x), torch.from_numpy(test.y)
+        self.train = Split(torch.from_numpy(train.whole()), torch.from_numpy(train.y), torch.arange(len(train)))
+        self.test = torch.from_numpy(test.whole()), torch.from_numpy(test.y)
         self.first = self.test[0][: settings.samples], self.test[1][: settings.samples]
         self.trained: dict[Network, nn.Module | str] = {}
         self.measured: dict[tuple[Network, bool], Outcome] = {}

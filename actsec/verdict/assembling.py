@@ -49,6 +49,7 @@ from actsec.verdict.killed import kills
 from actsec.verdict.miscalibrated import miscalibrations
 from actsec.verdict.nonsense import nonsense, pictured
 from actsec.verdict.policy import exit_code, heading, problems
+from actsec.verdict.rounding import rounding
 from actsec.verdict.threats import mean_share, threat_result
 
 Array = NDArray[Any]
@@ -79,7 +80,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
     pairs = tuple(pair(gathered[0], g, plan, y, made) for g in gathered)
     defended = (both for both in pairs if both is not None and both.other.variant.chain)
     comparisons = tuple(row for both in defended for row in compare(both))
-    examples, images = _examples(gathered[0], scene)
+    examples, images = _examples(gathered[0], scene, store)
     first, drawn = pictured(gathered[0], made[0].nonsense, classes)
     made, images = (dataclasses.replace(made[0], nonsense=first), *made[1:]), images | drawn
     overlaps = data.disjoint(scene.splits.train, scene.splits.calibration, scene.test)
@@ -108,7 +109,7 @@ def assemble(scene: Scene, facts: Facts, store: Store, *, complete: bool, echo: 
         not_done=_not_done(gathered),
         examples=examples,
         exit_code=exit_code(gates, open_problems, judged, complete=complete),
-        limits=(*LIMITS, *scene.notes),
+        limits=(*LIMITS, *filter(None, [rounding(gathered[0])]), *scene.notes),
         second_opinions=asked,
         mask="" if scene.mask is None else masks.words(scene.mask),
         accepted=accepted,
@@ -217,7 +218,7 @@ def _calibration(g: Gathered, logits: Array, y: Array, condition: str, seed: int
     return calibration.calibration(probabilities, y, condition, seed=seed, decided=decided)
 
 
-def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str, Array]]:
+def _examples(g: Gathered, scene: Scene, store: Store) -> tuple[tuple[Example, ...], dict[str, Array]]:
     """A few attacked images of the audited model: two found by each kind of attack, those least shown before."""
     rows: list[Example] = []
     images: list[tuple[Array, Array]] = []
@@ -231,6 +232,7 @@ def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str,
         after = calibration.softmax(tried.arrays["logits"])
         for i in sorted(found.tolist(), key=lambda row: (times[row], row))[:2]:
             times[i] += 1
+            attacked = tried.attacked(i, store)
             label, now = (int(calibration.decided(p[i : i + 1], g.threshold)[0]) for p in (before, after))
             rows.append(
                 Example(
@@ -244,10 +246,10 @@ def _examples(g: Gathered, scene: Scene) -> tuple[tuple[Example, ...], dict[str,
                     after=scene.test.classes[now],
                     after_confidence=float(after[i, now]),
                     size=float(tried.arrays["size"][i]),
-                    cells=_cells(scene, i, tried.arrays["x"][i]),
+                    cells=_cells(scene, i, attacked),
                 )
             )
-            images.append((scene.test.x[i], tried.arrays["x"][i]))
+            images.append((scene.test.x[i], attacked))
     if not images:
         return (), {}
     return tuple(rows), {"original": np.stack([a for a, _ in images]), "attacked": np.stack([b for _, b in images])}

@@ -6,7 +6,7 @@ Everything a report claims is derived from here, so a changed outcome changes ev
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actsec.errors import StoreError
 from actsec.plan import (
     Facts,
     Plan,
@@ -30,12 +31,16 @@ from actsec.plan import (
     variants,
 )
 from actsec.store import Store
-from actsec.types import SLACK, Outcome, Threat
+from actsec.types import SLACK, Job, Outcome, Threat
 from actsec.verdict.calibration import decided, softmax
 
 Array = NDArray[Any]
 NORMS_KEPT = ("linf", "l2", "l0")
 ALREADY_WRONG, FOUND = 0, 1
+UNREAD = {"attack": ("x",), "craft": ("x",), "base": ("weights",), "defend": ("weights",)}
+"""Arrays that no number of a report needs all of, by kind of job: examples and weights would fill memory."""
+KEPT = 256 << 20
+"""Bytes up to which the logits of all attacked examples stay in memory; beyond, each trial's are read when needed."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,17 @@ class Tried:
     error: str | None
     missing: bool
     stochastic: bool = False
+    jobs: tuple[Job, ...] = ()
     bracketed: Outcome | None = None
     """Of an attack on units, beside certificates and on other models; None where that was not done."""
+
+    def attacked(self, row: int, store: Store) -> Array:
+        """The example (*shape) that the attack left of a row: read when asked for, since all of them fill memory."""
+        job = next(job for job in self.jobs if job.recipe["rows"][0] <= row < job.recipe["rows"][1])
+        outcome = store.get(job.id)
+        if outcome is None:
+            raise StoreError(f"the outcome of {job.label} ({job.id}) is gone", f"actsec resume {store.root}")
+        return np.asarray(outcome.arrays["x"][row - job.recipe["rows"][0]])
 
     @property
     def threat(self) -> Threat:
@@ -201,18 +215,40 @@ def compared(base: Gathered, other: Gathered) -> tuple[tuple[Tried, ...], tuple[
 
 
 def gather(plan: Plan, facts: Facts, store: Store) -> tuple[Gathered, ...]:
-    """Read every finished outcome of a run, variant by variant."""
-    found = {job.id: store.get(job.id) for job in jobs(plan, facts)}
-    return tuple(_variant(plan, facts, variant, found) for variant in variants(plan))
+    """Read every finished outcome of a run, variant by variant: all but the examples and the weights."""
+    every = variants(plan)
+    logits = sum(trial.samples * (len(trial.variants) or len(every)) for trial in plan.attacks) * len(facts.classes) * 4
+    unread = UNREAD if logits <= KEPT else {**UNREAD, "attack": ("x", "logits")}
+    found = {job.id: store.get(job.id, unread.get(job.kind, ())) for job in jobs(plan, facts)}
+    return tuple(_variant(plan, facts, variant, found, store) for variant in every)
 
 
-def _variant(plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Outcome | None]) -> Gathered:
+class Columns(dict[str, Array]):
+    """Arrays over all the shards of a trial. What is not among them is read when asked for, and not kept."""
+
+    def __init__(self, known: Mapping[str, Array], jobs: Sequence[Job], store: Store) -> None:
+        super().__init__(known)
+        self.jobs, self.store = jobs, store
+
+    def __missing__(self, key: str) -> Array:
+        parts = []
+        for job in self.jobs:
+            outcome = self.store.get(job.id, ("x",))
+            if outcome is None or key not in outcome.arrays:
+                raise KeyError(key)
+            parts.append(outcome.arrays[key])
+        return np.concatenate(parts)
+
+
+def _variant(
+    plan: Plan, facts: Facts, variant: VariantPlan, found: dict[str, Outcome | None], store: Store
+) -> Gathered:
     models = [found[job.id] for job in model_jobs(plan, facts, variant)]
     clean, probe = (found[single_job(kind, plan, facts, variant).id] for kind in ("clean", "probe"))
     stochastic = bool(models[-1] and models[-1].numbers.get("stochastic"))
     tried = tuple(
         dataclasses.replace(
-            _tried(trial, [found[job.id] for job in shards], stochastic=stochastic),
+            _tried(trial, shards, [found[job.id] for job in shards], store, stochastic=stochastic),
             bracketed=next((_whole(found[job.id]) for job in bracket_jobs(plan, facts, variant, trial)), None),
         )
         for trial in plan.attacks
@@ -247,15 +283,18 @@ def _whole(outcome: Outcome | None) -> Outcome | None:
     return None if outcome is None or outcome.error else outcome
 
 
-def _tried(trial: Trial, shards: Sequence[Outcome | None], *, stochastic: bool) -> Tried:
+def _tried(
+    trial: Trial, jobs: Sequence[Job], shards: Sequence[Outcome | None], store: Store, *, stochastic: bool
+) -> Tried:
     error = next((o.error for o in shards if o is not None and o.error), None)
     missing = any(o is None for o in shards) or not shards
     whole = [o for o in shards if o is not None and o.error is None]
     arrays: dict[str, Array] = {}
     if not missing and error is None and all(o.arrays for o in whole):
         # A trace follows a few rows of each shard; those of the first are shown.
-        arrays = {
+        known = {
             key: first if key == "trace" else np.concatenate([o.arrays[key] for o in whole])
             for key, first in whole[0].arrays.items()
         }
-    return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing, stochastic)
+        arrays = Columns(known, jobs, store)
+    return Tried(trial, arrays, tuple(dict(o.numbers) for o in whole), error, missing, stochastic, tuple(jobs))
