@@ -11,7 +11,7 @@ import tomllib
 import numpy as np
 import pytest
 import sample_result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import TINY
 from sample_result import variant
@@ -55,6 +55,7 @@ def code(made, *gates, complete=True, found=None):
     return exit_code(decided, known, (made,), complete=complete)
 
 
+@settings(deadline=None)  # the first question loads the rules of checking
 @given(st.integers(0, 300), st.integers(1, 300), st.integers(0, 100))
 def test_a_gate_is_decided_by_the_interval(k, n, percent):
     k, limit = min(k, n), percent / 100
