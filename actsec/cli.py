@@ -564,7 +564,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
-    except SystemExit:  # click returns its codes: this is code that was executed, and 0 would say that gates are met
+    except SystemExit:
+        # click returns its codes, but where a shell asks for completions. Else it is code that was executed, and 0
+        # would say that gates are met.
+        if completing.ASKED in os.environ:
+            raise
         say("error: the code of the model, the data or a plug-in ended the process", err=True)
         say("  Leave sys.exit out of it.", err=True)
         code = UsageError.exit_code

@@ -11,6 +11,8 @@ from typing import Any
 
 from click.shell_completion import CompletionItem
 
+ASKED = "_ACTSEC_COMPLETE"
+"""Set where a shell asks; click then answers and ends the process itself."""
 Offer = Callable[[Any, Any, str], list[CompletionItem]]
 FILES = {"model", "weights", "data", "train", "calibration", "mask"}
 

@@ -170,7 +170,10 @@ def folder_of(page: str, yours: Path, tmp_path: Path) -> Path:
     """What the reader of a page begins with: the tutorial's has nothing."""
     if page == "docs/tutorial.md":
         return tmp_path
-    return Path(shutil.copytree(yours, tmp_path / "yours"))
+    place = Path(shutil.copytree(yours, tmp_path / "yours"))
+    if page == "README.md":  # it makes its own
+        shutil.rmtree(place / "hardened")
+    return place
 
 
 @pytest.mark.parametrize("page", SHELLED)

@@ -364,7 +364,7 @@ def test_an_audit_reports_it_for_every_variant_in_every_format(tmp_path):
     low, high = (plain["after"][key] for key in ("ece_low", "ece_high"))
     assert result["gates"][0]["outcome"] == "failed"
     assert [result["gates"][0][key] for key in ("low", "high")] == [low, high]
-    assert any("Labels kept, confidence attacked" in line for line in result["headline"])
+    assert any("every label kept, an attack at linf:0.1:miscalibrate" in line for line in result["headline"])
     report = load.read(tmp_path / "run")
     for text in (md.render(report), terminal.render(report)):
         assert f"{plain['after']['ece']:.3f}" in text

@@ -13,8 +13,8 @@ from actsec.errors import DataError, PlanError, ThreatError
 from actsec.plan import Plan, Trial, VariantPlan
 from actsec.types import Evidence, Outcome, Target, Threat
 from actsec.verdict import calibration
-from actsec.verdict.gates import _worst
 from actsec.verdict.gathering import Gathered, Tried, compared
+from actsec.verdict.metrics import _worst
 from actsec.verdict.sanity import diagnose
 from actsec.verdict.statistics import per_class
 
@@ -87,9 +87,9 @@ def test_a_check_that_crashes_voids_the_pass():
 def test_a_class_of_few_images_holds_the_worst_class_down():
     y = np.array([0] * 100 + [1] * 6)
     correct = np.array([True] * 80 + [False] * 20 + [True] * 5 + [False])
-    value, low, _, _, _ = _worst(per_class(correct, y, ("many", "few")))
-    assert value == pytest.approx(0.8)
-    assert low == pytest.approx(0.436, abs=0.001)
+    found = _worst(per_class(correct, y, ("many", "few")))
+    assert found.value == pytest.approx(0.8)
+    assert found.low == pytest.approx(0.436, abs=0.001)
 
 
 def test_confidence_is_of_the_decided_class():

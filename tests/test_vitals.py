@@ -485,7 +485,7 @@ def test_the_rule_of_the_monitor_has_its_page():
     said = inside("explain", "ACT-A20").out
     assert said.startswith("ACT-A20: ")
     assert "ActivationMonitor" in said
-    assert "ACT-A20" in inside("explain", "ACT-A21").err
+    assert "ACT-A20" in inside("explain", "ACT-A200").err
 
 
 def test_rules_are_numbered_without_gap():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from actsec.bracket_words import bracketed
 from actsec.reports import words
+from actsec.reports.answers import forced
 from actsec.reports.blocks import (
     Block,
     Chip,
@@ -154,6 +155,7 @@ def _forcing(result: Result) -> Iterator[Block]:
         ),
         rows,
     )
+    yield Items(tuple((strong(v.title), f": {forced(k)}.") for v, k in kills))
     yield from _effects(kills)
     yield from _brackets(live, kills)
     yield from _passed(live, kills)
