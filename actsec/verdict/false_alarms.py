@@ -1,9 +1,9 @@
 """How often each rule spoke about an honest model: rule to (models it warned or was red of, honest models judged).
 
-From the galleries (docs/galleries.md): honest models of both on digits (three seeds), MNIST (two) and CIFAR-10 (one, and
-a third of another), a model on several data sets and seeds counted on each. A rule that is not here was not measured.
-The models that M11 warned of draw, as it says. When M17 had warned of most, it was mended: its rate is of the same
-models and of those that came after.
+From the galleries (docs/galleries.md): honest models of both on digits (three seeds), MNIST (two) and CIFAR-10 (one and
+a third), a model on several data sets and seeds counted on each. A rule that is not here was not measured. The models
+that M11 warned of draw, as it says. When M17 had warned of most, it was mended: its rate is of the same models and of
+those that came after.
 """
 
 from __future__ import annotations
