@@ -9,7 +9,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,8 @@ from actsec.errors import NoVerdict, StoreError, UsageError
 from actsec.plan import CHECKED, Trial, from_table, headline_threats
 from actsec.result import ThreatResult
 from actsec.store import Store
-from actsec.types import Target, Threat
+from actsec.types import Status, Target, Threat
+from actsec.verdict import sanity
 from actsec.verdict.gathering import gather
 from actsec.verdict.threats import mean_share, threat_result
 from benchmarks.galleries.exhibits import Exhibit, flagged
@@ -41,6 +42,13 @@ _BATTERY = (
 
 Said = tuple[Any, ...]
 """What one rule said: rule, status, voids, value, limit, claim."""
+
+
+class Check(NamedTuple):
+    """Of a finding, what tells whether it compared anything."""
+
+    rule: str
+    status: Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +87,13 @@ class Cell:
 
     @property
     def flagged(self) -> bool:
-        """Whether the audit said that the number is not what it seems; of an honest model, under any threat."""
+        """Whether the audit said that the number is not what it seems; of an honest model, wherever attacks were compared.
+
+        The smallest change to a model that draws has none that compares attacks: it is unchecked, which accuses nobody.
+        """
         told = [(self.state, self.believable)]
         if self.kind == "honest":
-            told += [(state, believable) for _, state, believable, _ in self.others]
+            told += [(state, good) for _, state, good, said in self.others if state != "unchecked" or compares(said)]
         return any(
             flagged(state, believable=believable, right=self.right, kind=self.kind) for state, believable in told
         )
@@ -96,6 +107,11 @@ class Cell:
     def everywhere(self) -> tuple[Said, ...]:
         """What the rules said under all threats."""
         return (*self.checks, *(said for *_, checks in self.others for said in checks))
+
+
+def compares(checks: tuple[Said, ...]) -> bool:
+    """Whether some rule held one attack against another under a threat."""
+    return sanity.compared(Check(rule, status) for rule, status, *_ in checks)
 
 
 def spoke(checks: tuple[Said, ...]) -> tuple[tuple[str, str, bool], ...]:
