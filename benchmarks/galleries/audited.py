@@ -87,7 +87,7 @@ class Cell:
 
     @property
     def flagged(self) -> bool:
-        """Whether the audit said that the number is not what it seems; of an honest model, wherever it compared attacks.
+        """Whether the audit said that the number is not what it seems; of an honest one, wherever it compared attacks.
 
         The smallest change to a model that draws has none that compares attacks: it is unchecked, which accuses nobody.
         """
