@@ -281,6 +281,7 @@ def test_units_that_saturate_have_a_study_of_their_own(tmp_path):
     [
         (("--norm", "l2"), "--norm l2 without --eps"),
         (("--seeds", 0), "--seeds 0"),
+        (("--swaps", "nothing"), "unknown activation 'nothing'"),
         (("--eps", 0.1, "--steps", 0), "steps is above 0"),
         (("--data", "wine"), "is a table"),
         (("--model", "reference:mlp(width=[8], activation=leaky_relu)"), "can be forced dead, saturated"),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from actsec import consequences, registry, units
+from actsec.activations import activation
 from actsec.brackets import bracket
 from actsec.consequences import Consequence
 from actsec.errors import ActsecError, BadOption, ModelError, ThreatError
@@ -90,6 +91,8 @@ class Settings:
                 raise BadOption(f"--{option} {getattr(self, option)}", f"{option} is above 0.")
         if self.units < 0:
             raise BadOption(f"--units {self.units}", "Give how many single units to search at a site, or 0.")
+        for name in self.swaps:
+            activation(name)
 
 
 @dataclass(frozen=True, slots=True)
