@@ -211,9 +211,7 @@ def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) ->
                 done = len(every) - len(agenda) - running
                 tell(Progress(done, len(every), job.label, clock.left(), error, note))
         except KeyboardInterrupt:
-            if not executor.here:
-                stopping()
-            _stop(executor)
+            _stop(executor, stopping)
             raise Interrupted("every finished job is stored", f"To go on: actsec resume {store.root}") from None
         except BaseException:
             executor.close(kill=True)
@@ -235,9 +233,11 @@ def _keep(store: Store, job: Job, error: str) -> None:
         store.put(Outcome(job.id, {}, error=error), cost)
 
 
-def _stop(executor: Executor) -> None:
-    """Let running jobs finish; a second Ctrl-C ends them at once."""
+def _stop(executor: Executor, stopping: Callable[[], None]) -> None:
+    """Let running jobs finish; a second Ctrl-C ends them at once, and may come while the first is answered."""
     try:
+        if not executor.here:
+            stopping()
         executor.close()
     except KeyboardInterrupt:
         executor.close(kill=True)

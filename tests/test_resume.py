@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from runs import ENVIRONMENT, TINY, actsec, outcomes, result
 
-from actsec import plan, runner
+from actsec import errors, plan, runner
 from actsec.store import Store
 
 LONGER = TINY.replace("samples = 8", "samples = 240").replace("shard = 4", "shard = 20").replace("steps=3", "steps=20")
@@ -110,6 +110,35 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(executor, tmp_path)
     assert '"status": "partial"' in (run / "report.json").read_text()
     assert "not finished" in (run / "report.html").read_text()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_second_ctrl_c_while_the_first_is_answered_ends_the_workers(finished, tmp_path):
+    class Interrupted:
+        """Workers whose first job never ends."""
+
+        here, lost = False, 0
+        closed: tuple[bool, ...] = ()
+
+        def submit(self, job):
+            pass
+
+        def next(self):
+            raise KeyboardInterrupt
+
+        def close(self, *, kill=False):
+            self.closed = (*self.closed, kill)
+
+    def tell(step):
+        if step.note == runner.STOPPING:
+            raise KeyboardInterrupt
+
+    run, executor = tmp_path / "run", Interrupted()
+    shutil.copytree(finished, run)
+    next((run / "outcomes").glob("*.json")).unlink()
+    prepared = runner.prepare(Store.open(run).plan())
+    with pytest.raises(errors.Interrupted, match="every finished job is stored"):
+        runner.execute(prepared, Store(run), executor, tell)
+    assert executor.closed == (True,)
 
 
 def test_interrupted_while_reading_nothing_is_lost_and_nothing_is_said_wrong(tiny, tmp_path):
