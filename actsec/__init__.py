@@ -70,6 +70,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"actsec.{_HOME[name]}"), name)
-    if name in ("attacks", "defenses", "activations", "diagnostics", "exporting", "hardened", "nonsense", "reports"):
+    if name in ("attacks", "defenses", "activations", "diagnostics", "hardening", "nonsense", "reports"):
         return import_module(f"actsec.{name}")
     raise AttributeError(f"module 'actsec' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """``python -m actsec``."""
 
-from actsec.cli import main
+from actsec.command_line.cli import main
 
 if __name__ == "__main__":
     main()

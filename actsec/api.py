@@ -21,38 +21,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actsec import (
-    attacking,
-    beside,
-    budgets,
-    chains,
-    geometry,
-    goals,
-    health,
-    losses,
-    masks,
-    moving,
-    probe,
-    proposals,
-    registry,
-    runner,
-    scene,
-    straight_through,
-    surrogates,
-    tasks,
-)
+from actsec import geometry, goals, losses, moving, registry
 from actsec import target as targets
 from actsec.data import Dataset, Splits, from_arrays
 from actsec.data.streamed import row_ids
 from actsec.draws import Draws
 from actsec.errors import BadOption, DataError, ThreatError
-from actsec.features import Table
-from actsec.ledger import ALREADY_WRONG, FOUND, Verdicts
-from actsec.plan import from_table
-from actsec.referee import attack_target, cases_of
+from actsec.forcing import beside
+from actsec.hardening import chains
+from actsec.health import tally
+from actsec.planning import budgets
+from actsec.planning.plan import from_table
 from actsec.result import Miscalibration, Result, Share, saved_as
+from actsec.running import attacking, probe, runner, scene, tasks
+from actsec.search import masks, proposals, straight_through, surrogates
+from actsec.search.features import Table
+from actsec.search.ledger import ALREADY_WRONG, FOUND, Verdicts
+from actsec.search.referee import attack_target, cases_of
+from actsec.search.tables import constrained
 from actsec.spec import Spec, parse, parse_chain
-from actsec.tables import constrained
 from actsec.types import Ask, Attack, Cases, Defense, Fitted, Material, Recipe, Region, Reply, Split, Target, Threat
 from actsec.verdict import miscalibrated, statistics
 from actsec.verdict.threats import NOTHING
@@ -124,7 +111,7 @@ def attack(
     goals.check(under, target.shape, target.bounds, len(target.classes))
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     _check(target, xs, ys)
-    if under.region and (reason := health.kill_profile(target, xs[:2], xs[:2], region=under.region).reason):
+    if under.region and (reason := tally.kill_profile(target, xs[:2], xs[:2], region=under.region).reason):
         mend = "Units of relu die, those of tanh and sigmoid saturate, those of gelu and silu have zero tails."
         raise ThreatError(f"{name}: {reason}", mend)
     radius = under.eps if radii is None else radii.to(target.device)
@@ -343,7 +330,7 @@ def diagnose(target: Target, x: Images, y: Images, *, eps: float = 0.1, seed: in
     """Activation health and direct probes on clean examples, no attack: {"sites": [...], "probe": {...}}."""
     xs, ys = _tensor(x, target.device, torch.float32), _tensor(y, target.device, torch.int64)
     return {
-        "sites": health.site_health(target, xs, ys),
+        "sites": tally.site_health(target, xs, ys),
         "probe": probe.probe(target, xs[: tasks.PROBE_ROWS], ys[: tasks.PROBE_ROWS], eps, "linf", seed),
     }
 

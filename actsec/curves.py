@@ -18,8 +18,8 @@ from torch import Tensor
 
 from actsec import api, registry
 from actsec.errors import BadOption
-from actsec.ledger import ALREADY_WRONG
 from actsec.result import Share
+from actsec.search.ledger import ALREADY_WRONG
 from actsec.spec import Spec, show
 from actsec.types import SLACK, Ask, Attack, Norm, Reply, Target, Threat
 from actsec.verdict import statistics

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from actsec.loading.normalizing import show_normalization
-from actsec.oracle import frozen
+from actsec.search.oracle import frozen
 from actsec.types import Norm, Target
 
 _KNOWN = ("torch", "torchvision", "actsec")

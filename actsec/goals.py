@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from actsec.errors import ThreatError
-from actsec.oracle import Oracle, frozen
+from actsec.search.oracle import Oracle, frozen
 from actsec.types import Cases, Target, Threat
 
 

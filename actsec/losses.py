@@ -16,7 +16,7 @@ from torch import Tensor
 
 from actsec import confidence
 from actsec.errors import ActsecError
-from actsec.forcing import Kill
+from actsec.forcing.aim import Kill
 from actsec.types import Cases, Goal, Loss, Observed, Reply, Threat
 
 _DLR_CLASSES = 3

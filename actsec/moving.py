@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from actsec import budgets, losses, registry
-from actsec.ledger import Verdicts
-from actsec.oracle import Oracle, frozen
-from actsec.referee import attack_target
+from actsec import losses, registry
+from actsec.planning import budgets
 from actsec.result import Miscalibration
+from actsec.search.ledger import Verdicts
+from actsec.search.oracle import Oracle, frozen
+from actsec.search.referee import attack_target
 from actsec.types import Cases, Target, Threat
 from actsec.verdict.miscalibrated import Left
 from actsec.verdict.miscalibrated import measure as measured

@@ -23,10 +23,10 @@ from torch import Tensor
 from actsec import registry
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import Confident
-from actsec.oracle import Oracle, frozen
-from actsec.referee import attack_target
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.oracle import Oracle, frozen
+from actsec.search.referee import attack_target
 from actsec.spec import Spec
 from actsec.types import Cases, Target, pad_zero, read_head
 

@@ -136,7 +136,7 @@ def _source(found: ModuleSpec | None) -> str | None:
 
 def _art() -> ModuleType:
     """Where the attacks of ART get their names: importing it takes seconds."""
-    return importlib.import_module("actsec.art_names")
+    return importlib.import_module("actsec.art.names")
 
 
 def _loaded(entry: EntryPoint, what: str) -> Any:

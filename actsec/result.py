@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from actsec.vitals import Vitals
+from actsec.health.vitals import Vitals
 
 SCHEMA = 1
 

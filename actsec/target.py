@@ -24,7 +24,7 @@ from actsec.loading.fitting import check_finite, fit_weights
 from actsec.loading.normalizing import normalization
 from actsec.loading.weights import WeightFile, read_weights
 from actsec.loading.zoo import cached_weights, own_normalization
-from actsec.oracle import frozen
+from actsec.search.oracle import frozen
 from actsec.types import Normalization, Target, read_head
 
 __all__ = ["Classes", "describe", "echo_eps", "fingerprint", "load", "raw_head", "settle"]

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from actsec import nonsense, registry
 from actsec.defenses.temperature import Tempered
-from actsec.oracle import Oracle, frozen
-from actsec.probe import probe
+from actsec.running.probe import probe
+from actsec.search.oracle import Oracle, frozen
 from actsec.types import Evidence, Material, Split, Target, Threat
 from actsec.verdict.calibration import calibration
 from benchmarks.scenes import Absent, scene

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from actsec import certificates, registry
+from actsec import registry
 from actsec.data import Splits, load
-from actsec.referee import attack_target, cases_of
+from actsec.search import certificates
+from actsec.search.referee import attack_target, cases_of
 from actsec.spec import parse
 from actsec.types import Material, Split, Target
 from actsec.verdict.statistics import share

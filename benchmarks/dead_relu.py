@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from actsec.referee import cases_of
+from actsec.search.referee import cases_of
 from actsec.study import forcing, forcing_telling
 from actsec.study.forcing import ABLATION, CONTENDERS, COUNT, NOISE, PGD, Contest, Network, Settings
 from actsec.types import Target

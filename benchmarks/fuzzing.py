@@ -236,15 +236,15 @@ def parsers(trap: bytes, run: Path | None) -> Iterator[Parser]:
 
 
 def _texts() -> Iterator[Parser]:  # noqa: C901, PLR0915  # a list of parsers with what feeds each
-    from actsec import plan as plans
     from actsec import spec
-    from actsec.budgets import Images, resolve
-    from actsec.conditions import Accepted
     from actsec.data.folders import _steps
-    from actsec.features import FeatureRule
     from actsec.loading.normalizing import normalization
     from actsec.loading.recipes import read as read_recipe
-    from actsec.parts import Part
+    from actsec.planning import plan as plans
+    from actsec.planning.budgets import Images, resolve
+    from actsec.planning.conditions import Accepted
+    from actsec.planning.parts import Part
+    from actsec.search.features import FeatureRule
     from actsec.types import Threat
     from actsec.verdict.gates import Gate
 
@@ -348,8 +348,9 @@ def _texts() -> Iterator[Parser]:  # noqa: C901, PLR0915  # a list of parsers wi
 def _data(trap: bytes) -> Iterator[Parser]:  # noqa: C901  # the same
     from PIL import Image
 
-    from actsec import data, masks
+    from actsec import data
     from actsec.data import tables
+    from actsec.search import masks
 
     x, y = np.arange(32, dtype=np.uint8).reshape(4, 2, 4), np.array([0, 1, 0, 1])
     names = np.array(["a", "b"])
@@ -467,9 +468,9 @@ def _weights(trap: bytes) -> Iterator[Parser]:
 def _runs(run: Path | None) -> Iterator[Parser]:
     if run is None:
         return
-    from actsec.examples import of_run as examples_of
-    from actsec.merging import merge
     from actsec.reports import load
+    from actsec.running.merging import merge
+    from actsec.search.examples import of_run as examples_of
     from actsec.verdict.between import compare
 
     def changed(rng: random.Random, folder: Path) -> Path:
@@ -538,7 +539,7 @@ def run_all(seconds: float, seed: int, run: Path | None, only: str = "") -> list
         raise _Hang
 
     signal.signal(signal.SIGPROF, ring)
-    importlib.import_module("actsec.runner")  # torch and what needs it, whose import is no parser's time
+    importlib.import_module("actsec.running.runner")  # torch and what needs it, whose import is no parser's time
     root = Path(tempfile.mkdtemp(prefix="fuzzing"))
     trap = pickle.dumps(Trap(root / "EXECUTED"))
     every = [parser for parser in parsers(trap, run) if only in parser.name]

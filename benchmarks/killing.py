@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from actsec.store import Store
+from actsec.running.store import Store
 
 PLAN = """
 model = "reference:mlp(width=[8])"

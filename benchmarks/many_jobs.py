@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actsec import runner, scene, tasks
-from actsec.executors import Serial
-from actsec.plan import Plan, Trial, jobs, plan_id
-from actsec.store import Store
+from actsec.planning.plan import Plan, Trial, jobs, plan_id
+from actsec.running import runner, scene, tasks
+from actsec.running.executors import Serial
+from actsec.running.store import Store
 from actsec.types import Job, Outcome
 from benchmarks.streaming import NET
 

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 import actsec
+from actsec.health.readings import DRIFT, WINDOWS
 from actsec.monitoring import Report
-from actsec.readings import DRIFT, WINDOWS
 
 BUDGET = 0.05
 PARTS = 5

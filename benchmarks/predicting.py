@@ -16,12 +16,14 @@ from pathlib import Path
 
 import torch
 
-from actsec import foresight, models, runner, training
+from actsec import models, training
 from actsec.data.loading import digits
-from actsec.executors import Serial
-from actsec.plan import Plan
-from actsec.store import Store
-from actsec.tasks import run
+from actsec.planning import foresight
+from actsec.planning.plan import Plan
+from actsec.running import runner
+from actsec.running.executors import Serial
+from actsec.running.store import Store
+from actsec.running.tasks import run
 
 SHARED = Path(os.environ.get("ACTSEC_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 NAMES = ("digits_mlp", "digits_cnn", "mnist", "resnet20")

@@ -30,10 +30,10 @@ from torch import nn
 from actsec import models, registry, training
 from actsec.data import Splits, load
 from actsec.errors import ActsecError
-from actsec.ledger import ALREADY_WRONG, FOUND
-from actsec.referee import attack_target, cases_of
-from actsec.store import Store, Training
-from actsec.tasks import perturb
+from actsec.running.store import Store, Training
+from actsec.running.tasks import perturb
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Material, Split, Target
 from actsec.verdict.statistics import paired, share_of
 from benchmarks.scenes import Absent, scene, shared_folder

@@ -15,8 +15,8 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from actsec import pages
-from actsec.pages import Page
+from actsec.command_line import pages
+from actsec.command_line.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import actsec
-from actsec import vital_signs
 from actsec.data import Dataset, load
-from actsec.flow import gradients
-from actsec.vitals import Vitals
+from actsec.health import vital_signs
+from actsec.health.flow import gradients
+from actsec.health.vitals import Vitals
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from actsec.attacks import FGSM, PGD
 from actsec.geometry import place, spread
-from actsec.probe import probe
-from actsec.referee import attack_target, cases_of
+from actsec.running.probe import probe
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Ask, Evidence, Target, Threat
 
 CLASSES = tuple("0123456789")

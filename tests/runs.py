@@ -74,7 +74,7 @@ class Said:
 
 def inside(*arguments: object) -> Said:
     """The command line in this process: quick, the same code from the first argument to the exit code."""
-    from actsec.cli import main
+    from actsec.command_line.cli import main
 
     out, err = io.StringIO(), io.StringIO()
     before = sys.argv

@@ -11,10 +11,10 @@ from torch import nn
 
 import actsec
 from actsec.attacks import PGD, AveragedDifferences, Square
-from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import Margin, margin
-from actsec.probe import probe
-from actsec.referee import attack_target, cases_of
+from actsec.running.probe import probe
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Observed
 
 EPS = 0.1

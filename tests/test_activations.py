@@ -426,7 +426,7 @@ def test_every_activation_has_its_page(name):
 
     from actsec.activations import Properties
     from actsec.activations.cards import shown
-    from actsec.cli import cli
+    from actsec.command_line.cli import cli
 
     page = CliRunner().invoke(cli, ["explain", name], standalone_mode=False).output
     made = activation(name)

@@ -11,8 +11,8 @@ from torch import nn
 
 from actsec import geometry
 from actsec.attacks import FGSM, PGD, CarliniWagner, MinimalL2, OnePixel
-from actsec.ledger import ALREADY_WRONG, FOUND
-from actsec.referee import attack_target, cases_of
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what ART's own imports deprecate is not ours

@@ -13,9 +13,9 @@ from actsec.attacks.apgd import checkpoints
 from actsec.attacks.fab import onto_plane
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import DLR, Margin, likely
-from actsec.referee import attack_target, cases_of
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Cases, Observed, Reply, Target
 
 

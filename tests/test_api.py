@@ -13,12 +13,12 @@ from runs import ENVIRONMENT, TINY, outcomes
 from torch import nn
 
 import actsec
-from actsec import runner
 from actsec.attacks import FGSM, PGD
 from actsec.data import load as load_data
 from actsec.defenses import Temperature
 from actsec.errors import BadOption, ModelError, PlanError, StoreError, ThreatError, UnknownName, UsageError
-from actsec.store import Store
+from actsec.running import runner
+from actsec.running.store import Store
 
 OPTIONS = {
     "samples": 6,

@@ -12,15 +12,18 @@ from attack_models import digits
 from torch import nn
 
 import actsec
-from actsec import art_names, proposals, registry, runner, second_opinion, spec
-from actsec.budgets import Images, resolve
+from actsec import registry, spec
+from actsec.art import names as art_names
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError, UnknownName
-from actsec.ledger import ALREADY_WRONG, FOUND
-from actsec.plan import Plan, Trial, VariantPlan, from_table, write
-from actsec.referee import attack_target, cases_of
+from actsec.planning.budgets import Images, resolve
+from actsec.planning.plan import Plan, Trial, VariantPlan, from_table, write
 from actsec.reports.answers import second
 from actsec.result import Result
+from actsec.running import runner, second_opinion
+from actsec.search import proposals
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Outcome, Proposal, Proposer, Target, Threat
 from actsec.verdict.gathering import Gathered, Tried, compared
 

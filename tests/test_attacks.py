@@ -13,9 +13,9 @@ from torch import nn
 from actsec import registry, spec
 from actsec.attacks import FGSM, PGD, CarliniWagner, DeadReLU, MinimalL2, Noise, Square
 from actsec.errors import ActsecError, BadOption, ThreatError
-from actsec.ledger import ALREADY_WRONG, FOUND, STATUS
 from actsec.losses import Kill, Misclassify
-from actsec.referee import attack_target, cases_of
+from actsec.search.ledger import ALREADY_WRONG, FOUND, STATUS
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Target
 
 STORED = {"replay", "transfer"}  # propose what was made elsewhere: see test_transfer_replay.py

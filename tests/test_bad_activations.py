@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import actsec
-from actsec import attacking, health, runner
 from actsec.activations import dead_counts, find, sites
 from actsec.errors import ModelError, ThreatError
-from actsec.plan import read, variants
+from actsec.health import tally
+from actsec.planning.plan import read, variants
+from actsec.running import attacking, runner
 from actsec.types import Target
 
 NAMES = tuple("abc")
@@ -121,7 +122,7 @@ def test_what_cannot_be_seen_is_refused_and_says_what_still_works(name, x):
     model = make()
     asked = {
         "sites": lambda: sites(target(model)),
-        "health": lambda: health.site_health(target(model), x, Y),
+        "health": lambda: tally.site_health(target(model), x, Y),
         "swap": lambda: actsec.defend(target(model), "swap(to=tanh)"),
         "dead_relu": lambda: actsec.attack(target(model), x, Y, "dead_relu(steps=2)", eps=0.1),
         "monitor": lambda: actsec.ActivationMonitor(model),
@@ -144,7 +145,7 @@ def test_a_model_compiled_in_place_is_seen_as_the_copy_that_the_refusal_names(x)
 
 def test_a_scripted_child_is_unresolved_and_the_rest_is_watched(x):
     model = Child().eval()
-    found = health.observed(target(model), x, Y)
+    found = tally.observed(target(model), x, Y)
     assert [site["name"] for site in found.sites] == ["act"]
     assert [(item.name, "scripted" in item.reason) for item in found.unresolved] == [("body", True)]
 
@@ -152,7 +153,7 @@ def test_a_scripted_child_is_unresolved_and_the_rest_is_watched(x):
 def test_copies_of_a_scripted_child_can_be_frozen(x):
     """copy.deepcopy leaves their parameters on the graph, so that requires_grad could not be set."""
     tempered = actsec.defend(target(Child()), "temperature", calibration=(x, Y))
-    assert health.observed(tempered, x, Y).sites[0]["units"] == 10
+    assert tally.observed(tempered, x, Y).sites[0]["units"] == 10
 
 
 NETS = """
@@ -209,8 +210,8 @@ def test_an_audit_leaves_out_the_defenses_that_do_not_fit_unless_they_were_chose
 def test_a_model_without_activations_has_none_and_says_so(x):
     model = nn.Linear(6, 3)
     assert len(sites(target(model))) == 0
-    assert health.observed(target(model), x, Y) == health.Observed([], ())
-    assert health.dead_share(target(model), x) is None
+    assert tally.observed(target(model), x, Y) == tally.Observed([], ())
+    assert tally.dead_share(target(model), x) is None
     with pytest.raises(ThreatError, match="a model without activations"):
         actsec.attack(target(model), x, Y, "dead_relu(steps=2)", eps=0.1)
     with pytest.raises(ModelError, match="no activation call"):
@@ -225,12 +226,12 @@ def test_a_model_without_activations_has_none_and_says_so(x):
 
 
 def test_calls_that_come_up_later_are_found_and_counted_on_their_inputs_alone(x):
-    found = health.observed(target(Branch()), mixed(x), Y, batch=32)
+    found = tally.observed(target(Branch()), mixed(x), Y, batch=32)
     assert {site["name"]: site["units"] for site in found.sites} == {"relu": 10, "tanh": 10}
     said = {item.name: item.reason for item in found.unresolved}
     assert "called on 32 of 40 inputs" in said["relu"]
     assert "called on 8 of 40 inputs" in said["tanh"]
-    assert health.dead_share(target(Branch()), mixed(x), batch=32) is None
+    assert tally.dead_share(target(Branch()), mixed(x), batch=32) is None
 
 
 def test_units_are_not_compared_over_calls_that_change(x):
@@ -255,15 +256,15 @@ def test_a_nan_is_neither_dead_nor_alive(x):
     bad = x.clone()
     bad[3, 0] = 0.95
     whole = target(Nan())
-    clean, broken = (health.observed(whole, given, Y).sites for given in (x, bad))
+    clean, broken = (tally.observed(whole, given, Y).sites for given in (x, bad))
     assert [site["finite"] for site in clean] == [True, True]
     by_name = {site["name"]: site for site in broken}
     assert by_name["act"]["dead"] is not None
     kept = {key: by_name["relu"][key] for key in ("dead", "permanently_dead", "saturated", "gradient_norm", "finite")}
     assert kept == {"dead": None, "permanently_dead": None, "saturated": None, "gradient_norm": None, "finite": False}
-    assert health.dead_share(whole, bad) is None
+    assert tally.dead_share(whole, bad) is None
     assert dead_counts(whole.model, bad, find(whole.model, bad))["relu"] is None
-    assert health.kill_profile(whole, x, bad).net is None
+    assert tally.kill_profile(whole, x, bad).net is None
     with pytest.raises(ModelError, match="neither dead nor alive"):
         actsec.attack(whole, bad, Y, "dead_relu(steps=2)", eps=0.01)
 
@@ -275,7 +276,7 @@ def test_no_attack_counts_a_unit_as_killed_by_making_it_nan(x):
     whole = target(Nan())
     found = actsec.attack(whole, near, Y, "dead_relu(steps=10)", eps=0.1)
     assert bool((torch.as_tensor(found.x)[:, 0] < 0.9).all())
-    assert health.kill_profile(whole, near, torch.as_tensor(found.x)).net is not None
+    assert tally.kill_profile(whole, near, torch.as_tensor(found.x)).net is not None
     assert "PGD not done" in found.sentence
 
 
@@ -290,10 +291,10 @@ def distributed(model):
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, distributed])
 def test_wrappers_give_the_names_and_numbers_of_the_model_inside(wrap, x):
-    plain = health.observed(target(Net()), x, Y)
+    plain = tally.observed(target(Net()), x, Y)
     try:
         wrapped = wrap(Net())
-        assert health.observed(target(wrapped), x, Y) == plain
+        assert tally.observed(target(wrapped), x, Y) == plain
         assert [site.name for site in sites(target(wrapped))] == ["act"]
         reports = []
         with actsec.ActivationMonitor(wrapped, callback=reports.append, budget=math.inf):
@@ -334,7 +335,7 @@ class Half(Net):
 def test_half_precision_is_counted_as_it_computes(dtype, x):
     model = Half(dtype).eval()
     whole = target(model)
-    (site,) = health.observed(whole, x, Y).sites
+    (site,) = tally.observed(whole, x, Y).sites
     with torch.no_grad():
         dead = (model.first(x.to(dtype)) <= 0).double()
     assert site["dead"] == pytest.approx(float(dead.mean()))
@@ -344,7 +345,7 @@ def test_half_precision_is_counted_as_it_computes(dtype, x):
     found = actsec.attack(whole, x, Y, "dead_relu(steps=5)", eps=0.3)
     with torch.no_grad():
         forced = (model.first(torch.as_tensor(found.x).to(dtype)) <= 0).double()
-    profile = health.kill_profile(whole, x, torch.as_tensor(found.x))
+    profile = tally.kill_profile(whole, x, torch.as_tensor(found.x))
     assert profile.net is not None
     assert profile.net.mean() > 0
     assert float((forced - dead).mean()) == pytest.approx(profile.net.mean())
@@ -354,7 +355,7 @@ def test_a_half_that_overflows_is_not_finite(x):
     model = Half(torch.float16).eval()
     with torch.no_grad():
         model.first.weight.fill_(60000)
-    (site,) = health.observed(target(model), x, Y).sites
+    (site,) = tally.observed(target(model), x, Y).sites
     assert (site["finite"], site["dead"]) == (False, None)
 
 

@@ -17,8 +17,9 @@ import torch
 from runs import ENVIRONMENT, ROOT, actsec, inside
 from safetensors.torch import save_file
 
-from actsec import plan, runner
-from actsec.store import Store
+from actsec.planning import plan
+from actsec.running import runner
+from actsec.running.store import Store
 
 NETS = """
 import torch
@@ -255,14 +256,14 @@ def test_one_attack_and_its_images(folder, tmp_path):
 
 @pytest.mark.parametrize("given", [("--gpus", "1"), ("--address", "auto"), ("--executor", "serial", "--gpus", "0.5")])
 def test_what_only_ray_knows_is_refused_before_anything_is_read(given, monkeypatch):
-    monkeypatch.setattr("actsec.runner.prepare", lambda *_: pytest.fail("the model was read"))
+    monkeypatch.setattr("actsec.running.runner.prepare", lambda *_: pytest.fail("the model was read"))
     said = inside("audit", *given)
     assert said.code == 2
     assert "are for --executor ray" in said.err
 
 
 def test_ray_that_is_not_installed_is_told_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr("actsec.runner.prepare", lambda *_: pytest.fail("the model was read"))
+    monkeypatch.setattr("actsec.running.runner.prepare", lambda *_: pytest.fail("the model was read"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     said = inside("audit", "--executor", "ray")
     assert said.code == 2
@@ -317,7 +318,7 @@ def test_explain():
 def test_a_report_is_rendered_again_without_torch(form, finished, tmp_path):
     out = tmp_path / f"r.{form}"
     code = (
-        "import sys; from actsec.cli import main\n"
+        "import sys; from actsec.command_line.cli import main\n"
         f"sys.argv = ['actsec', 'report', {str(finished)!r}, '--format', {form!r}, '--out', {str(out)!r}]\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
@@ -338,7 +339,7 @@ def test_reports_of_nothing(tmp_path, finished):
 
 def test_help_and_plain_lists_import_no_torch():
     code = (
-        "import sys; from actsec.cli import main\n"
+        "import sys; from actsec.command_line.cli import main\n"
         "for words in (['--help'], ['audit', '--help'], ['--version'], ['list', 'attacks'], ['list', 'defenses'],\n"
         "              ['list', 'activations'], ['list', 'diagnostics'], ['list', 'models'], ['list', 'data']):\n"
         "    sys.argv = ['actsec', *words]\n"

@@ -11,12 +11,12 @@ import pytest
 from runs import TINY, inside
 from scipy.stats import binomtest
 
-from actsec import plan as plans
-from actsec import runner
 from actsec.errors import NotComparable, PlanError, UnknownName
-from actsec.plan import Trial, single_job, variants
+from actsec.planning import plan as plans
+from actsec.planning.plan import Trial, single_job, variants
 from actsec.result import Comparison
-from actsec.store import Store
+from actsec.running import runner
+from actsec.running.store import Store
 from actsec.verdict import between
 
 ROBUST = "robust_accuracy@linf:0.1"

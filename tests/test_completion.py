@@ -18,7 +18,7 @@ from actsec.activations import names
 def path(tmp_path_factory):
     """PATH with the command as it is installed, which refuses to import torch."""
     place = tmp_path_factory.mktemp("bin")
-    code = "import sys; sys.modules['torch'] = None; from actsec.cli import main; main()"
+    code = "import sys; sys.modules['torch'] = None; from actsec.command_line.cli import main; main()"
     (place / "actsec").write_text(f"#!{sys.executable}\n{code}\n")
     (place / "actsec").chmod(0o755)
     return f"{place}{os.pathsep}{ENVIRONMENT['PATH']}"
@@ -56,7 +56,7 @@ def test_names_of_plug_ins_activations_and_rules(path):
 
 
 def test_the_next_defense_of_a_chain(path):
-    from actsec.completing import defenses
+    from actsec.command_line.completing import defenses
 
     assert [item.value for item in defenses(None, None, "swap(to=silu) | temp")] == ["swap(to=silu) | temperature"]
     assert [item.value for item in defenses(None, None, "temp")] == ["temperature"]

@@ -12,16 +12,16 @@ import pytest
 import sample_result as sample
 from runs import inside
 
-from actsec import plan as plans
-from actsec import runner
-from actsec.conditions import Accepted, accept_text, gate_texts
 from actsec.data import Overlap
 from actsec.errors import PlanError, UnknownName
-from actsec.plan import Plan
+from actsec.planning import plan as plans
+from actsec.planning.conditions import Accepted, accept_text, gate_texts
+from actsec.planning.plan import Plan
 from actsec.reports import load
 from actsec.reports.load import Report
 from actsec.result import AcceptedFinding
-from actsec.store import Store
+from actsec.running import runner
+from actsec.running.store import Store
 from actsec.verdict import acceptance, assembling
 from actsec.verdict.gates import gate_results
 from actsec.verdict.statistics import share

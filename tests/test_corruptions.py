@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from runs import TINY, inside
 from scipy import ndimage
 
-from actsec import corruptions, plan, runner
+from actsec import corruptions
 from actsec.corruptions import KINDS, SEVERITIES, corrupt
 from actsec.errors import BadOption, PlanError, UnknownName
-from actsec.plan import corruption_jobs, variants
+from actsec.planning import plan
+from actsec.planning.plan import corruption_jobs, variants
 from actsec.reports.load import read, render
-from actsec.store import Store
+from actsec.running import runner
+from actsec.running.store import Store
 
 IDS = torch.tensor([3, 1, 4, 15, 9, 2])
 

@@ -8,11 +8,11 @@ import torch
 from attack_models import digits
 
 import actsec
-from actsec.referee import attack_target, cases_of
 from actsec.registry import build
 from actsec.reports.figures.courses import Run, courses
 from actsec.reports.sections.convergence import _settled
 from actsec.result import Course
+from actsec.search.referee import attack_target, cases_of
 from actsec.verdict.courses import POINTS, course
 
 NAN = math.nan

@@ -11,9 +11,10 @@ import click
 import pytest
 from runs import ROOT
 
-from actsec import pages, registry
+from actsec import registry
 from actsec.activations import names
-from actsec.cli import cli
+from actsec.command_line import pages
+from actsec.command_line.cli import cli
 from actsec.spec import parse_chain
 
 PAGE = (ROOT / "docs" / "coverage.md").read_text()

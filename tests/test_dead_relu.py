@@ -13,19 +13,20 @@ from runs import inside
 from torch import nn
 
 import actsec
-from actsec import consequences, health, killing, units
 from actsec.activations import make
 from actsec.activations.properties import derivative
 from actsec.activations.regions import NEGLIGIBLE, regions
 from actsec.attacks import FAB, PGD, DeadReLU, Noise, Saturation, ZeroTail
 from actsec.errors import ActsecError, BadOption, ModelError, ThreatError, UnknownName
-from actsec.forcing import Chosen, DeadCount, Kill, Ranked
-from actsec.ledger import FOUND
-from actsec.oracle import Oracle, frozen
-from actsec.referee import attack_target, cases_of
+from actsec.forcing import consequences, killing, units
+from actsec.forcing.aim import Chosen, DeadCount, Kill, Ranked
+from actsec.health import tally
 from actsec.reports import answers
 from actsec.result import Kill as Forced
 from actsec.result import KillEffect as Effect
+from actsec.search.ledger import FOUND
+from actsec.search.oracle import Oracle, frozen
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Observed, SiteValues, Target
 
 CLASSES = ("a", "b", "c")
@@ -358,7 +359,7 @@ def test_one_site_is_forced_alone():
     rises = {}
     for site in (None, "3"):
         found = attack_target(DeadReLU(15, site=site), target, cases, Kill(site=site)).x
-        profile = health.kill_profile(target, x[:24], found)
+        profile = tally.kill_profile(target, x[:24], found)
         rises[site] = {s["name"]: s["dead_after"] - s["dead_before"] for s in profile.sites}
     assert rises["3"]["3"] > rises[None]["3"]
     with pytest.raises(UnknownName, match="conv9"):
@@ -381,7 +382,7 @@ def test_a_universal_delta_is_one_row_over_many_images():
     assert found.size <= 0.1 * (1 + 1e-6)
     shifted = units.shifted(target, images, found.x)[0]
     assert ((shifted >= 0) & (shifted <= 1)).all()
-    profile = health.kill_profile(target, images, shifted)
+    profile = tally.kill_profile(target, images, shifted)
     assert float(found.score) == pytest.approx(float(profile.net.mean()), abs=1e-6)
     own_noise = attack_target(Noise(20, "sign"), view, cases, Kill())
     assert found.score > own_noise.score
@@ -410,7 +411,7 @@ def test_constant_sites_and_units_and_gates_are_nobodys_to_kill():
     with frozen(target.model):
         seen = Oracle(target).observe(x, True)
     assert [(site.kind, site.pre.shape[1]) for site in seen.sites] == [("relu", 8)]
-    profile = health.kill_profile(target, x, (x + 0.1).clamp(0, 1))
+    profile = tally.kill_profile(target, x, (x + 0.1).clamp(0, 1))
     assert [site["units"] for site in profile.sites] == [7]
     with torch.no_grad():
         z, moved = target.model.first(x), target.model.first((x + 0.1).clamp(0, 1))
@@ -462,7 +463,7 @@ def test_tails_are_forced_beyond_noise_and_pgd(attack, kind, region, scale, norm
     assert rises[0] > 0.02
     assert rises[0] > 2 * max(rises[1:])
     found = attack_target(attack, target, cases, Kill(region))
-    profile = health.kill_profile(target, x, found.x, region=region)
+    profile = tally.kill_profile(target, x, found.x, region=region)
     np.testing.assert_allclose(profile.net, found.score.numpy(), atol=1e-6)
     what = consequences.compare(target, x, found.x, y, region)
     assert what.net == pytest.approx(float(profile.net.mean()))
@@ -523,15 +524,15 @@ def rare():
 def test_a_unit_that_one_input_in_forty_moves_is_no_constant():
     target, (x, _) = target_of(rare()), inputs(40)
     x[39] = 0.99
-    assert [site["units"] for site in health.kill_profile(target, x[:39], x[:39]).sites] == [2, 2]
-    assert [site["units"] for site in health.kill_profile(target, x, x).sites] == [2, 4]
+    assert [site["units"] for site in tally.kill_profile(target, x[:39], x[:39]).sites] == [2, 2]
+    assert [site["units"] for site in tally.kill_profile(target, x, x).sites] == [2, 4]
 
 
 def test_constant_units_are_the_same_in_every_piece():
     target, (x, _), (after, _) = target_of(rare()), inputs(80), inputs(80, seed=7)
     x[77], after[77] = 0.99, 0.2
-    whole = health.kill_profile(target, x, after)
-    pieces = [health.kill_profile(target, x[a : a + 20], after[a : a + 20], among=x) for a in range(0, 80, 20)]
+    whole = tally.kill_profile(target, x, after)
+    pieces = [tally.kill_profile(target, x[a : a + 20], after[a : a + 20], among=x) for a in range(0, 80, 20)]
     for i, site in enumerate(whole.sites):
         assert {piece.sites[i]["units"] for piece in pieces} == {site["units"]}
         for share in ("dead_before", "dead_after", "killed", "revived"):
@@ -562,7 +563,7 @@ def test_an_audit_in_small_shards_counts_the_same_units(tmp_path):
 def test_units_forced_on_a_twin_are_those_of_the_region():
     target, (x, y) = target_of(network(6, 8, 3, kind=nn.Tanh, scale=4.0)), inputs()
     (same,) = consequences.transferred({"itself": target}, x, inputs(seed=7)[0], y, "saturated")
-    expected = health.kill_profile(target, x, inputs(seed=7)[0], region="saturated").net
+    expected = tally.kill_profile(target, x, inputs(seed=7)[0], region="saturated").net
     assert same.net == pytest.approx(float(expected.mean()))
 
 
@@ -612,7 +613,7 @@ def test_what_an_attack_says_of_units_is_what_an_audit_counts():
         model[0].weight[:4] = 0
     target = target_of(model)
     found = actsec.attack(target, x, y, "dead_relu(steps=10)", eps=0.3)
-    net = float(health.kill_profile(target, x, torch.from_numpy(found.x)).net.mean())
+    net = float(tally.kill_profile(target, x, torch.from_numpy(found.x)).net.mean())
     assert found.forced[0].rise == pytest.approx(net)
     assert f"dead share of units {net:+.3f} net" in found.sentence
     assert net > float(found.verdicts.score.mean()) > 0

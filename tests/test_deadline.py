@@ -14,11 +14,12 @@ from test_executors import jobs, work
 from test_executors import run as run_jobs
 from test_gates_and_places import NET, linear
 
-from actsec import executors, plan, runner, tasks
-from actsec.deadline import TimedOut, deadline
 from actsec.errors import BadOption, Interrupted, NoVerdict, PlanError
-from actsec.executors import Processes
-from actsec.store import Store
+from actsec.planning import plan
+from actsec.running import executors, runner, tasks
+from actsec.running.deadline import TimedOut, deadline
+from actsec.running.executors import Processes
+from actsec.running.store import Store
 
 LIMIT = 12.0
 """Seconds: far more than any job of these plans takes on a busy machine."""

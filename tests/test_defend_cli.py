@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import actsec
-from actsec import hardened, runner, scene, tasks
-from actsec.plan import Plan
-from actsec.store import Store
+from actsec.hardening import hardened
+from actsec.planning.plan import Plan
+from actsec.running import runner, scene, tasks
+from actsec.running.store import Store
 
 NETS = """
 from torch import nn
@@ -194,7 +195,7 @@ MISTAKES = {
 def test_a_mistake_is_told_before_anything_is_trained(name, folder, tmp_path, monkeypatch):
     chain, arguments, changes, code, words = MISTAKES[name]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("actsec.hardening.fit_chain", lambda *_: pytest.fail("it was fitted"))
+    monkeypatch.setattr("actsec.hardening.making.fit_chain", lambda *_: pytest.fail("it was fitted"))
     said = defend(folder, chain, *arguments, **{"calibration": "calibration.npz", **changes})
     assert said.code == code, said.err
     assert all(word in said.err for word in words), said.err
@@ -209,7 +210,7 @@ def test_what_cannot_be_exported_is_told_before_anything_is_trained(folder, tmp_
         f"import torch\nimport numpy as np\n{NETS}\nclass Odd(Net):\n    def forward(self, x):\n"
         "        return super().forward(torch.from_numpy(np.sin(x.detach().numpy())))\n"
     )
-    monkeypatch.setattr("actsec.hardening.fit_chain", lambda *_: pytest.fail("it was fitted"))
+    monkeypatch.setattr("actsec.hardening.making.fit_chain", lambda *_: pytest.fail("it was fitted"))
     said = defend(
         folder,
         "temperature",
@@ -238,7 +239,7 @@ def test_what_was_written_is_said_although_the_rest_failed(folder, tmp_path, mon
     def full(*_):
         raise StoreError("cannot write m.pt2: No space left on device", "Make room.")
 
-    monkeypatch.setattr("actsec.exporting.write", full)
+    monkeypatch.setattr("actsec.hardening.exporting.write", full)
     places = ("--save", tmp_path / "h", "--export", tmp_path / "m.pt2")
     said = defend(folder, "temperature", *places, calibration="calibration.npz")
     assert said.code == 2
@@ -381,7 +382,7 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
 
 
 def test_the_clock_counts_epochs_and_the_rows_between():
-    from actsec.chains import _Clock, _watched
+    from actsec.hardening.chains import _Clock, _watched
 
     told = []
     clock = _Clock("pgd", 10, 4, told.append)

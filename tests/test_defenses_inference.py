@@ -23,7 +23,7 @@ from actsec.defenses.vector_scaling import best_vectors
 from actsec.diagnostics.finite_differences import FiniteDifferences
 from actsec.diagnostics.zero_gradients import ZeroGradients
 from actsec.errors import BadOption, UnknownName
-from actsec.probe import probe
+from actsec.running.probe import probe
 from actsec.types import Evidence, Split, Target, Threat
 from actsec.verdict.calibration import ece
 
@@ -430,8 +430,8 @@ def test_what_cannot_be_is_refused_by_name():
 
 
 def test_an_audit_gives_its_eps_to_what_trains_against_it_alone():
-    from actsec.budgets import _with_eps
-    from actsec.pricing import spelled
+    from actsec.planning.budgets import _with_eps
+    from actsec.planning.pricing import spelled
     from actsec.spec import parse
 
     assert str(_with_eps(parse("noisy_inference(std=0.1)"), 0.1)) == "noisy_inference(std=0.1)"

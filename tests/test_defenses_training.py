@@ -15,9 +15,7 @@ from runs import ENVIRONMENT
 from test_defenses import answers, digits, everything, material, network, plain_pgd, trained
 from torch import nn
 
-from actsec import crafting, detecting, geometry, plan, registry, runner, tasks, training
-from actsec import store as store_module
-from actsec.chains import fit_chain
+from actsec import detecting, geometry, registry, training
 from actsec.defenses import (
     AdversarialTraining,
     ConfidencePenalty,
@@ -41,10 +39,15 @@ from actsec.defenses.swap import example_of
 from actsec.defenses.trades import BESIDE
 from actsec.draws import Draws
 from actsec.errors import BadOption, ModelError, ThreatError, UnknownName
+from actsec.hardening.chains import fit_chain
 from actsec.losses import Hardest, LargestConfidence
-from actsec.referee import answer
+from actsec.planning import plan
+from actsec.running import runner, tasks
+from actsec.running import store as store_module
+from actsec.running.store import Store
+from actsec.search import crafting
+from actsec.search.referee import answer
 from actsec.spec import Spec, parse, parse_chain
-from actsec.store import Store
 from actsec.training import Recipe, loop
 from actsec.types import JUDGE_DRAWS, Cases, Normalization, Observed, Split, Target, Threat
 

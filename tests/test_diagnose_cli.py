@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import actsec
-from actsec import checkup
 from actsec.errors import StoreError
 from actsec.result import Calibration, Clean, Share, SiteHealth
+from actsec.running import checkup
 from actsec.symptoms._seen import Seen
 from actsec.verdict import activity
 

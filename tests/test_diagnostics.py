@@ -6,15 +6,16 @@ import pytest
 from frauds import KWTA, BackwardNoise, Noisy, Quantised, Scaled, StraightThrough, digits, evidence, train
 from torch import nn
 
-from actsec import budgets, registry
+from actsec import registry
 from actsec.diagnostics.doubling_helps import DoublingHelps
 from actsec.diagnostics.gradient_free_beats_gradient import GradientFreeBeatsGradient
 from actsec.diagnostics.single_step_beats_iterative import SingleStepBeatsIterative
 from actsec.diagnostics.still_climbing import StillClimbing
 from actsec.diagnostics.unsearched_detector import UnsearchedDetector
 from actsec.errors import BadOption, UnknownName
-from actsec.plan import Plan, Trial
-from actsec.referee import attack_target, cases_of
+from actsec.planning import budgets
+from actsec.planning.plan import Plan, Trial
+from actsec.search.referee import attack_target, cases_of
 from actsec.spec import parse
 from actsec.types import Evidence, Finding, Target, Threat
 from actsec.verdict import false_alarms
@@ -230,7 +231,7 @@ def test_noise_comes_nearer_only_where_the_gradient_search_found_more():
 
 
 def test_a_check_that_speaks_names_a_command_that_exists_and_its_false_alarm_rate():
-    from actsec.cli import cli
+    from actsec.command_line.cli import cli
 
     probe = {"zero_margin_gradients": 0.3, "slope_cosine": 0.1, "gradient_cosine": 0.0, "output_spread": 0.0}
     given = told(probe, single_step=0.2, margin=0.3, doubled=0.1, unbounded=0.4, gradient_free=0.0, noise=0.0)

@@ -10,10 +10,10 @@ import pytest
 import sample_result as sample
 
 from actsec import registry, taxonomy
-from actsec.conditions import evidence_of, evidence_texts
+from actsec.command_line.pages import OTHERS
 from actsec.errors import PlanError, UnknownName
-from actsec.pages import OTHERS
-from actsec.plan import from_table, write
+from actsec.planning.conditions import evidence_of, evidence_texts
+from actsec.planning.plan import from_table, write
 from actsec.reports import evidence, load, manifest
 from actsec.reports.checklist import ITEMS, checklist
 from actsec.reports.issues import issues
@@ -207,7 +207,7 @@ def fooled(**threat):
 def found(variant):
     from test_policy import gathered
 
-    from actsec.plan import Plan
+    from actsec.planning.plan import Plan
 
     return [p for p in problems(Plan(), (variant,), (gathered(variant),), ()) if p.rule == "ACT-V01"]
 

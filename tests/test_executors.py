@@ -16,7 +16,7 @@ import pytest
 from runs import ENVIRONMENT, TINY, actsec, inside, outcomes, result
 
 from actsec.errors import PlanError, StoreError, UnknownName
-from actsec.executors import Processes, Serial
+from actsec.running.executors import Processes, Serial
 from actsec.types import Job
 
 
@@ -200,8 +200,8 @@ def test_a_worker_killed_by_the_model_is_told_and_changes_nothing(tmp_path):
 
 
 def test_an_unknown_executor_and_objects_in_workers_are_refused(finished):
-    from actsec import runner, scene
-    from actsec.store import Store
+    from actsec.running import runner, scene
+    from actsec.running.store import Store
 
     prepared = runner.prepare(Store.open(finished).plan())
     with pytest.raises(UnknownName, match="executor"):

@@ -18,9 +18,10 @@ import torch
 from runs import ENVIRONMENT, inside, outcomes, result
 from test_gates_and_places import NET, linear
 
-from actsec import plan, runner
 from actsec.errors import StoreError
-from actsec.store import Store
+from actsec.planning import plan
+from actsec.running import runner
+from actsec.running.store import Store
 
 FAULTY = """
     return Faulty(model)

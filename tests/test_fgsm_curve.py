@@ -17,9 +17,9 @@ import actsec
 from actsec.attacks import FGSM
 from actsec.attacks.fgsm import GRID, SlopingCrossEntropy
 from actsec.errors import BadOption, ThreatError
-from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import CrossEntropy, Margin
-from actsec.referee import attack_target, cases_of
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Ask, Observed, Target
 
 EPS = (2 / 255, 8 / 255, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7)
@@ -226,8 +226,8 @@ def test_mixed_steps_of_rows_change_no_candidate():
     from actsec import rows
     from actsec.draws import Draws
     from actsec.losses import Misclassify
-    from actsec.oracle import Oracle
-    from actsec.referee import answer
+    from actsec.search.oracle import Oracle
+    from actsec.search.referee import answer
 
     draws, old, young = Draws(0), cases.rows(torch.arange(3)), cases.rows(torch.arange(3, 6))
     state = attack.start(old, draws)

@@ -11,7 +11,7 @@ from torch import nn
 import actsec
 from actsec.diagnostics.company import Company
 from actsec.diagnostics.unanswered import Unanswered
-from actsec.probe import probe
+from actsec.running.probe import probe
 from actsec.types import Evidence, Threat
 
 

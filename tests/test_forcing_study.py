@@ -14,13 +14,14 @@ from attack_models import digits, optimum
 from runs import inside
 from torch import nn
 
-from actsec import brackets, consequences, health, killing, units
 from actsec.attacks import DeadReLU
-from actsec.bracket_words import bracketed
 from actsec.errors import BadOption, ModelError, ThreatError
-from actsec.forcing import Kill
-from actsec.referee import attack_target, cases_of
+from actsec.forcing import brackets, consequences, killing, units
+from actsec.forcing.aim import Kill
+from actsec.forcing.bracket_words import bracketed
+from actsec.health import tally
 from actsec.result import Bracket, SiteBracket
+from actsec.search.referee import attack_target, cases_of
 from actsec.study import forcing, forcing_telling, singles
 from actsec.study.forcing import ABLATION, BESIDE, BEST, COUNT, NOISE, ONE_LAYER, PGD, PGD_BEST, Settings
 from actsec.study.page import page
@@ -91,7 +92,7 @@ def test_no_attack_is_above_its_certificate():
     assert first.certified == pytest.approx(share)
     assert 0 < first.attacked <= first.certified < 1
     assert second.attacked <= second.certified < 1
-    profile = health.kill_profile(target, x, after).sites
+    profile = tally.kill_profile(target, x, after).sites
     for site, told in zip(held.sites, profile, strict=True):
         assert site.attacked == pytest.approx(told["killed"] / (1 - told["dead_before"]))
 

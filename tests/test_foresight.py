@@ -9,11 +9,12 @@ import pytest
 from runs import inside
 from test_gates_and_places import linear
 
-from actsec import foresight, plan, runner
 from actsec.errors import PlanError
-from actsec.foresight import Pace, forecast
-from actsec.plan import Plan
-from actsec.store import Store
+from actsec.planning import foresight, plan
+from actsec.planning.foresight import Pace, forecast
+from actsec.planning.plan import Plan
+from actsec.running import runner
+from actsec.running.store import Store
 from benchmarks.many_jobs import ROLES
 
 THREADS = """

@@ -7,11 +7,13 @@ import itertools
 import pytest
 import torch
 
-from actsec import foretelling, pricing, registry, runner, scene, timing
-from actsec.foretelling import Training, lines, per_pass, trainings
-from actsec.plan import Plan
+from actsec import registry
+from actsec.planning import foretelling, pricing
+from actsec.planning.foretelling import Training, lines, per_pass, trainings
+from actsec.planning.plan import Plan
+from actsec.running import runner, scene, timing
+from actsec.running.tasks import perturb
 from actsec.spec import parse
-from actsec.tasks import perturb
 from actsec.types import Material, Split
 
 TRAINS = "adversarial_training(inner=pgd(steps=2), epochs=3, eps=0.1)"

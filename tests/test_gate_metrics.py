@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from actsec import result as r
-from actsec.conditions import gate_texts
 from actsec.errors import PlanError, UnknownName
-from actsec.plan import Plan, from_table
+from actsec.planning.conditions import gate_texts
+from actsec.planning.plan import Plan, from_table
 from actsec.verdict import calibration, statistics
 from actsec.verdict.gates import Gate, check_classes, check_gates, gate_results
 from actsec.verdict.metrics import METRICS, Value, measured, needed

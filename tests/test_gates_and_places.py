@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from runs import actsec, inside, outcomes, result
 
-from actsec.store import Store
+from actsec.running.store import Store
 
 NET = """
 import numpy as np

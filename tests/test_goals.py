@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from runs import inside
 
 import actsec
-from actsec import goals, losses, runner
+from actsec import goals, losses
 from actsec.errors import ActsecError, ThreatError
-from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import Confident, goal_of
-from actsec.plan import Plan, Trial, VariantPlan, from_table, write
-from actsec.referee import attack_target, cases_of
+from actsec.planning.plan import Plan, Trial, VariantPlan, from_table, write
 from actsec.registry import build
+from actsec.running import runner
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Observed, Outcome, Threat
 from actsec.verdict.gates import Gate
 from actsec.verdict.gathering import Gathered, Tried

@@ -9,9 +9,9 @@ from runs import inside
 import actsec
 from actsec import data, geometry
 from actsec.data import from_arrays
-from actsec.ledger import FOUND
-from actsec.referee import attack_target, cases_of
 from actsec.registry import build
+from actsec.search.ledger import FOUND
+from actsec.search.referee import attack_target, cases_of
 
 
 @pytest.mark.parametrize(("grid", "kind"), [(255, np.uint8), (65535, np.uint16)])

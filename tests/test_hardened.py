@@ -18,16 +18,19 @@ from hypothesis import strategies as st
 from runs import ENVIRONMENT
 
 import actsec
-from actsec import exporting, hardened, registry, tasks, toml
+from actsec import registry
 from actsec.activations import find
-from actsec.chains import fit_chain
 from actsec.describing import fingerprint
 from actsec.errors import BadOption, ModelError, StoreError, Unsafe
+from actsec.hardening import exporting, hardened
+from actsec.hardening.chains import fit_chain
 from actsec.loading import recipes
 from actsec.loading.recipes import RECIPE, WEIGHTS, inputs
-from actsec.oracle import frozen
+from actsec.planning import toml
+from actsec.running import tasks
+from actsec.search.oracle import frozen
+from actsec.search.tables import Lattice, RawUnits
 from actsec.spec import Spec, parse_chain
-from actsec.tables import Lattice, RawUnits
 from actsec.types import Material, Normalization, Split
 
 NETS = """

@@ -20,12 +20,12 @@ from rich.console import Console
 from runs import inside
 
 from actsec import result as r
+from actsec.command_line.printing import say, say_lines
+from actsec.command_line.screen import Screen
 from actsec.errors import DataError
-from actsec.printing import say, say_lines
 from actsec.reports import compared, load, words
 from actsec.reports.formats import junit, md, sarif, terminal
 from actsec.reports.load import Report
-from actsec.screen import Screen
 from actsec.verdict.between import Compared, Flips, Held
 
 EVIL = {
@@ -292,7 +292,7 @@ def test_an_error_about_a_hostile_name_is_clean(name, tmp_path):
 
 
 def test_a_crash_is_one_clean_line(monkeypatch):
-    from actsec import cli
+    from actsec.command_line import cli
 
     def crash(*_, **__):
         raise ValueError("\x1b[2J\nFORGED: all gates passed")
@@ -307,7 +307,7 @@ def test_a_crash_is_one_clean_line(monkeypatch):
 def test_a_plan_that_is_printed_is_clean_and_reads_back(tmp_path):
     import tomllib
 
-    from actsec import plan
+    from actsec.planning import plan
 
     every = "".join(EVIL.values())
     made = plan.Plan(model=f"nets.py:{every}", gates=(every,))

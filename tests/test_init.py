@@ -9,9 +9,9 @@ import tomllib
 import pytest
 from runs import inside
 
-from actsec import plan as plans
-from actsec import starting
-from actsec.plan import Plan
+from actsec.planning import plan as plans
+from actsec.planning import starting
+from actsec.planning.plan import Plan
 
 KEY = re.compile(r"^# (\w+ = .*)$", re.MULTILINE)
 
@@ -53,7 +53,7 @@ def test_it_reads_back_as_the_same_command_line(tmp_path, options, monkeypatch):
     path = tmp_path / "plan.toml"
     assert inside("init", path, *options).code == 0
     seen = []
-    monkeypatch.setattr("actsec.starting.create", lambda _, plan: seen.append(plan))
+    monkeypatch.setattr("actsec.planning.starting.create", lambda _, plan: seen.append(plan))
     inside("init", "elsewhere.toml", *options)
     assert [plans.read(path)] == seen
 
@@ -74,7 +74,7 @@ def test_every_commented_key_can_be_uncommented(line):
 
 
 def test_what_it_writes_runs_as_it_is(tmp_path):
-    from actsec import runner
+    from actsec.running import runner
 
     path = tmp_path / "plan.toml"
     assert inside("init", path).code == 0

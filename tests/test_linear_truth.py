@@ -7,8 +7,8 @@ import torch
 from attack_models import linear, optimum
 
 from actsec import registry
-from actsec.ledger import FOUND
-from actsec.referee import attack_target, cases_of
+from actsec.search.ledger import FOUND
+from actsec.search.referee import attack_target, cases_of
 
 
 def truth(norm):

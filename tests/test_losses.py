@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from actsec.activations.regions import regions
 from actsec.errors import ThreatError
-from actsec.forcing import DeadCount
+from actsec.forcing.aim import DeadCount
 from actsec.losses import CrossEntropy, Kill, Margin, Misclassify, margin
 from actsec.types import Cases, Observed, SiteValues
 

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from attack_models import digits
 from torch import Tensor, nn
 
-from actsec import folding, lowering, registry
+from actsec import registry
 from actsec.activations import find
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.ledger import FOUND, Verdicts
 from actsec.losses import CrossEntropy, Kill, Margin, Misclassify
-from actsec.lowering import lower, worth
-from actsec.oracle import Oracle, frozen
-from actsec.referee import cases_of, drive
+from actsec.search import folding, lowering
+from actsec.search.ledger import FOUND, Verdicts
+from actsec.search.lowering import lower, worth
+from actsec.search.oracle import Oracle, frozen
+from actsec.search.referee import cases_of, drive
 from actsec.spec import parse
 from actsec.types import Ask, Cases, Target
 

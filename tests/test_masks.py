@@ -14,12 +14,13 @@ from PIL import Image
 from test_attacks import NAMES, attack_of, goal_of, subject, threats
 
 import actsec
-from actsec import masks, runner
 from actsec.data import from_arrays
 from actsec.errors import DataError, Unsafe
-from actsec.ledger import ALREADY_WRONG
-from actsec.plan import Plan, from_table, jobs
-from actsec.referee import attack_target, cases_of
+from actsec.planning.plan import Plan, from_table, jobs
+from actsec.running import runner
+from actsec.search import masks
+from actsec.search.ledger import ALREADY_WRONG
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Proposer
 
 LEFT = np.zeros((8, 8), dtype=bool)

@@ -9,8 +9,8 @@ from torch import nn
 
 from actsec.attacks import PGD, Square
 from actsec.errors import ModelError
-from actsec.oracle import PAD, Oracle, frozen, rows_within
-from actsec.referee import attack_target, cases_of
+from actsec.search.oracle import PAD, Oracle, frozen, rows_within
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import BATCH, Target
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from runs import TINY, inside, outcomes, result
 
-from actsec import plan, runner
 from actsec.errors import BadOption, StoreError
-from actsec.merging import merge
-from actsec.parts import Part
-from actsec.store import Store
+from actsec.planning import plan
+from actsec.planning.parts import Part
+from actsec.running import runner
+from actsec.running.merging import merge
+from actsec.running.store import Store
 from actsec.types import Job
 
 OF = 3
@@ -148,7 +149,7 @@ def test_other_gates_are_refused(copies, tmp_path):
 
 
 def test_a_failed_job_of_a_part_is_a_finding(copies, tiny, tmp_path, monkeypatch):
-    from actsec import tasks
+    from actsec.running import tasks
 
     def broken(job, loaded, store):
         raise RuntimeError("not here")

@@ -10,9 +10,9 @@ from torch import nn
 from actsec import registry
 from actsec.attacks import CarliniWagner, MinimalL2
 from actsec.errors import BadOption
-from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import Confident, Misclassify
-from actsec.referee import attack_target, cases_of
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Target
 
 

@@ -10,15 +10,17 @@ from runs import TINY
 from torch import nn
 
 import actsec
-from actsec import confidence, plan, runner
+from actsec import confidence
 from actsec.attacks import FGSM, PGD, Miscalibration, Noise
-from actsec.budgets import BUDGETS, Images, resolve
 from actsec.errors import BadOption, PlanError, ThreatError
-from actsec.ledger import FOUND
 from actsec.losses import goal_of
-from actsec.referee import attack_target, cases_of
+from actsec.planning import plan
+from actsec.planning.budgets import BUDGETS, Images, resolve
 from actsec.reports import load
 from actsec.reports.formats import md, terminal
+from actsec.running import runner
+from actsec.search.ledger import FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Observed, Target, Threat
 from actsec.verdict.calibration import ece, softmax
 from actsec.verdict.gates import Gate, check_gates

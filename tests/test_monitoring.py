@@ -21,9 +21,10 @@ from torch import nn
 from torch.nn.modules import module as torch_modules
 
 import actsec
-from actsec import monitoring, readings
+from actsec import monitoring
 from actsec.activations import dead_counts, find
 from actsec.errors import BadOption, DataError, ModelError, StoreError
+from actsec.health import readings
 from actsec.monitoring import monitor as monitor_room
 from actsec.monitoring import seeing
 
@@ -368,7 +369,7 @@ def test_a_line_that_broke_off_does_not_spoil_the_next(net, x, tmp_path, monkeyp
                 raise OSError(28, "No space left on device")
             return super().write(data[:100] if next(tries) == 1 else data)
 
-    monkeypatch.setattr("actsec.writing.FileIO", Short)
+    monkeypatch.setattr("actsec.monitoring.writing.FileIO", Short)
     with warnings.catch_warnings(), monitor:
         warnings.simplefilter("ignore")
         for _ in range(5):

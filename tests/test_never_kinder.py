@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import actsec
-from actsec import budgets
 from actsec.errors import DataError, PlanError, ThreatError
-from actsec.plan import Plan, Trial, VariantPlan
+from actsec.planning import budgets
+from actsec.planning.plan import Plan, Trial, VariantPlan
 from actsec.types import Evidence, Outcome, Target, Threat
 from actsec.verdict import calibration
 from actsec.verdict.gathering import Gathered, Tried, compared
@@ -39,7 +39,7 @@ def test_asking_for_more_images_is_not_lowered_and_the_checks_follow():
 def test_noise_alone_is_no_attack():
     plan = resolve(Trial("noise", "l2:0.5", 50))
     assert plan.attacks[0].role == "noise"
-    from actsec.plan import tested
+    from actsec.planning.plan import tested
 
     assert tested(plan, "relu", Threat("l2", 0.5)) == 0
 

@@ -15,10 +15,10 @@ import sample_result as sample
 from runs import inside
 from test_gates_and_places import linear
 
-from actsec.plan import Plan, Trial, from_table
+from actsec.planning.plan import Plan, Trial, from_table
 from actsec.reports import load, manifest
 from actsec.reports.redacting import redacted, scrubber
-from actsec.sharing import FILES, share, without_paths
+from actsec.running.sharing import FILES, share, without_paths
 
 USER, HOST = "mallory77", "vault-host-9"
 FOLDER, TOKEN, VARIABLE, CELL = "patients_of_dr_who", "hunter2hunter2", "s3cr3t/Value+x", "PLANTED_CELL_4711"

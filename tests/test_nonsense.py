@@ -21,19 +21,21 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
 import actsec
-from actsec import nonsense, plan, registry, runner
+from actsec import nonsense, registry
 from actsec.attacks import PGD
 from actsec.attacks.fooling import Fooling, LogOdds
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError
-from actsec.ledger import FOUND
 from actsec.losses import Confident
 from actsec.nonsense import ALPHAS, KINDS, NOT_FINITE, REJECTED, ROWS, far, fool, inputs, measure
-from actsec.referee import attack_target, cases_of
+from actsec.planning import plan
 from actsec.reports import load
 from actsec.reports.figures.rays import Line, rays
 from actsec.reports.lookup import first
-from actsec.store import Store
+from actsec.running import runner
+from actsec.running.store import Store
+from actsec.search.ledger import FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Cases, Observed, Outcome, Target
 from actsec.verdict import nonsense as verdict
 from actsec.verdict.gathering import gather

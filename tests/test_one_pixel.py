@@ -16,8 +16,8 @@ from actsec.attacks._guided import BLOCK
 from actsec.attacks._pixels import grid_of
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.ledger import ALREADY_WRONG, FOUND
-from actsec.referee import attack_target, cases_of
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Target
 
 

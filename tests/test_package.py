@@ -72,7 +72,7 @@ def test_the_metadata(built):
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra")) == {"test", "bench", "ray", "docs", "browser"}
-    assert "actsec = actsec.cli:main" in points
+    assert "actsec = actsec.command_line.cli:main" in points
 
 
 def test_the_command_works_where_it_is_installed(built, tmp_path):

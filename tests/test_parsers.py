@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actsec import spec, toml
+from actsec import spec
 from actsec.errors import ActsecError
+from actsec.planning import toml
 from actsec.types import Threat
 from benchmarks import fuzzing
 

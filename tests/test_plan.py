@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import TINY, inside, outcomes, result
 
-from actsec import budgets, plan
 from actsec.errors import ActsecError, BadOption, PlanError, ThreatError, UnknownName
-from actsec.plan import Facts, Plan, Trial, from_table, headline_threats, jobs, plan_id, variants
+from actsec.planning import budgets, plan
+from actsec.planning.plan import Facts, Plan, Trial, from_table, headline_threats, jobs, plan_id, variants
 from actsec.types import Threat
 
 FACTS = Facts(model="m", test="t", train="tr", calibration="c", shape=(1, 8, 8), classes=tuple("0123456789"), grid=16)

@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 from runs import TINY
 from sample_result import variant
 
-from actsec import errors, plan, runner
+from actsec import errors
 from actsec.data import Overlap
 from actsec.errors import PlanError, UnknownName
-from actsec.plan import Plan, VariantPlan
+from actsec.planning import plan
+from actsec.planning.plan import Plan, VariantPlan
 from actsec.reports.answers import QUESTIONS, headline
 from actsec.result import Share
-from actsec.store import Store
+from actsec.running import runner
+from actsec.running.store import Store
 from actsec.types import Outcome
 from actsec.verdict import gates as gating
 from actsec.verdict.gates import Gate, gate_results

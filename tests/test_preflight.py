@@ -9,12 +9,12 @@ from torch import nn
 
 from actsec.errors import BadOption, DataError, ModelError, NoVerdict
 from actsec.loading.normalizing import normalization
-from actsec.preflight import check_expected, preflight
+from actsec.running.preflight import check_expected, preflight
 from actsec.target import load
 from actsec.types import Normalization, Target
 from actsec.verdict.statistics import share
 
-looking = importlib.import_module("actsec.preflight")
+looking = importlib.import_module("actsec.running.preflight")
 
 CLASSES = 4
 N = 400

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from actsec import health, models, pricing, registry, timing
+from actsec import models, registry
+from actsec.health import tally
+from actsec.planning import pricing
+from actsec.running import timing
+from actsec.running.tasks import perturb
 from actsec.spec import parse
-from actsec.tasks import perturb
 from actsec.types import Material, Split, Target
 
 ROWS = 300
@@ -101,7 +104,7 @@ def test_dead_units_of_each_row_by_hand():
     target = Target(model.eval(), (2,), ("a", "b"), bounds=(-1.0, 1.0))
     x = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 0.0]])
     # Two units that can die and two that cannot.
-    assert health.dead_share(target, x).tolist() == [0.0, 0.25, 0.5]
-    assert health.dead_share(Target(nn.Linear(2, 2), (2,), ("a", "b")), x) is None
+    assert tally.dead_share(target, x).tolist() == [0.0, 0.25, 0.5]
+    assert tally.dead_share(Target(nn.Linear(2, 2), (2,), ("a", "b")), x) is None
     x[0, 0] = torch.nan
-    assert health.dead_share(target, x) is None
+    assert tally.dead_share(target, x) is None

@@ -6,8 +6,8 @@ import torch
 from frauds import CLASSES, BackwardNoise, Noisy, Quantised, Scaled, StraightThrough
 from torch import Tensor, nn
 
-from actsec.health import kill_profile, site_health
-from actsec.probe import broken_graph, probe
+from actsec.health.tally import kill_profile, site_health
+from actsec.running.probe import broken_graph, probe
 from actsec.types import Normalization, Target
 
 

@@ -19,10 +19,11 @@ from runs import ENVIRONMENT, actsec, inside, outcomes, result
 from safetensors.torch import save_file
 from test_gates_and_places import NET, linear
 
-from actsec import plan, runner, tasks
 from actsec.errors import Interrupted, PlanError, StoreError
-from actsec.executors import DIED_TWICE
-from actsec.store import Store
+from actsec.planning import plan
+from actsec.running import runner, tasks
+from actsec.running.executors import DIED_TWICE
+from actsec.running.store import Store
 from benchmarks.streaming import pictures
 from benchmarks.streaming import plan as folder_plan
 
@@ -47,7 +48,7 @@ DIES = """
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster on this machine that the tests share, as a program that uses Ray already would."""
-    from actsec.ray_executor import _ray
+    from actsec.running.ray_executor import _ray
 
     _ray().init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield

@@ -12,15 +12,16 @@ from attack_models import digits
 from fast_lin import certified
 from torch import nn
 
-from actsec import budgets, registry
+from actsec import registry
 from actsec.attacks import AutoAttack, Cascade, Square
 from actsec.attacks.apgd import APGD
 from actsec.attacks.fab import FAB
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.ledger import ALREADY_WRONG, FOUND
-from actsec.plan import Plan, Trial
-from actsec.referee import attack_target, cases_of
+from actsec.planning import budgets
+from actsec.planning.plan import Plan, Trial
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Recipe, Target, Threat
 
 SHARED = Path(os.environ.get("ACTSEC_SHARED", Path(__file__).parents[2] / "shared")) / "data"

@@ -11,10 +11,10 @@ from torch import nn
 from actsec import rows
 from actsec.attacks import FGSM, PGD, MinimalL2, Noise, OnePixel, Square
 from actsec.draws import Draws
-from actsec.ledger import ALREADY_WRONG, FAILED, FOUND, NORMS_KEPT
 from actsec.losses import Hardest, Kill, Misclassify
-from actsec.oracle import Oracle, frozen
-from actsec.referee import attack_target, cases_of, drive
+from actsec.search.ledger import ALREADY_WRONG, FAILED, FOUND, NORMS_KEPT
+from actsec.search.oracle import Oracle, frozen
+from actsec.search.referee import attack_target, cases_of, drive
 from actsec.types import Ask, Target
 
 

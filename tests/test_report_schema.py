@@ -73,7 +73,8 @@ def test_what_does_not_fit_is_refused_by_schema_and_reader_alike(change):
 
 
 def test_every_field_of_every_record_is_described_by_name():
-    from actsec import result, vitals
+    from actsec import result
+    from actsec.health import vitals
 
     defs = schema()["$defs"]
     named = {**vars(vitals), **vars(result)}

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from runs import ENVIRONMENT, TINY, actsec, outcomes, result
 
-from actsec import errors, plan, runner
-from actsec.store import Store
+from actsec import errors
+from actsec.planning import plan
+from actsec.running import runner
+from actsec.running.store import Store
 
 LONGER = TINY.replace("samples = 8", "samples = 240").replace("shard = 4", "shard = 20").replace("steps=3", "steps=20")
 
@@ -166,7 +168,7 @@ def test_a_partial_report_can_be_written_at_any_moment(share, finished, tmp_path
 
 
 def test_failed_jobs_are_tried_again(tiny, finished, tmp_path, monkeypatch):
-    from actsec import tasks
+    from actsec.running import tasks
 
     def broken(job, loaded, store):
         raise RuntimeError("not today")
@@ -186,7 +188,7 @@ def test_failed_jobs_are_tried_again(tiny, finished, tmp_path, monkeypatch):
 
 
 def test_what_rests_on_a_failed_job_is_not_run(tiny, tmp_path, monkeypatch):
-    from actsec import tasks
+    from actsec.running import tasks
 
     def broken(job, loaded, store):
         raise RuntimeError("no model")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from attack_models import digits
 
-from actsec.chains import threads
-from actsec.oracle import Oracle, frozen
-from actsec.plan import VariantPlan
+from actsec.hardening.chains import threads
+from actsec.planning.plan import VariantPlan
+from actsec.search.oracle import Oracle, frozen
 from actsec.types import Outcome
 from actsec.verdict.gathering import Gathered
 from actsec.verdict.rounding import TOLERANCE, rounding

@@ -10,8 +10,8 @@ from frauds import digits as rows
 
 from actsec.attacks import PGD, AveragedDifferences, MinimalL2, Noise
 from actsec.errors import BadOption, ThreatError
-from actsec.ledger import ALREADY_WRONG, FOUND
-from actsec.referee import attack_target, cases_of
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Target
 
 

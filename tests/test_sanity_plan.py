@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from actsec import budgets, registry
-from actsec import plan as plans
+from actsec import registry
 from actsec.errors import PlanError, UnknownName
-from actsec.plan import Facts, Plan, Trial, headline_threats, jobs, source_jobs, variants
+from actsec.planning import budgets
+from actsec.planning import plan as plans
+from actsec.planning.plan import Facts, Plan, Trial, headline_threats, jobs, source_jobs, variants
 from actsec.types import Threat
 
 IMAGES = budgets.Images((1, 8, 8), 16, 539)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actsec import budgets, registry
-from actsec.plan import Plan, Trial
+from actsec import registry
+from actsec.planning import budgets
+from actsec.planning.plan import Plan, Trial
 from actsec.types import NORMS, Evidence, Threat
 from actsec.verdict.sanity import compared, diagnose, state
 

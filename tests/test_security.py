@@ -19,11 +19,13 @@ from numpy.lib import format as npy
 from PIL import Image
 from runs import ENVIRONMENT, actsec, inside
 
-from actsec import masks, models, plan, registry
+from actsec import models, registry
 from actsec.data import archives, folders, load, tables
 from actsec.errors import BadOption, DataError, ModelError, SpecError, Unsafe, UsageError
 from actsec.loading import building
 from actsec.loading.weights import read_weights
+from actsec.planning import plan
+from actsec.search import masks
 from actsec.spec import parse, parse_value
 
 
@@ -300,7 +302,8 @@ def test_switches_of_the_environment_weaken_nothing(tmp_path, value):
     (tmp_path / "nets.py").write_text("import torch\ndef make(): return torch.nn.Linear(3, 2)\n")
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((60, 3)), y=np.arange(60) % 2)
     code = (
-        "import sys, torch, os; torch.serialization.add_safe_globals([os.mkdir]); from actsec.cli import main;"
+        "import sys, torch, os; torch.serialization.add_safe_globals([os.mkdir]);"
+        "from actsec.command_line.cli import main;"
         "sys.argv = ['actsec', 'audit', '--model', 'nets.py:make', '--weights', 'w.pt', '--data', 'x.npz']; main()"
     )
     both = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": value, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": value}
@@ -386,7 +389,7 @@ class FGSM(Ours):
 def test_the_report_names_the_code_that_ran(tmp_path, monkeypatch):
     import hashlib
 
-    from actsec import executed
+    from actsec.running import executed
 
     (tmp_path / "stranger.py").write_text(STRANGER)
     info = tmp_path / "stranger-1.0.dist-info"
@@ -452,7 +455,7 @@ def test_a_run_folder_is_data(finished, tmp_path):
     import shutil
 
     from actsec.reports.load import read
-    from actsec.store import Store
+    from actsec.running.store import Store
 
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -480,8 +483,8 @@ def test_a_cost_that_somebody_edited_is_left_out_of_the_times(tmp_path, edit):
     """Found by fuzzing: the report of a merged run broke off."""
     import json
 
-    from actsec.runner import _environment
-    from actsec.store import Store
+    from actsec.running.runner import _environment
+    from actsec.running.store import Store
 
     (tmp_path / "costs").mkdir()
     good = {"kind": "attack", "label": "pgd", "passes": 18, "peak_mib": 565, "seconds": 0.5}

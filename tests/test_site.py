@@ -10,7 +10,7 @@ import sys
 import pytest
 from runs import ENVIRONMENT, ROOT
 
-from actsec import pages
+from actsec.command_line import pages
 
 MISSING = [name for name in ("mkdocs", "material", "mkdocstrings") if importlib.util.find_spec(name) is None]
 LOADED = re.compile(r"""<(?:script|img|iframe|source)[^>]*\ssrc=["'](?:https?:)?//|<link[^>]*\shref=["']https?://""")

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from actsec import registry, training
-from actsec.certificates import certify, left, lower_bound, radius_of, voter_of, votes
 from actsec.errors import BadOption
-from actsec.referee import attack_target, cases_of
+from actsec.search.certificates import certify, left, lower_bound, radius_of, voter_of, votes
+from actsec.search.referee import attack_target, cases_of
 from actsec.spec import parse
 from actsec.types import Material, Normalization, Split, Target
 
@@ -319,9 +319,9 @@ def test_art_counts_the_same_votes():
 
 
 def test_an_audit_certifies_shows_and_resumes(tmp_path):
-    from actsec import runner
-    from actsec.plan import Plan, Trial
+    from actsec.planning.plan import Plan, Trial
     from actsec.reports import load
+    from actsec.running import runner
 
     tiny = Plan(
         model="reference:mlp(width=[8])",

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from runs import inside, outcomes, result
 
-from actsec import plan, runner
 from actsec.errors import StoreError
-from actsec.plan import Facts, Plan
-from actsec.store import Store
+from actsec.planning import plan
+from actsec.planning.plan import Facts, Plan
+from actsec.running import runner
+from actsec.running.store import Store
 from actsec.types import Outcome
 
 FACTS = Facts(model="m", test="t", train="tr", calibration="c", classes=("a", "b"))
@@ -207,7 +208,7 @@ def test_a_foreign_plan_in_the_folder_exits_2(finished, tiny):
 
 
 def test_data_that_changes_under_a_run_is_refused(tmp_path, tiny):
-    from actsec import scene
+    from actsec.running import scene
 
     x = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     path = tmp_path / "test.npz"

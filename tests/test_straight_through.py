@@ -11,7 +11,7 @@ import actsec
 from actsec.attacks import BPDA
 from actsec.describing import fingerprint
 from actsec.errors import BadOption, ModelError, UnknownName
-from actsec.straight_through import stand_in
+from actsec.search.straight_through import stand_in
 from actsec.types import Target
 
 EPS = 0.1

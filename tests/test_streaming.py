@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 from runs import inside, outcomes, result
 
-from actsec import plan as plans
-from actsec import runner, scene
-from actsec.agenda import Agenda
 from actsec.data import check, fingerprint, from_arrays, load, sample, split
 from actsec.data.folders import again, kept
 from actsec.data.streamed import Streamed, row_ids
 from actsec.errors import DataError
-from actsec.plan import Plan, Trial
-from actsec.store import Store
+from actsec.planning import plan as plans
+from actsec.planning.plan import Plan, Trial
+from actsec.running import runner, scene
+from actsec.running.agenda import Agenda
+from actsec.running.store import Store
 from actsec.types import Job
 from benchmarks.streaming import audited, pictures, plan
 

@@ -286,7 +286,7 @@ def test_mistakes(arguments, words):
 
 
 def test_help_needs_no_torch():
-    code = "import sys, actsec.cli as c\ntry:\n c.cli(['study', '--help'])\nexcept SystemExit: pass\n"
+    code = "import sys, actsec.command_line.cli as c\ntry:\n c.cli(['study', '--help'])\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from runs import actsec
 from torch import nn
 
-from actsec import data, plan, registry, runner, scene
+from actsec import data, registry
 from actsec.data import delimited, tables
 from actsec.errors import ActsecError, BadOption, DataError, ModelError, PlanError, SpecError, UnknownName, Unsafe
-from actsec.features import Feature, FeatureRule, Table, echo_eps
 from actsec.geometry import inside
-from actsec.ledger import ALREADY_WRONG, FOUND
 from actsec.losses import Kill, Misclassify
-from actsec.referee import attack_target, cases_of
-from actsec.tables import RawUnits, TableRules, constrained, one_label, raw_units, rules
+from actsec.planning import plan
+from actsec.running import runner, scene
+from actsec.search.features import Feature, FeatureRule, Table, echo_eps
+from actsec.search.ledger import ALREADY_WRONG, FOUND
+from actsec.search.referee import attack_target, cases_of
+from actsec.search.tables import RawUnits, TableRules, constrained, one_label, raw_units, rules
 from actsec.types import Normalization, Target
 from actsec.verdict.assembling import missed
 from actsec.verdict.statistics import share
@@ -642,7 +644,7 @@ def test_rules_and_labels_decide_the_jobs_and_the_positive_class_only_the_result
     ],
 )
 def test_mistakes_end_in_words_and_exit_code_2(options, said, capsys, monkeypatch):
-    from actsec import cli
+    from actsec.command_line import cli
 
     monkeypatch.setattr("sys.argv", ["actsec", "audit", *options, "--print-plan"])
     with pytest.raises(SystemExit) as stop:

@@ -15,14 +15,17 @@ from runs import TINY, inside, outcomes, result
 from torch import nn
 
 import actsec
-from actsec import examples, plan, registry, runner, spec, surrogates
+from actsec import registry, spec
 from actsec.attacks import PGD, Replay, Transfer
 from actsec.data.streamed import row_ids
 from actsec.errors import BadOption, PlanError, StoreError, ThreatError
-from actsec.ledger import FOUND
-from actsec.plan import Facts, jobs, plan_id, variants
-from actsec.referee import attack_target, cases_of
-from actsec.store import Store
+from actsec.planning import plan
+from actsec.planning.plan import Facts, jobs, plan_id, variants
+from actsec.running import runner
+from actsec.running.store import Store
+from actsec.search import examples, surrogates
+from actsec.search.ledger import FOUND
+from actsec.search.referee import attack_target, cases_of
 
 
 @pytest.fixture(scope="module")

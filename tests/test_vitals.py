@@ -14,15 +14,19 @@ from runs import inside
 from torch import nn
 
 import actsec
-from actsec import checkup, flow, health, plan, profiles, registry, scene, unit_evidence, vital_signs
-from actsec.fresh import fresh, why_not
+from actsec import registry
+from actsec.forcing import unit_evidence
+from actsec.health import flow, profiles, tally, vital_signs
+from actsec.health.fresh import fresh, why_not
+from actsec.health.vitals import LIVE, Flow, InputGradients, LayerFlow, Outliers, Spread, Units, Vitals
+from actsec.planning import plan
 from actsec.reports import vital_blocks
 from actsec.reports.blocks import Figures, Fold, Table
 from actsec.reports.figures.units import card
+from actsec.running import checkup, scene
 from actsec.symptoms._seen import Seen
 from actsec.types import Target
 from actsec.verdict.causes import MENDS, Gone, cause
-from actsec.vitals import LIVE, Flow, InputGradients, LayerFlow, Outliers, Spread, Units, Vitals
 
 
 class Residual(nn.Module):
@@ -148,9 +152,9 @@ def rows_of_passes(model):
 def test_a_large_network_is_given_few_images_at_once_and_says_the_same():
     target, x, y = residual(), images(70), torch.arange(70) % 10
     few = target.having(batch=3)
-    whole = health.observed(target, x, y).sites, flow.gradients(target, x, y), flow.input_gradients(target, x, y)
+    whole = tally.observed(target, x, y).sites, flow.gradients(target, x, y), flow.input_gradients(target, x, y)
     seen = rows_of_passes(target.model)
-    pieces = health.observed(few, x, y).sites, flow.gradients(few, x, y), flow.input_gradients(few, x, y)
+    pieces = tally.observed(few, x, y).sites, flow.gradients(few, x, y), flow.input_gradients(few, x, y)
     assert max(seen) == 3
     assert sum(seen) == 70 + 70 + 2 * 70
     for one, other in zip(*(part[0] for part in (whole, pieces)), strict=True):
@@ -178,8 +182,8 @@ def test_of_a_large_network_fewer_images_are_asked_and_the_cost_says_so():
 def test_what_a_backward_keeps_decides_how_many_images_a_checkup_holds(monkeypatch):
     """1 MiB of activations a row under a bound of 8 MiB: four at a time, each counted twice."""
     held = []
-    watch = health.observed
-    monkeypatch.setattr(health, "observed", lambda target, *given: held.append(target.batch) or watch(target, *given))
+    watch = tally.observed
+    monkeypatch.setattr(tally, "observed", lambda target, *given: held.append(target.batch) or watch(target, *given))
     monkeypatch.setattr(checkup, "kept_by_row", lambda *_: 1 << 20)
     made = plan.Plan(model="reference:mlp(width=[4])", activations=("relu",), samples=20, memory=8)
     loaded = scene.load(checkup.whole(made))
@@ -428,7 +432,7 @@ def test_the_shares_agree_with_health():
     target = actsec.load(planted.model, input_shape=tuple(x.shape[1:]), classes=10)
     before = copy.deepcopy(target.model.state_dict())
     told = ailing.looked(planted)
-    for site, units in zip(health.site_health(target, x[:300], y[:300]), told.units, strict=True):
+    for site, units in zip(tally.site_health(target, x[:300], y[:300]), told.units, strict=True):
         assert units.live[0] == round(site["permanently_dead"] * units.count)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), target.model.state_dict().values(), strict=True))
     assert not target.model._forward_pre_hooks

@@ -57,8 +57,8 @@ def commands() -> Iterator[Path]:
 
 def serve() -> None:
     """Fork for every connection to the socket that is stdin."""
-    import actsec.runner  # noqa: F401  # what takes the seconds
-    from actsec.cli import cli
+    import actsec.running.runner  # noqa: F401  # what takes the seconds
+    from actsec.command_line.cli import cli
 
     cli.context_settings["default_map"] = {name: {"executor": "serial"} for name in ("audit", "resume")}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -74,7 +74,7 @@ def serve() -> None:
 
 
 def _answer(connection: socket.socket) -> None:
-    from actsec.cli import main
+    from actsec.command_line.cli import main
 
     head, extra, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * array.array("i").itemsize))
     streams = array.array("i")

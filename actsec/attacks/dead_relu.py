@@ -32,7 +32,7 @@ from actsec.attacks import _forcing
 from actsec.attacks._forcing import ForcingState
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.forcing import DeadCount, Ranked
+from actsec.forcing.aim import DeadCount, Ranked
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
 

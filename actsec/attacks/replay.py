@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from actsec import examples
 from actsec.errors import BadOption
+from actsec.search import examples
 from actsec.types import NORMS, Attack, Cases, Knowledge, Norm
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar
 from actsec.attacks import _forcing
 from actsec.attacks._forcing import ForcingState
 from actsec.draws import Draws
-from actsec.forcing import DeadCount
+from actsec.forcing.aim import DeadCount
 from actsec.types import Ask, Cases, Knowledge, Norm, Reply
 
 

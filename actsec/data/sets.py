@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from actsec.data.streamed import Floats, Ids, Inputs, Rows, Streamed, blocks
 from actsec.errors import BadOption, DataError
-from actsec.features import Table
+from actsec.search.features import Table
 
 Labels = npt.NDArray[np.int64]
 

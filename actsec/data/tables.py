@@ -23,7 +23,7 @@ from actsec.data.delimited import Sheet, decimals, number, numeric, read
 from actsec.data.recognise import from_arrays
 from actsec.data.sets import Labels, Splits, split
 from actsec.errors import DataError, PlanError, unknown
-from actsec.features import Feature, FeatureRule, Table
+from actsec.search.features import Feature, FeatureRule, Table
 
 CATEGORIES = 100
 """A column of text with more different values is not read as a choice: it names its rows."""

@@ -14,7 +14,7 @@ from actsec.defenses._learning import Perturb, decisions_of, learn, require, see
 from actsec.draws import Draws
 from actsec.errors import DataError
 from actsec.losses import CrossEntropy
-from actsec.oracle import Oracle, frozen
+from actsec.search.oracle import Oracle, frozen
 from actsec.spec import Spec
 from actsec.training import Memory, Objective, Recipe
 from actsec.types import Cases, Material, Split, Target, Threat

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from actsec import training
 from actsec.draws import Draws
 from actsec.errors import BadOption, DataError, ModelError
-from actsec.oracle import Oracle, frozen
+from actsec.search.oracle import Oracle, frozen
 from actsec.spec import show
 from actsec.training import Memory, Recipe
 from actsec.types import JUDGE_DRAWS, Material, Split, Target, read_head

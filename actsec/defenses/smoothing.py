@@ -2,8 +2,9 @@
 
 g(x) = argmax_c P(f(x + N) = c), N ~ N(0, std^2) on every input value, in input units and not clipped to the box (Cohen,
 Rosenfeld & Kolter 2019, equation 1). Where the top class has probability p > 1/2, nothing within std * Phi^-1(p) in L2
-changes g (their theorem 1 with p_B <= 1 - p_A). The audit bounds p from below by their CERTIFY (actsec.certificates);
-g itself is not computable, so each answer is the vote of ``draws`` fresh copies, and accuracies are means over answers.
+changes g (their theorem 1 with p_B <= 1 - p_A). The audit bounds p from below by their CERTIFY
+(actsec.search.certificates); g itself is not computable, so each answer is the vote of ``draws`` fresh copies,
+and accuracies are means over answers.
 
 Logits: log of (votes + mean probability) / (draws + 1). The votes decide, as in g; the mean probability breaks ties and
 keeps every class finite. A count has no slope, so the backward pass is that of the log of the mean probability over the

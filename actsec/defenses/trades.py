@@ -32,7 +32,7 @@ from actsec.defenses._learning import copied, recipe_of, require, restarted, see
 from actsec.draws import Draws
 from actsec.geometry import place, random_start
 from actsec.losses import Divergence
-from actsec.oracle import Oracle, frozen
+from actsec.search.oracle import Oracle, frozen
 from actsec.spec import Spec
 from actsec.training import Memory
 from actsec.training.recipe import Schedule

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from actsec.architecture import Architecture, Origin
+from actsec.health.architecture import Architecture, Origin
 from actsec.lints._said import said
 from actsec.result import Problem
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from actsec.architecture import Architecture, Weights
+from actsec.health.architecture import Architecture, Weights
 from actsec.lints._said import said
 from actsec.result import Problem
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from actsec.architecture import Architecture
+from actsec.health.architecture import Architecture
 from actsec.lints._said import named, said
 from actsec.result import Problem
 

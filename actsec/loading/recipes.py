@@ -32,9 +32,9 @@ from actsec.loading.building import RECIPE, WEIGHTS
 from actsec.loading.fitting import check_finite
 from actsec.loading.trust import BUILT_IN, HARDEN, Code, vouched
 from actsec.loading.weights import read_weights
-from actsec.oracle import frozen
+from actsec.search.oracle import frozen
+from actsec.search.tables import Lattice, RawUnits
 from actsec.spec import Spec, parse_chain
-from actsec.tables import Lattice, RawUnits
 from actsec.types import Normalization, Target
 
 SCHEMA = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actsec.errors import DataError, StoreError
-from actsec.readings import Profile, profile
+from actsec.health.readings import Profile, profile
 
 FORMAT = "actsec activation baseline 1"
 

@@ -21,14 +21,14 @@ from torch import nn
 from actsec.activations import Site, Unresolved
 from actsec.activations.finding import tensors
 from actsec.activations.following import Follower, following, refuse_scripted
-from actsec.drift import WINDOWS
 from actsec.errors import BadOption, ModelError
+from actsec.health.drift import WINDOWS
 from actsec.monitoring.baselines import opened, save, told
 from actsec.monitoring.hooks import After, Before
 from actsec.monitoring.pacing import Alike, Pace
 from actsec.monitoring.record import Record, Report
 from actsec.monitoring.seeing import Looker, Seen, SiteFinder
-from actsec.writing import Lines
+from actsec.monitoring.writing import Lines
 
 
 @dataclass(slots=True)

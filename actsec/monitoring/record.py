@@ -10,9 +10,9 @@ from torch import nn
 
 from actsec.activations import Unresolved
 from actsec.activations.listing import Sites, listed
-from actsec.drift import WINDOWS
+from actsec.health.drift import WINDOWS
+from actsec.health.readings import LONG, NO_SITE, UNRESOLVED, Profile, Reading, Tally
 from actsec.monitoring.seeing import ROUNDS, Known, Looker, SiteFinder
-from actsec.readings import LONG, NO_SITE, UNRESOLVED, Profile, Reading, Tally
 
 
 @dataclass(frozen=True, slots=True)

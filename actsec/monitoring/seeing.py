@@ -10,7 +10,7 @@ from actsec.activations import Site
 from actsec.activations.calls import Activating
 from actsec.activations.finding import Finder
 from actsec.activations.following import Follower
-from actsec.readings import Look, look
+from actsec.health.readings import Look, look
 
 ROUNDS = 32
 """Passes in which sites are looked for, in train and in eval mode each, where calls that were never met come up."""

@@ -8,8 +8,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from actsec.conditions import gate_texts
 from actsec.errors import StoreError, UsageError
+from actsec.planning.conditions import gate_texts
 
 PLAN = "plan.toml"
 _HEADER = re.compile(r"\s*\[")

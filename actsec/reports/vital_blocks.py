@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from actsec.health.vitals import Flow, InputGradients, Outliers, Spread, Units, Vitals
 from actsec.reports import words
 from actsec.reports.blocks import Block, Content, Figures, Fold, Heading, Paragraph, Table
 from actsec.reports.figures.flow import flow
 from actsec.reports.figures.units import card
-from actsec.vitals import Flow, InputGradients, Outliers, Spread, Units, Vitals
 
 MOST_CARDS = 60
 """Sites drawn; of more, those with the most units that never live. The table has them all."""

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import actsec
-from actsec import health, models, registry, training
+from actsec import models, registry, training
 from actsec import target as targets
 from actsec.activations import activation
 from actsec.data import Dataset, Splits, from_arrays, load, split
 from actsec.errors import BadOption, ModelError
+from actsec.health import tally
 from actsec.study.comparing import LEAST_SEEDS
 from actsec.types import Target
 from actsec.verdict import calibration
@@ -189,7 +190,7 @@ def _logits(target: Target, x: Tensor) -> Tensor:
 
 def _dead(target: Target, x: Tensor, y: Tensor) -> float | None:
     """The share of hidden units dead on every training row; None where none of the activations can die."""
-    sites = [site for site in health.site_health(target, x, y) if site["permanently_dead"] is not None]
+    sites = [site for site in tally.site_health(target, x, y) if site["permanently_dead"] is not None]
     units = sum(site["units"] for site in sites)
     return sum(site["permanently_dead"] * site["units"] for site in sites) / units if units else None
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from actsec.command_line.options import plan_options, read_plan
+from actsec.command_line.printing import say, say_lines
 from actsec.errors import BadOption
-from actsec.options import plan_options, read_plan
-from actsec.printing import say, say_lines
 from actsec.study.page import page
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def activations_command(
 def poison_command(data: str, depths: str, out: str | None, quiet: bool, **more: Any) -> int:
     """Poison trainings, and say by rule whether that hides gradients and weakens layers, beyond twins and chance."""
     place = _new(out)
-    from actsec.screen import Screen
+    from actsec.command_line.screen import Screen
     from actsec.study import activations, laboratory, poison, poison_telling
 
     given = {key: value for key, value in more.items() if value != ()}
@@ -185,7 +185,7 @@ def forcing_command(
     Without a model: a small network of relu, trained on handwritten digits, offline.
     """
     place = _new(out)
-    from actsec.screen import Screen
+    from actsec.command_line.screen import Screen
     from actsec.study import forcing, forcing_scene, forcing_telling
 
     if images is not None:
@@ -254,7 +254,7 @@ def _new(out: str | None) -> Path | None:
     """The folder to write to, checked before anything is computed."""
     if out is None:
         return None
-    from actsec.hardened import check_place
+    from actsec.hardening.hardened import check_place
 
     check_place(out)
     return Path(out)

@@ -18,16 +18,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from actsec import consequences, registry, units
+from actsec import registry
 from actsec.activations import activation
-from actsec.brackets import bracket
-from actsec.consequences import Consequence
 from actsec.errors import ActsecError, BadOption, ModelError, ThreatError
-from actsec.forcing import VERBS, Chosen, Kill, Ranked, groups
+from actsec.forcing import consequences, units
+from actsec.forcing.aim import VERBS, Chosen, Kill, Ranked, groups
+from actsec.forcing.brackets import bracket
+from actsec.forcing.consequences import Consequence
 from actsec.losses import Misclassify
-from actsec.referee import attack_target, cases_of
 from actsec.result import Bracket, Share
-from actsec.runner import Progress, Tell
+from actsec.running.runner import Progress, Tell
+from actsec.search.referee import attack_target, cases_of
 from actsec.spec import parse
 from actsec.study.singles import Smallest, Twin, Universal, smallest, twins, universal
 from actsec.types import Cases, Region, Target

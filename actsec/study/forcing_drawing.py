@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from actsec.consequences import SiteForced
-from actsec.forcing import depth, groups
-from actsec.oracle import Oracle, frozen
+from actsec.forcing.aim import depth, groups
+from actsec.forcing.consequences import SiteForced
+from actsec.search.oracle import Oracle, frozen
 from actsec.study.drawing import _COLOURS, _MARKS, sheet
 from actsec.study.forcing import BEST, COUNT, NOISE, PGD, PGD_BEST, Contest, Network, Round
 from actsec.study.forcing_telling import label

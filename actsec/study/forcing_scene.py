@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from actsec import checkup, hardening, runner, scene
-from actsec.chains import threads
 from actsec.describing import echo_eps
 from actsec.errors import BadOption, PlanError
-from actsec.plan import Plan
-from actsec.runner import Tell
+from actsec.hardening import making
+from actsec.hardening.chains import threads
+from actsec.planning.plan import Plan
+from actsec.running import checkup, runner, scene
+from actsec.running.runner import Tell
 from actsec.study.forcing import Network, Settings, run
 from actsec.types import Norm, Target
 
@@ -61,7 +62,7 @@ def subject(plan: Plan, norm: Norm, seeds: int, tell: Tell) -> Subject:
         if made and not resolved.reference:
             made.append((made[0][0], seed))
             continue
-        target, more = hardening.base_of(dataclasses.replace(loaded, plan=resolved.having(seed=seed)), tell)
+        target, more = making.base_of(dataclasses.replace(loaded, plan=resolved.having(seed=seed)), tell)
         made.append((target, seed))
         notes = (*notes, *more)
     first = made[0][0]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from actsec.bracket_words import bracketed
-from actsec.consequences import Consequence
+from actsec.forcing.bracket_words import bracketed
+from actsec.forcing.consequences import Consequence
 from actsec.spec import parse
 from actsec.study.forcing import (
     BESIDE,

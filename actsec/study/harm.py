@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import actsec
-from actsec import health, losses
+from actsec import losses
 from actsec.activations import find
 from actsec.activations.regions import regions
-from actsec.oracle import frozen
-from actsec.referee import cases_of
+from actsec.health import tally
+from actsec.search.oracle import frozen
+from actsec.search.referee import cases_of
 from actsec.study.depth import gradient_norms
 from actsec.types import Target
 
@@ -71,7 +72,7 @@ def harm(target: Target, clean: tuple[Tensor, Tensor], test: tuple[Tensor, Tenso
 
     Cost: two forwards and a backward a training row, one and two a test row.
     """
-    sites = health.site_health(target, *clean)
+    sites = tally.site_health(target, *clean)
     finite = all(site["finite"] for site in sites)
     example = clean[0][:2]
     with frozen(target.model):

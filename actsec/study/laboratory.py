@@ -16,7 +16,7 @@ from actsec import target as targets
 from actsec.activations import activation
 from actsec.data import Splits
 from actsec.errors import BadOption, ModelError, unknown
-from actsec.oracle import frozen
+from actsec.search.oracle import frozen
 from actsec.study.comparing import LEAST_SEEDS
 from actsec.study.harm import Harm, attacked, harm
 from actsec.training import Recipe

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from actsec import brackets, consequences, health, killing, registry, units
+from actsec import registry
 from actsec.activations import replace
-from actsec.consequences import Consequence, Passed
 from actsec.errors import ModelError, ThreatError
-from actsec.forcing import Kill, depth
-from actsec.ledger import FOUND
-from actsec.oracle import PAD, Oracle, frozen
-from actsec.referee import attack_target, cases_of
+from actsec.forcing import brackets, consequences, killing, units
+from actsec.forcing.aim import Kill, depth
+from actsec.forcing.consequences import Consequence, Passed
+from actsec.health import tally
+from actsec.search.ledger import FOUND
+from actsec.search.oracle import PAD, Oracle, frozen
+from actsec.search.referee import attack_target, cases_of
 from actsec.types import Cases, Region, Target
 
 NOISE = "noise(draws=20, kind=sign)"
@@ -99,7 +101,7 @@ def smallest(target: Target, cases: Cases, region: Region, count: int, seed: int
     with frozen(target.model):
         oracle = Oracle(target)
         seen = [(s, inside) for s in oracle.observe(x, True).sites if (inside := depth(s, region)) is not None]
-        moving = health.moving(oracle, x, region)
+        moving = tally.moving(oracle, x, region)
     layer = _layer(target, x) if region == "dead" else None
     picked = sorted({0, len(seen) // 2, len(seen) - 1})[:SITES]
     drawn = torch.Generator().manual_seed(seed)

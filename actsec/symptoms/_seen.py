@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from actsec.health.seen import Seen
 from actsec.result import Problem, SiteHealth
-from actsec.seen import Seen
 
 __all__ = ["Seen", "Symptom", "others", "said"]
 

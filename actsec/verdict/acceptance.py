@@ -11,9 +11,9 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 
 from actsec import registry
-from actsec.conditions import Accepted
 from actsec.errors import PlanError, unknown
-from actsec.plan import Plan
+from actsec.planning.conditions import Accepted
+from actsec.planning.plan import Plan
 from actsec.result import AcceptedFinding, GateResult, Problem, ThreatResult, Variant
 
 PROBLEMS = ("ACT-V01", "ACT-D01", "ACT-S01", "ACT-A01", "ACT-A02")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from actsec import registry
 from actsec.errors import PlanError, unknown
+from actsec.health.seen import Seen
+from actsec.health.vitals import Layer, Spread, Vitals
 from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
-from actsec.seen import Seen
 from actsec.verdict import metrics as audited
-from actsec.vitals import Layer, Spread, Vitals
 
 if TYPE_CHECKING:
-    from actsec.architecture import Architecture
+    from actsec.health.architecture import Architecture
 
 VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5

@@ -29,8 +29,9 @@ from typing import get_args
 
 import numpy as np
 
-from actsec import pricing, registry
-from actsec.plan import Plan, headline_threats
+from actsec import registry
+from actsec.planning import pricing
+from actsec.planning.plan import Plan, headline_threats
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
 from actsec.types import Threat
 from actsec.verdict import calibration, sanity, statistics

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import actsec
-from actsec import data, executed, masks, registry
+from actsec import data, registry
 from actsec.data.tables import cells as changed_cells
-from actsec.plan import Facts, Plan, headline_threats, plan_id, tested
+from actsec.planning.plan import Facts, Plan, headline_threats, plan_id, tested
 from actsec.reports.answers import headline
 from actsec.reports.checklist import checklist
 from actsec.reports.evidence import evidence
@@ -33,10 +33,12 @@ from actsec.result import (
     ThreatResult,
     Variant,
 )
-from actsec.scene import Scene
-from actsec.second_opinion import opinions
+from actsec.running import executed
+from actsec.running.scene import Scene
+from actsec.running.second_opinion import opinions
+from actsec.running.store import Store
+from actsec.search import masks
 from actsec.spec import parse
-from actsec.store import Store
 from actsec.types import Threat, chain_text
 from actsec.verdict import acceptance, calibration, statistics
 from actsec.verdict.advice import advise

@@ -16,11 +16,11 @@ import numpy as np
 
 from actsec import registry
 from actsec.errors import NotComparable, PlanError, unknown
-from actsec.plan import Facts, Plan, Trial, headline_threats
+from actsec.planning.plan import Facts, Plan, Trial, headline_threats
 from actsec.reports.load import read
 from actsec.reports.order import is_checkup
 from actsec.result import Comparison, Result, Variant
-from actsec.store import Store, reading
+from actsec.running.store import Store, reading
 from actsec.verdict import effects
 from actsec.verdict.effects import ALL, Pair
 from actsec.verdict.gathering import Gathered, gather

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from actsec.vitals import Cause, CauseName, Outliers
+from actsec.health.vitals import Cause, CauseName, Outliers
 
 MOST, BEFORE, BORN, ALIKE, EVEN, LARGE = 0.5, 0.9, 1 / 3, 0.6, 1.5, 3.0
 """Shares: of gone units, of the site before, of fresh deaths, of fresh saturation; singular values; input scale."""

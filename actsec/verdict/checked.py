@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import actsec
-from actsec import executed
 from actsec.data import Splits
-from actsec.plan import Facts
+from actsec.planning.plan import Facts
 from actsec.result import SCHEMA, Result, Variant
-from actsec.scene import Scene
+from actsec.running import executed
+from actsec.running.scene import Scene
 from actsec.verdict.activity import Checkup
 from actsec.verdict.assembling import _data
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from actsec import corruptions
-from actsec.plan import Plan
+from actsec.planning.plan import Plan
 from actsec.result import Corrupted, Corruptions
 from actsec.verdict.gathering import Gathered
 from actsec.verdict.threats import mean_share

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec.plan import Plan, headline_threats, tested
+from actsec.planning.plan import Plan, headline_threats, tested
 from actsec.result import Comparison, Variant
 from actsec.types import Threat
 from actsec.verdict import calibration, nonsense, statistics

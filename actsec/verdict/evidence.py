@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec import registry
-from actsec.budgets import faced
-from actsec.plan import CHECKED, Plan
+from actsec.planning.budgets import faced
+from actsec.planning.plan import CHECKED, Plan
 from actsec.result import Check
 from actsec.spec import show
 from actsec.types import GRADIENT, Evidence, Threat, chain_text

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actsec.errors import PlanError, unknown
-from actsec.plan import Plan
+from actsec.planning.plan import Plan
 from actsec.result import GateResult, Variant
 from actsec.spec import parse_chain
 from actsec.types import Threat

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec.errors import StoreError
-from actsec.plan import (
+from actsec.planning.plan import (
     Facts,
     Plan,
     Trial,
@@ -30,7 +30,7 @@ from actsec.plan import (
     trial_jobs,
     variants,
 )
-from actsec.store import Store
+from actsec.running.store import Store
 from actsec.types import SLACK, Job, Outcome, Threat
 from actsec.verdict.calibration import decided, softmax
 

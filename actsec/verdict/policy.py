@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from actsec import registry
 from actsec.data import Overlap
-from actsec.plan import Plan
+from actsec.planning.plan import Plan
 from actsec.result import GateResult, Problem, Variant
 from actsec.taxonomy import taxa
 from actsec.verdict.activity import WATCHED, of_sites

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from actsec import registry
 from actsec.goals import words as wording
-from actsec.plan import EXPERIMENTS, Plan, tested
+from actsec.planning.plan import EXPERIMENTS, Plan, tested
 from actsec.result import AttackResult, Check, CurvePoint, Share, Smallest, ThreatResult
 from actsec.spec import parse
 from actsec.types import Threat

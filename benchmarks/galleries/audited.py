@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from actsec import runner, scene, tasks
 from actsec import target as targets
 from actsec.data import Splits
 from actsec.errors import NoVerdict, StoreError, UsageError
-from actsec.plan import CHECKED, Trial, from_table, headline_threats
+from actsec.planning.plan import CHECKED, Trial, from_table, headline_threats
 from actsec.result import ThreatResult
-from actsec.store import Store
+from actsec.running import runner, scene, tasks
+from actsec.running.store import Store
 from actsec.types import Status, Target, Threat
 from actsec.verdict import sanity
 from actsec.verdict.gathering import gather
@@ -34,8 +34,8 @@ _READ = (*CHECKED, "curve", "minimal", "adaptive")
 _JOBS = ("base", "clean", "probe", "attack", "craft")
 _BATTERY = (
     "diagnostics/*.py",
-    "probe.py",
-    "budgets.py",
+    "running/probe.py",
+    "planning/budgets.py",
     *(f"verdict/{name}.py" for name in ("sanity", "evidence", "threats")),
 )
 

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actsec import lowering, registry
+from actsec import registry
 from actsec.draws import Draws
 from actsec.errors import ModelError
 from actsec.losses import Misclassify
-from actsec.oracle import Oracle, frozen
-from actsec.referee import attack_target, cases_of, drive
+from actsec.search import lowering
+from actsec.search.oracle import Oracle, frozen
+from actsec.search.referee import attack_target, cases_of, drive
 from actsec.spec import Spec
 from actsec.types import Ask, Cases, Reply, Target
 from benchmarks.peers import Attempt, Question

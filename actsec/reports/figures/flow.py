@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from actsec.health.vitals import Flow
 from actsec.reports.blocks import Figure
 from actsec.reports.figures import svg
 from actsec.reports.words import number
-from actsec.vitals import Flow
 
 WIDTH, LEFT, RIGHT, TALL = 540.0, 58.0, 16.0, 190.0
 LEAST = 1e-30

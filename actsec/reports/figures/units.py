@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from actsec.health.vitals import Units
 from actsec.reports.blocks import Figure
 from actsec.reports.figures import svg
 from actsec.reports.words import number, percent
-from actsec.vitals import Units
 
 WIDTH, BAR, TALL = 220.0, 16.0, 62.0
 LETTERS = 27

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actsec.bracket_words import bracketed
+from actsec.forcing.bracket_words import bracketed
 from actsec.reports import words
 from actsec.reports.answers import forced
 from actsec.reports.blocks import (

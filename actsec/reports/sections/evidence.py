@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actsec.conditions import PEOPLE, evidence_of
+from actsec.planning.conditions import PEOPLE, evidence_of
 from actsec.reports import manifest
 from actsec.reports.blocks import Block, Chip, Content, Heading, Paragraph, Table, code
 from actsec.reports.evidence import EDITION, evidence

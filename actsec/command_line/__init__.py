@@ -1,0 +1,1 @@
+"""The ``actsec`` command: its commands and options, what a person sees, and what is printed."""

@@ -1,0 +1,1 @@
+"""Forcing units dead or saturated: what is climbed, what it did, and what no attack can exceed."""

@@ -1,0 +1,1 @@
+"""How a network fares without an attack: its sites, units and gradients, trained and fresh."""
