@@ -31,7 +31,7 @@ from actsec.forcing import beside
 from actsec.hardening import chains
 from actsec.health import tally
 from actsec.planning import budgets
-from actsec.planning.plan import from_table
+from actsec.planning.reading import from_table
 from actsec.result import Miscalibration, Result, Share, saved_as
 from actsec.running import attacking, probe, runner, scene, tasks
 from actsec.search import masks, proposals, straight_through, surrogates

@@ -240,10 +240,12 @@ def _texts() -> Iterator[Parser]:  # noqa: C901, PLR0915  # a list of parsers wi
     from actsec.data.folders import _steps
     from actsec.loading.normalizing import normalization
     from actsec.loading.recipes import read as read_recipe
+    from actsec.planning import jobs, reading
     from actsec.planning import plan as plans
-    from actsec.planning.budgets import Images, resolve
+    from actsec.planning.budgets import Images
     from actsec.planning.conditions import Accepted
     from actsec.planning.parts import Part
+    from actsec.planning.resolving import resolve
     from actsec.search.features import FeatureRule
     from actsec.types import Threat
     from actsec.verdict.gates import Gate
@@ -282,7 +284,7 @@ def _texts() -> Iterator[Parser]:  # noqa: C901, PLR0915  # a list of parsers wi
 
     def one(text: str) -> None:
         errors = 0
-        for parse in (Part.parse, plans.box, _steps, normalization):
+        for parse in (Part.parse, reading.box, _steps, normalization):
             try:
                 parse(text)
             except ActsecError:
@@ -291,7 +293,7 @@ def _texts() -> Iterator[Parser]:  # noqa: C901, PLR0915  # a list of parsers wi
             raise ActsecError("none of them reads it")
 
     yield Parser("shards, bounds, transforms, normalisations", lambda rng, _: text_of(rng, small), one)
-    seeds = (plans.write(plans.Plan(gates=(gates[1],), eps=0.1, samples=8)), 'attacks = ["pgd"]\nbudget = "quick"\n')
+    seeds = (reading.write(plans.Plan(gates=(gates[1],), eps=0.1, samples=8)), 'attacks = ["pgd"]\nbudget = "quick"\n')
     tables = '[[gate]]\nmetric = "ece"\nmax = 0.1\n[[accept]]\nfinding = "ACT-D01"\nuntil = 2027-01-01\nreason = "x"\n'
     features = "[features.AGE]\nstep = 1\n"
 
@@ -325,10 +327,10 @@ def _texts() -> Iterator[Parser]:  # noqa: C901, PLR0915  # a list of parsers wi
         return folder / "plan.toml"
 
     def planned(path: Path) -> None:
-        read = plans.read(path)
+        read = reading.read(path)
         filled = resolve(read, Images((1, 8, 8), 16, 500, (0.0, 1.0), table=False), trains=True, calibrates=True)
-        plans.jobs(filled, plans.Facts("m", "t", "t", "c", (1, 8, 8), tuple("0123456789"), 16, 500))
-        if plans.from_table(tomllib.loads(plans.write(filled))) != filled:
+        jobs.jobs(filled, plans.Facts("m", "t", "t", "c", (1, 8, 8), tuple("0123456789"), 16, 500))
+        if reading.from_table(tomllib.loads(reading.write(filled))) != filled:
             raise AssertionError("a plan does not read back")
 
     yield Parser("plan files, resolved to jobs", plan, planned)

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actsec.planning.plan import Plan, Trial, jobs, plan_id
-from actsec.running import runner, scene, tasks
+from actsec.planning.jobs import jobs, plan_id
+from actsec.planning.plan import Plan, Trial
+from actsec.running import executing, finishing, preparing, scene, tasks
 from actsec.running.executors import Serial
 from actsec.running.store import Store
 from actsec.types import Job, Outcome
@@ -93,20 +94,20 @@ def measured(count: int, variants: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         with timed(found, "prepare"):
-            prepared = runner.prepare(request(folder, count, variants))
+            prepared = preparing.prepare(request(folder, count, variants))
         with timed(found, "plan"):
             every = jobs(prepared.plan, prepared.facts)
             plan_id(prepared.plan, prepared.facts)
         store = Store.create(folder / "run", prepared.plan, prepared.facts)
         stub = Stub(prepared.scene)
         with timed(found, "run"), store.held():
-            errors = runner.execute(prepared, store, Serial(stub, store.root), lambda _: None)
+            errors = executing.execute(prepared, store, Serial(stub, store.root), lambda _: None)
         if errors:
             raise SystemExit(next(iter(errors.values())))
         with timed(found, "resume"):
-            runner.execute(prepared, store, Serial(stub, store.root), lambda _: None)
+            executing.execute(prepared, store, Serial(stub, store.root), lambda _: None)
         with timed(found, "report"):
-            runner.finish(prepared, store, complete=True)
+            finishing.finish(prepared, store, complete=True)
         return {"jobs": len(every), **found}
 
 

@@ -20,7 +20,7 @@ from actsec import models, training
 from actsec.data.loading import digits
 from actsec.planning import foresight
 from actsec.planning.plan import Plan
-from actsec.running import runner
+from actsec.running import executing, preparing
 from actsec.running.executors import Serial
 from actsec.running.store import Store
 from actsec.running.tasks import run
@@ -61,12 +61,12 @@ def compared(name: str, samples: int, images: int) -> str | None:
         asked = plan_of(name, samples, folder)
         if asked is None:
             return None
-        prepared = runner.prepare(asked)
+        prepared = preparing.prepare(asked)
         predicted = foresight.forecast(prepared, images)
         store = Store.create(folder / "run", prepared.plan, prepared.facts)
         serial = Serial(lambda job, root: run(job, root, prepared.scene), store.root)
         with store.held():
-            errors = runner.execute(prepared, store, serial, lambda _: None)
+            errors = executing.execute(prepared, store, serial, lambda _: None)
         if errors:
             raise SystemExit(next(iter(errors.values())))
         costs = [json.loads(file.read_text()) for file in (store.root / "costs").glob("*.json")]

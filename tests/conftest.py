@@ -24,9 +24,9 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def finished(tiny, tmp_path_factory) -> Path:
     """The folder of the tiny plan, run to its end in this process. Tests copy it before they change it."""
-    from actsec.planning import plan
+    from actsec.planning import reading
     from actsec.running import runner
 
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    runner.audit(plan.read(tiny), folder, executor="serial")
+    runner.audit(reading.read(tiny), folder, executor="serial")
     return folder

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_result import variant
 
-from actsec.planning.plan import Plan, Trial, VariantPlan
+from actsec.planning.jobs import VariantPlan
+from actsec.planning.plan import Plan, Trial
 from actsec.result import Comparison
 from actsec.spec import parse_chain
 from actsec.types import Outcome
@@ -339,7 +340,7 @@ def test_confidence_when_wrong_is_compared_under_the_same_attack():
 
 
 def plan_threat():
-    from actsec.planning.plan import headline_threats
+    from actsec.planning.jobs import headline_threats
 
     return headline_threats(PLAN)[0]
 

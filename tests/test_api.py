@@ -17,7 +17,7 @@ from actsec.attacks import FGSM, PGD
 from actsec.data import load as load_data
 from actsec.defenses import Temperature
 from actsec.errors import BadOption, ModelError, PlanError, StoreError, ThreatError, UnknownName, UsageError
-from actsec.running import runner
+from actsec.running import preparing
 from actsec.running.store import Store
 
 OPTIONS = {
@@ -176,7 +176,7 @@ def test_audit_of_objects_as_documented(module, splits, tmp_path):
         with torch.no_grad():
             module[3].bias[0] -= 1
     with pytest.raises(UsageError, match="given as a Python object"):
-        runner.prepare(Store.open(run.folder).plan())
+        preparing.prepare(Store.open(run.folder).plan())
 
 
 def test_a_target_is_audited_as_it_is_described(module, splits, tmp_path):

@@ -16,8 +16,11 @@ from actsec import registry, spec
 from actsec.art import names as art_names
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError, UnknownName
-from actsec.planning.budgets import Images, resolve
-from actsec.planning.plan import Plan, Trial, VariantPlan, from_table, write
+from actsec.planning.budgets import Images
+from actsec.planning.jobs import VariantPlan
+from actsec.planning.plan import Plan, Trial
+from actsec.planning.reading import from_table, write
+from actsec.planning.resolving import resolve
 from actsec.reports.answers import second
 from actsec.result import Result
 from actsec.running import runner, second_opinion

@@ -16,8 +16,9 @@ import actsec
 from actsec.activations import dead_counts, find, sites
 from actsec.errors import ModelError, ThreatError
 from actsec.health import tally
-from actsec.planning.plan import read, variants
-from actsec.running import attacking, runner
+from actsec.planning.jobs import variants
+from actsec.planning.reading import read
+from actsec.running import attacking, preparing
 from actsec.types import Target
 
 NAMES = tuple("abc")
@@ -196,12 +197,12 @@ def folder(tmp_path_factory):
 def test_an_audit_leaves_out_the_defenses_that_do_not_fit_unless_they_were_chosen(folder, call, why):
     text = PLAN.format(folder=folder, call=call)
     (folder / "own.toml").write_text(text)
-    prepared = runner.prepare(read(folder / "own.toml"))
+    prepared = preparing.prepare(read(folder / "own.toml"))
     assert [note for note in prepared.notes if note.startswith("swap(to=leaky_relu) is left out: ") and why in note]
     assert [str(v.chain) for v in variants(prepared.scene.plan) if "swap" in str(v.chain)] == []
     (folder / "chosen.toml").write_text(text + 'defenses = ["swap(to=tanh)"]')
     with pytest.raises(ModelError, match=why):
-        runner.prepare(read(folder / "chosen.toml"))
+        preparing.prepare(read(folder / "chosen.toml"))
 
 
 # --- no activations -----------------------------------------------------------------------------------------------

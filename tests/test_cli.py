@@ -18,7 +18,7 @@ from runs import ENVIRONMENT, ROOT, actsec, inside
 from safetensors.torch import save_file
 
 from actsec.planning import plan
-from actsec.running import runner
+from actsec.running import preparing
 from actsec.running.store import Store
 
 NETS = """
@@ -210,7 +210,7 @@ def test_inputs_in_another_range(folder, tmp_path):
 def gated(finished: Path, where: Path, *gates: str):
     """The finished run under a plan with gates: only the report is made."""
     request = Store(finished).plan().having(gates=gates)
-    prepared = runner.prepare(request)
+    prepared = preparing.prepare(request)
     store = Store.create(where, prepared.plan, prepared.facts)
     shutil.copytree(finished / "outcomes", where / "outcomes", dirs_exist_ok=True)
     shutil.copytree(finished / "costs", where / "costs", dirs_exist_ok=True)
@@ -256,14 +256,14 @@ def test_one_attack_and_its_images(folder, tmp_path):
 
 @pytest.mark.parametrize("given", [("--gpus", "1"), ("--address", "auto"), ("--executor", "serial", "--gpus", "0.5")])
 def test_what_only_ray_knows_is_refused_before_anything_is_read(given, monkeypatch):
-    monkeypatch.setattr("actsec.running.runner.prepare", lambda *_: pytest.fail("the model was read"))
+    monkeypatch.setattr("actsec.running.preparing.prepare", lambda *_: pytest.fail("the model was read"))
     said = inside("audit", *given)
     assert said.code == 2
     assert "are for --executor ray" in said.err
 
 
 def test_ray_that_is_not_installed_is_told_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr("actsec.running.runner.prepare", lambda *_: pytest.fail("the model was read"))
+    monkeypatch.setattr("actsec.running.preparing.prepare", lambda *_: pytest.fail("the model was read"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     said = inside("audit", "--executor", "ray")
     assert said.code == 2
@@ -361,7 +361,7 @@ def test_a_bug_of_ours_is_one_line_and_exit_5(monkeypatch):
     def broken(*_):
         raise RuntimeError("oh no")
 
-    monkeypatch.setattr(runner, "prepare", broken)
+    monkeypatch.setattr(preparing, "prepare", broken)
     said = inside("audit")
     assert said.code == 5
     assert "internal error: RuntimeError: oh no (test_cli.py:" in said.err

@@ -12,8 +12,9 @@ from runs import TINY, inside
 from scipy.stats import binomtest
 
 from actsec.errors import NotComparable, PlanError, UnknownName
-from actsec.planning import plan as plans
-from actsec.planning.plan import Trial, single_job, variants
+from actsec.planning import reading
+from actsec.planning.jobs import single_job, variants
+from actsec.planning.plan import Trial
 from actsec.result import Comparison
 from actsec.running import runner
 from actsec.running.store import Store
@@ -73,7 +74,7 @@ def test_a_model_of_another_name_is_compared_on_the_same_examples(base, tmp_path
     text = TINY.replace('"relu"', '"tanh"').replace('["temperature"]', "[]")
     other = tmp_path / "tanh.toml"
     other.write_text(text)
-    runner.audit(plans.read(other), tmp_path / "tanh", executor="serial")
+    runner.audit(reading.read(other), tmp_path / "tanh", executor="serial")
     found = between.compare(base, tmp_path / "tanh")
     sides = [json.loads((folder / "report.json").read_text())["result"] for folder in (base, tmp_path / "tanh")]
     clean = [side["variants"][0]["clean"]["accuracy"]["value"] for side in sides]

@@ -14,13 +14,13 @@ from runs import inside
 
 from actsec.data import Overlap
 from actsec.errors import PlanError, UnknownName
-from actsec.planning import plan as plans
+from actsec.planning import reading
 from actsec.planning.conditions import Accepted, accept_text, gate_texts
 from actsec.planning.plan import Plan
 from actsec.reports import load
 from actsec.reports.load import Report
 from actsec.result import AcceptedFinding
-from actsec.running import runner
+from actsec.running import finishing, preparing
 from actsec.running.store import Store
 from actsec.verdict import acceptance, assembling
 from actsec.verdict.gates import gate_results
@@ -52,7 +52,7 @@ reason = "one in 41 honest models"
 
 
 def test_tables_come_to_texts_and_the_texts_read_back():
-    plan = plans.from_table(tomllib.loads(TABLES))
+    plan = reading.from_table(tomllib.loads(TABLES))
     assert plan.gates == (
         "clean_accuracy>=0.9",
         "robust_accuracy@linf:8/255>=0.3",
@@ -63,7 +63,7 @@ def test_tables_come_to_texts_and_the_texts_read_back():
         "ACT-D01 until 2027-03-31: the same patients: scanned twice, known since May",
         "ACT-M06 until 2027-01-01: one in 41 honest models",
     )
-    assert plans.from_table(tomllib.loads(plans.write(plan))) == plan
+    assert reading.from_table(tomllib.loads(reading.write(plan))) == plan
     first = Accepted.parse(plan.accept[0])
     assert (first.finding, first.until, str(first)) == ("ACT-D01", DAY, plan.accept[0])
 
@@ -190,11 +190,11 @@ def test_states_are_told_and_shown():
 def test_a_run_is_judged_by_the_day(finished, tmp_path, monkeypatch):
     store = Store(shutil.copytree(finished, tmp_path / "run"))
     plan = store.plan().having(accept=(f"ACT-D01 until {DAY}: why", f"ACT-M08 until {DAY}: why"))
-    prepared = runner.prepare(plan)
-    assert [job.id for job in prepared.jobs] == [job.id for job in runner.prepare(store.plan()).jobs]
+    prepared = preparing.prepare(plan)
+    assert [job.id for job in prepared.jobs] == [job.id for job in preparing.prepare(store.plan()).jobs]
     for day, state in ((DAY, {"accepted", "nothing found"}), (DAY + dt.timedelta(1), {"expired"})):
         monkeypatch.setattr(acceptance, "today", lambda day=day: day)
-        result = runner.finish(prepared, store, complete=True)
+        result = finishing.finish(prepared, store, complete=True)
         assert {each.state for each in result.accepted} <= state
         assert [each.finding for each in result.accepted] == ["ACT-D01", "ACT-M08"]
         assert load.read(store.root).result.accepted == result.accepted
@@ -209,7 +209,7 @@ def test_an_accepted_finding_stays_in_the_report_and_out_of_the_exit_code(finish
         assembling, "exit_code", lambda _, found, *__, **___: judged.append({p.rule for p in found}) or 0
     )
     for accept in ((), (f"ACT-D01 until {DAY}: the same patients",)):
-        result = runner.finish(runner.prepare(store.plan().having(accept=accept)), store, complete=True)
+        result = finishing.finish(preparing.prepare(store.plan().having(accept=accept)), store, complete=True)
         assert "ACT-D01" in {p.rule for p in result.problems}
         assert ("ACT-D01" in judged[-1]) == (not accept)
     assert result.accepted == (AcceptedFinding("ACT-D01", "2027-03-31", "the same patients", "accepted"),)
@@ -219,7 +219,7 @@ def test_an_accepted_finding_stays_in_the_report_and_out_of_the_exit_code(finish
 def test_the_command_line_takes_it_and_refuses_what_nobody_can_accept(tmp_path):
     path = tmp_path / "plan.toml"
     assert inside("init", path, "--accept", f"ACT-D01 until {DAY}: why").code == 0
-    assert plans.read(path).accept == (f"ACT-D01 until {DAY}: why",)
+    assert reading.read(path).accept == (f"ACT-D01 until {DAY}: why",)
     said = inside("audit", "--accept", f"ACT-M00 until {DAY}: why", "--print-plan")
     assert said.code == 2
     assert "cannot be accepted" in said.err

@@ -18,10 +18,10 @@ from scipy import ndimage
 from actsec import corruptions
 from actsec.corruptions import KINDS, SEVERITIES, corrupt
 from actsec.errors import BadOption, PlanError, UnknownName
-from actsec.planning import plan
-from actsec.planning.plan import corruption_jobs, variants
+from actsec.planning import plan, reading
+from actsec.planning.jobs import corruption_jobs, variants
 from actsec.reports.load import read, render
-from actsec.running import runner
+from actsec.running import preparing, runner
 from actsec.running.store import Store
 
 IDS = torch.tensor([3, 1, 4, 15, 9, 2])
@@ -158,7 +158,7 @@ def test_names_and_severities_are_checked():
 
 
 def resolved(**changes):
-    return runner.resolved(runner.scene.load(plan.from_table(tomllib.loads(TINY) | changes))).plan
+    return preparing.resolved(runner.scene.load(reading.from_table(tomllib.loads(TINY) | changes))).plan
 
 
 def test_a_plan_measures_all_kinds_unless_it_says_otherwise():
@@ -167,7 +167,7 @@ def test_a_plan_measures_all_kinds_unless_it_says_otherwise():
     assert resolved(corruptions=[]).corruptions == ()
     asked = resolved(corruptions=["blur", "blur(severity=3)", "jpeg(severity=2)"])
     assert asked.corruptions == ("blur(severity=1)", "blur(severity=3)", "blur(severity=5)", "jpeg(severity=2)")
-    again = plan.from_table(tomllib.loads(plan.write(asked)))
+    again = reading.from_table(tomllib.loads(reading.write(asked)))
     assert again.corruptions == asked.corruptions
     with pytest.raises(UnknownName, match="fog"):
         resolved(corruptions=["fog"])
@@ -207,7 +207,7 @@ def test_an_audit_measures_them_on_undefended_models_and_no_worst_case_counts_th
             decided = target.decide(target.logits(corrupt(x, ids, kind, 3, seed=0)))
         assert np.array_equal(decided != y, wrong[i] > 0.5), kind
     table = tomllib.loads(TINY) | {"corruptions": []}
-    without, _ = runner.audit(plan.from_table(table), tmp_path / "without", executor="serial")
+    without, _ = runner.audit(reading.from_table(table), tmp_path / "without", executor="serial")
     assert without.variants[0].corruptions is None
     left = json.loads((tmp_path / "without" / "report.json").read_text())["result"]["variants"][0]
     assert left["threats"] == base["threats"]

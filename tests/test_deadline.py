@@ -15,8 +15,8 @@ from test_executors import run as run_jobs
 from test_gates_and_places import NET, linear
 
 from actsec.errors import BadOption, Interrupted, NoVerdict, PlanError
-from actsec.planning import plan
-from actsec.running import executors, runner, tasks
+from actsec.planning import reading
+from actsec.running import executing, executors, preparing, runner, tasks
 from actsec.running.deadline import TimedOut, deadline
 from actsec.running.executors import Processes
 from actsec.running.store import Store
@@ -81,16 +81,16 @@ def test_elsewhere_than_in_the_main_thread_a_limit_is_refused():
 
 def test_a_limit_of_nothing_is_refused(tiny):
     with pytest.raises(BadOption, match="timeout = 0"):
-        runner.prepare(plan.read(tiny).having(timeout=0.0))
+        preparing.prepare(reading.read(tiny).having(timeout=0.0))
 
 
 @pytest.mark.parametrize("executor", ["serial", "processes"])
 def test_a_model_that_hangs_fails_its_job_alone(executor, tmp_path, monkeypatch):
-    request = plan.read(linear(tmp_path))
+    request = reading.read(linear(tmp_path))
     (tmp_path / "net.py").write_text(NET.replace("    return model\n", HANGS_ONCE))
     (tmp_path / "hang").write_text("never")
     monkeypatch.chdir(tmp_path)
-    prepared = runner.prepare(request.having(timeout=LIMIT))
+    prepared = preparing.prepare(request.having(timeout=LIMIT))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     (tmp_path / "hang").write_text("now")
     told = []
@@ -111,12 +111,12 @@ def test_a_model_that_hangs_fails_its_job_alone(executor, tmp_path, monkeypatch)
 
 
 def test_a_model_that_hangs_at_first_sight_gives_no_verdict(tmp_path, monkeypatch):
-    request = plan.read(linear(tmp_path))
+    request = reading.read(linear(tmp_path))
     (tmp_path / "net.py").write_text(NET.replace("    return model\n", HANGS_ONCE.replace("len(x) > 32 and ", "")))
     (tmp_path / "hang").write_text("now")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NoVerdict, match="did not end within 1 s"):
-        runner.prepare(request.having(timeout=1.0))
+        preparing.prepare(request.having(timeout=1.0))
 
 
 def test_a_worker_that_cannot_be_interrupted_is_killed_and_the_others_jobs_are_done(tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_what_a_dead_worker_had_is_a_named_finding(tiny, tmp_path, monkeypatch):
             self.queue.clear()
 
     monkeypatch.setattr(runner, "make_executor", lambda *_: Dead())
-    prepared = runner.prepare(plan.read(tiny))
+    prepared = preparing.prepare(reading.read(tiny))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     found = runner.run_prepared(prepared, store, executor="processes", workers=1, tell=lambda _: None)
     assert [p.claim for p in found.problems if p.rule == "ACT-E01"][:1] == ["A job failed: its worker died twice"]
@@ -159,7 +159,7 @@ def test_a_signal_lets_the_running_job_finish(number, tiny, finished, tmp_path, 
         os.kill(os.getpid(), number)
         return real(job, loaded, store)
 
-    prepared = runner.prepare(plan.read(tiny))
+    prepared = preparing.prepare(reading.read(tiny))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -167,7 +167,7 @@ def test_a_signal_lets_the_running_job_finish(number, tiny, finished, tmp_path, 
         with pytest.raises(Interrupted, match="what is known so far"):
             runner.run_prepared(prepared, store, executor="serial", workers=None, tell=told.append)
     assert signal.getsignal(number) is before
-    assert [p.note for p in told if p.note] == [runner.STOPPING]
+    assert [p.note for p in told if p.note] == [executing.STOPPING]
     probe = next(job for job in prepared.jobs if job.kind == "probe")
     assert store.done(probe.id)
     assert 0 < sum(store.done(job.id) for job in prepared.jobs) < len(prepared.jobs)
@@ -184,7 +184,7 @@ def test_a_second_signal_ends_the_running_job(tiny, tmp_path, monkeypatch):
         raise AssertionError("never reached")
 
     monkeypatch.setitem(tasks._KINDS, "probe", signalled)
-    prepared = runner.prepare(plan.read(tiny))
+    prepared = preparing.prepare(reading.read(tiny))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     with pytest.raises(Interrupted):
         runner.run_prepared(prepared, store, executor="serial", workers=None, tell=lambda _: None)

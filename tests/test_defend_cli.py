@@ -22,7 +22,7 @@ from torch import nn
 import actsec
 from actsec.hardening import hardened
 from actsec.planning.plan import Plan
-from actsec.running import runner, scene, tasks
+from actsec.running import preparing, scene, tasks
 from actsec.running.store import Store
 
 NETS = """
@@ -101,7 +101,7 @@ def test_it_is_the_model_that_the_audit_judges(folder, tmp_path):
     files = {name: str(folder / f"{name}.npz") for name in ("train", "calibration")}
     model = {"model": f"{folder / 'nets.py'}:make", "weights": str(folder / "w.safetensors")}
     asked = Plan(**model, **files, data=str(folder / "test.npz"), defenses=(chain,), seed=3, samples=2)
-    prepared = runner.prepare(asked)
+    prepared = preparing.prepare(asked)
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     jobs = [job for job in prepared.jobs if job.kind in ("base", "defend")]
     assert [job.kind for job in jobs] == ["base", "defend"]

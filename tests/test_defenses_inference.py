@@ -430,8 +430,8 @@ def test_what_cannot_be_is_refused_by_name():
 
 
 def test_an_audit_gives_its_eps_to_what_trains_against_it_alone():
-    from actsec.planning.budgets import _with_eps
     from actsec.planning.pricing import spelled
+    from actsec.planning.resolving import _with_eps
     from actsec.spec import parse
 
     assert str(_with_eps(parse("noisy_inference(std=0.1)"), 0.1)) == "noisy_inference(std=0.1)"

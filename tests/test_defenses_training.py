@@ -42,7 +42,7 @@ from actsec.errors import BadOption, ModelError, ThreatError, UnknownName
 from actsec.hardening.chains import fit_chain
 from actsec.losses import Hardest, LargestConfidence
 from actsec.planning import plan
-from actsec.running import runner, tasks
+from actsec.running import preparing, tasks
 from actsec.running import store as store_module
 from actsec.running.store import Store
 from actsec.search import crafting
@@ -766,7 +766,7 @@ for job in prepared.jobs:
 def test_killed_and_interrupted_in_the_middle_of_trainings_the_weights_are_the_same_bits(tmp_path, monkeypatch):
     """kill -9 in the first training of a chain, Ctrl-C in the second: both are taken up where they stood."""
     made = plan.Plan(model="reference:mlp(width=[8])", activations=("relu",), defenses=(CHAIN,), samples=8)
-    prepared = runner.prepare(made)
+    prepared = preparing.prepare(made)
     jobs = [job for job in prepared.jobs if job.kind in ("base", "defend")]
     assert [job.kind for job in jobs] == ["base", "defend"]
     whole, run = (Store.create(tmp_path / name, prepared.plan, prepared.facts) for name in ("whole", "run"))

@@ -13,7 +13,7 @@ from actsec.diagnostics.single_step_beats_iterative import SingleStepBeatsIterat
 from actsec.diagnostics.still_climbing import StillClimbing
 from actsec.diagnostics.unsearched_detector import UnsearchedDetector
 from actsec.errors import BadOption, UnknownName
-from actsec.planning import budgets
+from actsec.planning import budgets, resolving
 from actsec.planning.plan import Plan, Trial
 from actsec.search.referee import attack_target, cases_of
 from actsec.spec import parse
@@ -488,7 +488,7 @@ def test_in_l1_the_battery_tells_frauds_from_honest_models(model, flagged):
         cases = cases_of(target, x[:100], y[:100], norm, eps)
         return (attack_target(attack, target, cases, name=str(attack)).wrong < 0.5).numpy()
 
-    plan = budgets.resolve(
+    plan = resolving.resolve(
         Plan(attacks=(Trial("pgd(steps=3)", "l1:2"),)), budgets.Images((64,), None, 100), trains=False, calibrates=False
     )
     at = {t.role: t.attack for t in plan.attacks if t.threat == "l1:2"}

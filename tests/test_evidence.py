@@ -13,7 +13,7 @@ from actsec import registry, taxonomy
 from actsec.command_line.pages import OTHERS
 from actsec.errors import PlanError, UnknownName
 from actsec.planning.conditions import evidence_of, evidence_texts
-from actsec.planning.plan import from_table, write
+from actsec.planning.reading import from_table, write
 from actsec.reports import evidence, load, manifest
 from actsec.reports.checklist import ITEMS, checklist
 from actsec.reports.issues import issues

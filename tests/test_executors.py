@@ -200,16 +200,16 @@ def test_a_worker_killed_by_the_model_is_told_and_changes_nothing(tmp_path):
 
 
 def test_an_unknown_executor_and_objects_in_workers_are_refused(finished):
-    from actsec.running import runner, scene
+    from actsec.running import places, preparing, scene
     from actsec.running.store import Store
 
-    prepared = runner.prepare(Store.open(finished).plan())
+    prepared = preparing.prepare(Store.open(finished).plan())
     with pytest.raises(UnknownName, match="executor"):
-        runner.make_executor("threads", None, prepared, finished)
-    held = runner.Prepared(
+        places.make_executor("threads", None, prepared, finished)
+    held = preparing.Prepared(
         scene.Scene(prepared.plan, prepared.scene.splits, (), scene.Given(splits=prepared.scene.splits)),
         prepared.facts,
         (),
     )
     with pytest.raises(PlanError, match="stays in this process"):
-        runner.make_executor("processes", 1, held, finished)
+        places.make_executor("processes", 1, held, finished)

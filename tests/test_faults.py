@@ -19,8 +19,8 @@ from runs import ENVIRONMENT, inside, outcomes, result
 from test_gates_and_places import NET, linear
 
 from actsec.errors import StoreError
-from actsec.planning import plan
-from actsec.running import runner
+from actsec.planning import plan, reading
+from actsec.running import executing, preparing, runner
 from actsec.running.store import Store
 
 FAULTY = """
@@ -42,13 +42,13 @@ QUIET = "pass"
 
 def faulty(folder: Path, fault: str, attack: str = "pgd(steps=3)") -> plan.Plan:
     """A plan whose model does something beside answering, once the environment names it."""
-    request = plan.read(linear(folder)).having(eps=0.02, attacks=(plan.Trial(attack),))
+    request = reading.read(linear(folder)).having(eps=0.02, attacks=(plan.Trial(attack),))
     (folder / "net.py").write_text(NET.replace("    return model\n", FAULTY.replace("FAULT", fault)))
     return request
 
 
 def audited(request: plan.Plan, folder: Path):
-    prepared = runner.prepare(request)
+    prepared = preparing.prepare(request)
     store = Store.create(folder, prepared.plan, prepared.facts)
     return runner.run_prepared(prepared, store, executor="serial", workers=None, tell=lambda _: None), store
 
@@ -81,7 +81,7 @@ def test_changed_weights_are_named_and_no_verdict(since, said, tmp_path, monkeyp
     monkeypatch.setattr(torch, "calls", 0, raising=False)
     drift = f"self.inner[1].bias.data.add_(1e-3 if torch.calls > {since} and 'DRIFT' in os.environ else 0.0)"
     request = faulty(tmp_path, drift, "pgd(steps=200, loss=margin)")
-    prepared = runner.prepare(request)
+    prepared = preparing.prepare(request)
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     torch.calls = 0
     monkeypatch.setenv("DRIFT", "1")
@@ -123,7 +123,7 @@ def test_draws_from_a_global_generator_are_repeatable_and_named(fault, name, tmp
     monkeypatch.chdir(tmp_path)
     request = faulty(tmp_path, fault)
     for number, run in enumerate(("a", "b")):
-        prepared = runner.prepare(request)
+        prepared = preparing.prepare(request)
         store = Store.create(tmp_path / run, prepared.plan, prepared.facts)
         random.seed(number)
         np.random.seed(number)  # noqa: NPY002  # what a model draws from
@@ -146,7 +146,7 @@ def test_a_reseeded_torch_generator_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_permission_lost_mid_run_is_named_and_nothing_done_is_lost(tiny, finished, tmp_path, monkeypatch):
-    prepared = runner.prepare(plan.read(tiny))
+    prepared = preparing.prepare(reading.read(tiny))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     real, made = tempfile.mkstemp, []
 
@@ -197,10 +197,10 @@ def test_deleted_and_truncated_outcomes_are_named_and_measured_again(finished, t
     records[1].with_suffix(".npz").unlink(missing_ok=True)
     arrays[-1].write_bytes(arrays[-1].read_bytes()[:-7])
     hurt = {records[0].stem, arrays[-1].stem} | ({records[1].stem} if arrays[0].stem == records[1].stem else set())
-    prepared, told = runner.prepare(Store.open(run).plan()), []
+    prepared, told = preparing.prepare(Store.open(run).plan()), []
     runner.run_prepared(prepared, Store(run), executor="serial", workers=None, tell=told.append)
     (note,) = [p.note for p in told if p.note]
-    assert note.startswith(runner.DAMAGED)
-    assert {part.rpartition("(")[2].rstrip(")") for part in note.removeprefix(runner.DAMAGED).split("), ")} == hurt
+    assert note.startswith(executing.DAMAGED)
+    assert {part.rpartition("(")[2].rstrip(")") for part in note.removeprefix(executing.DAMAGED).split("), ")} == hurt
     assert (outcomes(run), result(run)) == (outcomes(finished), result(finished))
     assert json.loads((run / "report.json").read_text())["result"]["status"] == "complete"

@@ -10,10 +10,10 @@ from runs import inside
 from test_gates_and_places import linear
 
 from actsec.errors import PlanError
-from actsec.planning import foresight, plan
+from actsec.planning import foresight, plan, reading
 from actsec.planning.foresight import Pace, forecast
 from actsec.planning.plan import Plan
-from actsec.running import runner
+from actsec.running import places, preparing, runner
 from actsec.running.store import Store
 from benchmarks.many_jobs import ROLES
 
@@ -25,10 +25,10 @@ THREADS = """
 
 
 def test_passes_follow_from_the_first_images_exactly_where_all_cost_the_same(tmp_path, monkeypatch):
-    request = plan.read(linear(tmp_path))
+    request = reading.read(linear(tmp_path))
     monkeypatch.chdir(tmp_path)
     trials = tuple(plan.Trial(attack, "", 40, role) for attack, role in ROLES.items())
-    prepared = runner.prepare(request.having(samples=40, attacks=trials, defenses=()))
+    prepared = preparing.prepare(request.having(samples=40, attacks=trials, defenses=()))
     few, every = forecast(prepared, 8), forecast(prepared, 40)
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     runner.run_prepared(prepared, store, executor="serial", workers=None, tell=lambda _: None)
@@ -64,7 +64,7 @@ def test_the_printed_plan_stays_a_plan_and_the_forecast_is_beside_it(tmp_path, m
     said = inside("audit", place, "--samples", "8", "--attacks", "fgsm", "--print-plan")
     assert said.code == 0
     (tmp_path / "again.toml").write_text(said.out)
-    assert plan.read(tmp_path / "again.toml").attacks
+    assert reading.read(tmp_path / "again.toml").attacks
     assert "passes of one image" in said.err
     quiet = inside("audit", place, "--samples", "8", "--attacks", "fgsm", "--print-plan", "--quiet")
     assert (quiet.out, quiet.err) == (said.out, "")
@@ -77,8 +77,8 @@ def test_workers_take_the_threads_of_the_plan_and_no_more_cores_than_there_are(t
     (tmp_path / "net.py").write_text(code.replace("    return model\n", THREADS.format(folder=str(tmp_path / "seen"))))
     monkeypatch.chdir(tmp_path)
     for threads in (1, 2):
-        prepared = runner.prepare(plan.read(place).having(threads=threads, samples=8, shard=4))
-        assert runner.workers_here(prepared.plan) * threads <= max(os.cpu_count() or 1, threads)
+        prepared = preparing.prepare(reading.read(place).having(threads=threads, samples=8, shard=4))
+        assert places.workers_here(prepared.plan) * threads <= max(os.cpu_count() or 1, threads)
         for old in (tmp_path / "seen").iterdir():
             old.unlink()
         store = Store.create(tmp_path / f"run{threads}", prepared.plan, prepared.facts)

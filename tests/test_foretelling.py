@@ -11,7 +11,7 @@ from actsec import registry
 from actsec.planning import foretelling, pricing
 from actsec.planning.foretelling import Training, lines, per_pass, trainings
 from actsec.planning.plan import Plan
-from actsec.running import runner, scene, timing
+from actsec.running import clock, preparing, scene, timing
 from actsec.running.tasks import perturb
 from actsec.spec import parse
 from actsec.types import Material, Split
@@ -28,7 +28,7 @@ PLAN = Plan(
 
 @pytest.fixture(scope="module")
 def prepared():
-    return runner.prepare(PLAN)
+    return preparing.prepare(PLAN)
 
 
 def ticking(monkeypatch, per_pass=0.25, trial=7.0):
@@ -80,17 +80,17 @@ def test_the_work_of_a_training_is_its_price(prepared):
     jobs = [job for job in prepared.jobs if job.kind == "defend" and TRAINS in job.label]
     price = pricing.price(parse(TRAINS), len(prepared.scene.splits.train))
     (alone,) = (job for job in jobs if "swap" not in job.label)
-    assert runner.estimate(prepared, alone) == 1000 + price
+    assert clock.estimate(prepared, alone) == 1000 + price
     (base,) = (job for job in prepared.jobs if job.kind == "base")
-    assert runner.estimate(prepared, base) == 3 * 20 * len(prepared.scene.splits.train)
+    assert clock.estimate(prepared, base) == 3 * 20 * len(prepared.scene.splits.train)
 
 
 def test_the_time_left_waits_for_work_that_tells(prepared):
-    waiting = sorted(prepared.jobs, key=lambda job: runner.estimate(prepared, job))
-    clock = runner._Clock(prepared, waiting)
+    waiting = sorted(prepared.jobs, key=lambda job: clock.estimate(prepared, job))
+    told_by = clock.Clock(prepared, waiting)
     done = 0.0
     for job in waiting:
-        clock.finished(job)
-        done += runner.estimate(prepared, job)
-        told = clock.left() is not None
-        assert told == (done >= runner.FORETELLS * clock.all_work or job is waiting[-1])
+        told_by.finished(job)
+        done += clock.estimate(prepared, job)
+        told = told_by.left() is not None
+        assert told == (done >= clock.FORETELLS * told_by.all_work or job is waiting[-1])

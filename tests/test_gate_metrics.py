@@ -16,7 +16,8 @@ from scipy.stats import binom
 from actsec import result as r
 from actsec.errors import PlanError, UnknownName
 from actsec.planning.conditions import gate_texts
-from actsec.planning.plan import Plan, from_table
+from actsec.planning.plan import Plan
+from actsec.planning.reading import from_table
 from actsec.verdict import calibration, statistics
 from actsec.verdict.gates import Gate, check_classes, check_gates, gate_results
 from actsec.verdict.metrics import METRICS, Value, measured, needed

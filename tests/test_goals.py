@@ -14,9 +14,11 @@ import actsec
 from actsec import goals, losses
 from actsec.errors import ActsecError, ThreatError
 from actsec.losses import Confident, goal_of
-from actsec.planning.plan import Plan, Trial, VariantPlan, from_table, write
+from actsec.planning.jobs import VariantPlan
+from actsec.planning.plan import Plan, Trial
+from actsec.planning.reading import from_table, write
 from actsec.registry import build
-from actsec.running import runner
+from actsec.running import preparing
 from actsec.search.ledger import ALREADY_WRONG, FOUND
 from actsec.search.referee import attack_target, cases_of
 from actsec.types import Observed, Outcome, Threat
@@ -106,7 +108,7 @@ def test_threats_nobody_can_carry_out_are_refused(text, says):
     assert said.code == 2
     plan = from_table({"model": "reference:mlp(width=[8])", "defenses": [], "attacks": [f"{attack} at {text}"]})
     with pytest.raises(ThreatError):
-        runner.prepare(plan)
+        preparing.prepare(plan)
 
 
 @pytest.mark.parametrize("text", ["linf:1", "l2:8", "l1:64", "l0:64"])

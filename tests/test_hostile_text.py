@@ -307,13 +307,13 @@ def test_a_crash_is_one_clean_line(monkeypatch):
 def test_a_plan_that_is_printed_is_clean_and_reads_back(tmp_path):
     import tomllib
 
-    from actsec.planning import plan
+    from actsec.planning import plan, reading
 
     every = "".join(EVIL.values())
     made = plan.Plan(model=f"nets.py:{every}", gates=(every,))
-    written = plan.write(made)
+    written = reading.write(made)
     assert not CONTROL.search(written)
-    assert plan.from_table(tomllib.loads(written)) == made
+    assert reading.from_table(tomllib.loads(written)) == made
 
 
 def test_classes_that_are_no_text_are_refused():

@@ -9,8 +9,7 @@ import tomllib
 import pytest
 from runs import inside
 
-from actsec.planning import plan as plans
-from actsec.planning import starting
+from actsec.planning import reading, starting
 from actsec.planning.plan import Plan
 
 KEY = re.compile(r"^# (\w+ = .*)$", re.MULTILINE)
@@ -21,7 +20,7 @@ def test_the_plan_holds_what_was_given_and_says_what_comes_next(tmp_path):
     said = inside("init", path, "--model", "nets.py:make", "--data", 'te"st.npz', "--eps", "8/255")
     assert said.code == 0
     assert said.out.splitlines()[1] == f"next: actsec audit {path}"
-    assert plans.read(path) == Plan(model="nets.py:make", data='te"st.npz', eps=8 / 255)
+    assert reading.read(path) == Plan(model="nets.py:make", data='te"st.npz', eps=8 / 255)
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -55,7 +54,7 @@ def test_it_reads_back_as_the_same_command_line(tmp_path, options, monkeypatch):
     seen = []
     monkeypatch.setattr("actsec.planning.starting.create", lambda _, plan: seen.append(plan))
     inside("init", "elsewhere.toml", *options)
-    assert [plans.read(path)] == seen
+    assert [reading.read(path)] == seen
 
 
 def test_every_key_is_there_once_with_its_meaning():
@@ -68,18 +67,18 @@ def test_every_key_is_there_once_with_its_meaning():
 @pytest.mark.parametrize("line", KEY.findall(starting.template(Plan())))
 def test_every_commented_key_can_be_uncommented(line):
     table = tomllib.loads(line)
-    plan = plans.from_table(table)
+    plan = reading.from_table(table)
     (key,) = table
     assert getattr(plan, key) or table[key] in (False, 0)
 
 
 def test_what_it_writes_runs_as_it_is(tmp_path):
-    from actsec.running import runner
+    from actsec.running import preparing
 
     path = tmp_path / "plan.toml"
     assert inside("init", path).code == 0
-    prepared = runner.prepare(plans.read(path))
-    assert prepared.plan == runner.prepare(Plan()).plan
+    prepared = preparing.prepare(reading.read(path))
+    assert prepared.plan == preparing.prepare(Plan()).plan
     assert prepared.jobs
 
 

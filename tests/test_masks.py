@@ -16,8 +16,10 @@ from test_attacks import NAMES, attack_of, goal_of, subject, threats
 import actsec
 from actsec.data import from_arrays
 from actsec.errors import DataError, Unsafe
-from actsec.planning.plan import Plan, from_table, jobs
-from actsec.running import runner
+from actsec.planning.jobs import jobs
+from actsec.planning.plan import Plan
+from actsec.planning.reading import from_table
+from actsec.running import preparing, runner
 from actsec.search import masks
 from actsec.search.ledger import ALREADY_WRONG
 from actsec.search.referee import attack_target, cases_of
@@ -158,7 +160,7 @@ def test_the_job_knows_the_mask_by_its_content(tmp_path):
     plan = from_table({"model": "reference:mlp(width=[8])", "activations": ["relu"], "defenses": [], "samples": 4})
     made = {}
     for name in ("a.npy", "b.npz", "c.npy", None):
-        prepared = runner.prepare(plan.having(mask=None if name is None else str(tmp_path / name)))
+        prepared = preparing.prepare(plan.having(mask=None if name is None else str(tmp_path / name)))
         made[name] = {job.id for job in jobs(prepared.plan, prepared.facts) if job.kind == "attack"}
     assert made["a.npy"] == made["b.npz"]
     assert not made["a.npy"] & made["c.npy"]
@@ -179,7 +181,7 @@ def test_an_audit_keeps_the_mask_and_says_so(tmp_path):
     )
     result, store = runner.audit(plan, tmp_path / "run", executor="serial")
     assert result.mask == "32 of 64 values may change, the others are masked"
-    prepared = runner.prepare(store.plan())
+    prepared = preparing.prepare(store.plan())
     clean, checked = prepared.scene.test.x[:6], 0
     for job in prepared.jobs:
         if job.kind == "attack":

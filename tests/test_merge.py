@@ -12,9 +12,9 @@ import pytest
 from runs import TINY, inside, outcomes, result
 
 from actsec.errors import BadOption, StoreError
-from actsec.planning import plan
+from actsec.planning import reading
 from actsec.planning.parts import Part
-from actsec.running import runner
+from actsec.running import preparing
 from actsec.running.merging import merge
 from actsec.running.store import Store
 from actsec.types import Job
@@ -99,7 +99,7 @@ def test_a_part_is_taken_up_as_a_part(copies):
 
 
 def test_damage_is_not_carried_over(copies, tmp_path):
-    every = {job.id: job for job in runner.prepare(Store.open(copies[0]).plan()).jobs}
+    every = {job.id: job for job in preparing.prepare(Store.open(copies[0]).plan()).jobs}
     own = [path.stem for path in (copies[2] / "outcomes").glob("*.json") if every[path.stem].kind == "attack"]
     content = copies[2] / "outcomes" / f"{own[0]}.npz"
     content.write_bytes(content.read_bytes()[:100])
@@ -109,7 +109,7 @@ def test_damage_is_not_carried_over(copies, tmp_path):
 
 
 def test_what_lost_its_weights_is_not_taken(copies, tmp_path):
-    prepared = runner.prepare(Store.open(copies[2]).plan())
+    prepared = preparing.prepare(Store.open(copies[2]).plan())
     base = next(job for job in prepared.jobs if job.kind == "base")
     part = Part(3, OF).jobs(prepared.jobs)
     (copies[2] / "outcomes" / f"{base.id}.npz").unlink()
@@ -122,7 +122,7 @@ def test_what_lost_its_weights_is_not_taken(copies, tmp_path):
 
 def test_two_answers_to_one_question_are_refused(copies, tmp_path):
     store = Store(copies[1])
-    base = next(job for job in runner.prepare(store.plan()).jobs if job.kind == "base")
+    base = next(job for job in preparing.prepare(store.plan()).jobs if job.kind == "base")
     outcome = store.get(base.id)
     store.put(dataclasses.replace(outcome, numbers={**outcome.numbers, "stochastic": True}), {})
     with pytest.raises(StoreError, match="different outcomes of prepare"):
@@ -130,7 +130,7 @@ def test_two_answers_to_one_question_are_refused(copies, tmp_path):
 
 
 def test_other_plans_are_refused_by_name(parts, copies, tiny, tmp_path):
-    prepared = runner.prepare(plan.read(tiny).having(seed=1))
+    prepared = preparing.prepare(reading.read(tiny).having(seed=1))
     other = Store.create(tmp_path / "other", prepared.plan, prepared.facts)
     with pytest.raises(StoreError, match=f"{other.root} holds another run than {parts[0]}: its .*differs"):
         merge([*parts, other.root], tmp_path / "merged")
@@ -155,7 +155,7 @@ def test_a_failed_job_of_a_part_is_a_finding(copies, tiny, tmp_path, monkeypatch
         raise RuntimeError("not here")
 
     monkeypatch.setitem(tasks._KINDS, "probe", broken)
-    prepared = runner.prepare(Store.open(copies[0]).plan())
+    prepared = preparing.prepare(Store.open(copies[0]).plan())
     probes = {job.id for job in prepared.jobs if job.kind == "probe"}
     where = next(copy for copy in copies if probes & {p.stem for p in (copy / "outcomes").glob("*.json")})
     for job_id in probes:

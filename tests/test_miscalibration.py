@@ -14,8 +14,9 @@ from actsec import confidence
 from actsec.attacks import FGSM, PGD, Miscalibration, Noise
 from actsec.errors import BadOption, PlanError, ThreatError
 from actsec.losses import goal_of
-from actsec.planning import plan
-from actsec.planning.budgets import BUDGETS, Images, resolve
+from actsec.planning import jobs, plan, reading
+from actsec.planning.budgets import BUDGETS, Images
+from actsec.planning.resolving import resolve
 from actsec.reports import load
 from actsec.reports.formats import md, terminal
 from actsec.running import runner
@@ -322,7 +323,7 @@ def test_a_named_attack_brings_its_noise_and_its_goal():
     found = [(t.attack, t.threat) for t in made.attacks if t.role.startswith("miscalibrate")]
     assert [threat for _, threat in found] == ["linf:0.1:miscalibrate=over"] * 2
     assert resolve(made, Images((1, 8, 8), 16, 50), trains=True, calibrates=True) == made
-    assert Threat.parse("linf:0.1:miscalibrate=over") not in plan.headline_threats(made)
+    assert Threat.parse("linf:0.1:miscalibrate=over") not in jobs.headline_threats(made)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ attack = "miscalibration(steps=4)"
 def test_an_audit_reports_it_for_every_variant_in_every_format(tmp_path):
     path = tmp_path / "plan.toml"
     path.write_text(GATED + TINY.replace("samples = 8", "samples = 40").replace("shard = 4", "shard = 25") + MORE)
-    runner.audit(plan.read(path), tmp_path / "run", executor="serial")
+    runner.audit(reading.read(path), tmp_path / "run", executor="serial")
     result = json.loads((tmp_path / "run" / "report.json").read_text())["result"]
     for variant in result["variants"]:
         (made,) = variant["miscalibrations"]

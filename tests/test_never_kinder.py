@@ -9,8 +9,9 @@ from torch import nn
 
 import actsec
 from actsec.errors import DataError, PlanError, ThreatError
-from actsec.planning import budgets
-from actsec.planning.plan import Plan, Trial, VariantPlan
+from actsec.planning import budgets, resolving
+from actsec.planning.jobs import VariantPlan
+from actsec.planning.plan import Plan, Trial
 from actsec.types import Evidence, Outcome, Target, Threat
 from actsec.verdict import calibration
 from actsec.verdict.gathering import Gathered, Tried, compared
@@ -22,7 +23,7 @@ IMAGES = budgets.Images((1, 8, 8), 16, 200)
 
 
 def resolve(*trials, **options):
-    return budgets.resolve(Plan(attacks=trials, **options), IMAGES, trains=True, calibrates=True)
+    return resolving.resolve(Plan(attacks=trials, **options), IMAGES, trains=True, calibrates=True)
 
 
 def test_images_that_a_check_never_saw_are_refused():
@@ -39,7 +40,7 @@ def test_asking_for_more_images_is_not_lowered_and_the_checks_follow():
 def test_noise_alone_is_no_attack():
     plan = resolve(Trial("noise", "l2:0.5", 50))
     assert plan.attacks[0].role == "noise"
-    from actsec.planning.plan import tested
+    from actsec.planning.jobs import tested
 
     assert tested(plan, "relu", Threat("l2", 0.5)) == 0
 

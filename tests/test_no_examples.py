@@ -15,7 +15,8 @@ import sample_result as sample
 from runs import inside
 from test_gates_and_places import linear
 
-from actsec.planning.plan import Plan, Trial, from_table
+from actsec.planning.plan import Plan, Trial
+from actsec.planning.reading import from_table
 from actsec.reports import load, manifest
 from actsec.reports.redacting import redacted, scrubber
 from actsec.running.sharing import FILES, share, without_paths

@@ -28,11 +28,11 @@ from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError
 from actsec.losses import Confident
 from actsec.nonsense import ALPHAS, KINDS, NOT_FINITE, REJECTED, ROWS, far, fool, inputs, measure
-from actsec.planning import plan
+from actsec.planning import jobs, plan
 from actsec.reports import load
 from actsec.reports.figures.rays import Line, rays
 from actsec.reports.lookup import first
-from actsec.running import runner
+from actsec.running import preparing, runner
 from actsec.running.store import Store
 from actsec.search.ledger import FOUND
 from actsec.search.referee import attack_target, cases_of
@@ -409,10 +409,10 @@ def test_an_audit_measures_every_variant_on_the_same_inputs(finished):
 
 def test_a_table_has_no_nonsense_images():
     facts = plan.Facts("m", "t", None, None, shape=(13,))
-    resolved = runner.resolved(runner.scene.load(plan.Plan(activations=("relu",), defenses=()))).plan
-    variant = plan.variants(resolved)[0]
-    assert plan.nonsense_jobs(resolved, facts, variant) == ()
-    two = plan.nonsense_jobs(resolved, dataclasses.replace(facts, shape=(1, 8, 8)), variant)
+    resolved = preparing.resolved(runner.scene.load(plan.Plan(activations=("relu",), defenses=()))).plan
+    variant = jobs.variants(resolved)[0]
+    assert jobs.nonsense_jobs(resolved, facts, variant) == ()
+    two = jobs.nonsense_jobs(resolved, dataclasses.replace(facts, shape=(1, 8, 8)), variant)
     assert [job.kind for job in two] == ["nonsense", "fool"]
     assert len({job.id for job in two}) == 2
 

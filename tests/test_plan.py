@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from runs import TINY, inside, outcomes, result
 
 from actsec.errors import ActsecError, BadOption, PlanError, ThreatError, UnknownName
-from actsec.planning import budgets, plan
-from actsec.planning.plan import Facts, Plan, Trial, from_table, headline_threats, jobs, plan_id, variants
+from actsec.planning import budgets, plan, reading, resolving
+from actsec.planning.jobs import headline_threats, jobs, plan_id, tested, variants
+from actsec.planning.plan import Facts, Plan, Trial
+from actsec.planning.reading import from_table
 from actsec.types import Threat
 
 FACTS = Facts(model="m", test="t", train="tr", calibration="c", shape=(1, 8, 8), classes=tuple("0123456789"), grid=16)
@@ -24,8 +26,8 @@ def table(text: str) -> Plan:
 
 
 def resolve(request: Plan, **more) -> Plan:
-    images = budgets.Images((1, 8, 8), 16, 539, plan.box(request.bounds))
-    return budgets.resolve(request, images, **{"trains": True, "calibrates": True, **more})
+    images = budgets.Images((1, 8, 8), 16, 539, reading.box(request.bounds))
+    return resolving.resolve(request, images, **{"trains": True, "calibrates": True, **more})
 
 
 def ids(request: Plan, facts: Facts = FACTS, kind: str = "") -> set[str]:
@@ -57,7 +59,7 @@ plans = st.builds(
 
 @given(plans)
 def test_what_is_written_reads_back(made):
-    assert table(plan.write(made)) == made
+    assert table(reading.write(made)) == made
 
 
 REQUESTS = {
@@ -77,8 +79,8 @@ REQUESTS = {
 def test_a_resolved_plan_resolves_to_itself(name):
     once = resolve(REQUESTS[name])
     assert resolve(once) == once
-    assert table(plan.write(once)) == once
-    assert ids(resolve(table(plan.write(once)))) == ids(once)
+    assert table(reading.write(once)) == once
+    assert ids(resolve(table(reading.write(once)))) == ids(once)
 
 
 def test_resolving_changes_nothing_that_is_written():
@@ -103,7 +105,7 @@ def test_everything_is_in_the_units_of_the_bounds():
     assert resolve(Plan(bounds="-1,1")).eps == 0.2
     for wrong in ("255", "1,0", "a,b", "0,inf", "0,1,2"):
         with pytest.raises(BadOption, match="is not a range"):
-            plan.box(wrong)
+            reading.box(wrong)
 
 
 def test_the_curve_stays_in_the_box():
@@ -195,8 +197,8 @@ def test_trials_for_some_variants_only():
     trial = Trial("pgd(steps=2)", "linf:0.1", 8, "attack", ("relu",))
     made = jobs(resolve(base.having(attacks=(trial,))), FACTS)
     assert {job.variant for job in made if job.recipe.get("attack", "").startswith("pgd(steps=2,")} >= {"relu"}
-    assert plan.tested(base.having(attacks=(trial,)), "relu", Threat("linf", 0.1)) == 8
-    assert plan.tested(base.having(attacks=(trial,)), "relu | temperature", Threat("linf", 0.1)) == 0
+    assert tested(base.having(attacks=(trial,)), "relu", Threat("linf", 0.1)) == 8
+    assert tested(base.having(attacks=(trial,)), "relu | temperature", Threat("linf", 0.1)) == 0
 
 
 def test_the_headline_comes_first_and_experiments_have_none():
@@ -277,12 +279,12 @@ def test_toml_reads_fractions_and_single_texts():
 
 def test_files_that_are_no_plan(tmp_path):
     with pytest.raises(PlanError, match="cannot read the plan"):
-        plan.read(tmp_path / "none.toml")
+        reading.read(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(PlanError, match="is not TOML"):
-        plan.read(tmp_path / "bad.toml")
+        reading.read(tmp_path / "bad.toml")
     with pytest.raises(ActsecError):
-        plan.read(tmp_path)
+        reading.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_files_that_are_no_plan(tmp_path):
     ],
 )
 def test_the_command_line_over_a_plan(options, key, value):
-    found = getattr(plan.override(Plan(), options), key)
+    found = getattr(reading.override(Plan(), options), key)
     assert found == value
     assert type(found) is type(value)
 
@@ -307,7 +309,7 @@ def test_the_command_line_over_a_plan(options, key, value):
 def test_an_option_that_is_no_number_is_named(options):
     (name,) = options
     with pytest.raises(BadOption, match=f"--{name}"):
-        plan.override(Plan(), options)
+        reading.override(Plan(), options)
 
 
 def test_the_printed_plan_given_back_is_the_same_run(tiny, finished, tmp_path):
@@ -326,6 +328,6 @@ def test_lists_on_the_command_line_are_cut_at_commas_outside_brackets():
         "activations": ("relu, leaky_relu(slope=0.1)", "elu"),
         "defenses": ("swap(to=silu, finetune=2) | temperature",),
     }
-    made = plan.override(Plan(), options)
+    made = reading.override(Plan(), options)
     assert made.activations == ("relu", "leaky_relu(slope=0.1)", "elu")
     assert made.defenses == ("swap(to=silu, finetune=2) | temperature",)

@@ -19,11 +19,12 @@ from sample_result import variant
 from actsec import errors
 from actsec.data import Overlap
 from actsec.errors import PlanError, UnknownName
-from actsec.planning import plan
-from actsec.planning.plan import Plan, VariantPlan
+from actsec.planning import reading
+from actsec.planning.jobs import VariantPlan
+from actsec.planning.plan import Plan
 from actsec.reports.answers import QUESTIONS, headline
 from actsec.result import Share
-from actsec.running import runner
+from actsec.running import finishing, preparing, runner
 from actsec.running.store import Store
 from actsec.types import Outcome
 from actsec.verdict import gates as gating
@@ -278,15 +279,15 @@ PLAN = TINY.replace("samples = 8", "eps = 0.03\nsamples = 24").replace("shard = 
 
 def test_everything_is_derived_from_the_outcomes(tmp_path):
     """Ten rows that held are said to have fallen, in the bytes of one outcome; every claim that rests on them moves."""
-    request = plan.from_table(tomllib.loads(PLAN.replace('["temperature"]', "[]")))
+    request = reading.from_table(tomllib.loads(PLAN.replace('["temperature"]', "[]")))
     before, store = runner.audit(request, tmp_path / "run", executor="serial")
     share_before = before.variants[0].threats[0].worst_case
     gate = f"robust_accuracy@linf:0.03>={share_before.low - 1e-6:.6f}"
-    prepared = runner.prepare(request.having(gates=(gate,)))
+    prepared = preparing.prepare(request.having(gates=(gate,)))
     gated = Store.create(tmp_path / "gated", prepared.plan, prepared.facts)
     for path in (store.root / "outcomes").iterdir():
         (gated.root / "outcomes" / path.name).write_bytes(path.read_bytes())
-    first = runner.finish(prepared, gated, complete=True)
+    first = finishing.finish(prepared, gated, complete=True)
     assert (first.gates[0].outcome, first.exit_code) == ("passed", 0)
     page = (gated.root / "report.html").read_text()
 
@@ -306,7 +307,7 @@ def test_everything_is_derived_from_the_outcomes(tmp_path):
     record = gated.root / "outcomes" / f"{job.id}.json"
     stored = json.loads(record.read_text())
     record.write_text(json.dumps({**stored, "arrays": hashlib.sha256(buffer.getvalue()).hexdigest()}))
-    after = runner.finish(prepared, gated, complete=True)
+    after = finishing.finish(prepared, gated, complete=True)
 
     old, new = first.variants[0].threats[0], after.variants[0].threats[0]
     assert new.worst_case.k == old.worst_case.k - 10

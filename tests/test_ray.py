@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from test_gates_and_places import NET, linear
 
 from actsec.errors import Interrupted, PlanError, StoreError
-from actsec.planning import plan
-from actsec.running import runner, tasks
+from actsec.planning import plan, reading
+from actsec.running import executing, places, preparing, runner, tasks
 from actsec.running.executors import DIED_TWICE
 from actsec.running.store import Store
 from benchmarks.streaming import pictures
@@ -56,18 +56,18 @@ def cluster():
 
 
 def audit(request: plan.Plan, folder: Path, tell=lambda _: None):
-    prepared = runner.prepare(request)
+    prepared = preparing.prepare(request)
     store = Store.create(folder, prepared.plan, prepared.facts)
     return runner.run_prepared(prepared, store, executor="ray", workers=2, tell=tell), store
 
 
 def test_ray_and_serial_leave_the_same_bytes(cluster, tiny, finished, tmp_path):
     told = []
-    found, store = audit(plan.read(tiny), tmp_path / "run", told.append)
+    found, store = audit(reading.read(tiny), tmp_path / "run", told.append)
     assert found.status == "complete"
     assert outcomes(store.root) == outcomes(finished)
     assert result(store.root) == result(finished)
-    assert ([p.done for p in told][-1], told[-1].total) == (told[-1].total, len(runner.prepare(store.plan()).jobs))
+    assert ([p.done for p in told][-1], told[-1].total) == (told[-1].total, len(preparing.prepare(store.plan()).jobs))
     assert ray.is_initialized()  # a cluster joined before is left as it is
     report = json.loads((store.root / "report.json").read_text())
     assert report["environment"]["workers_lost"] == 0
@@ -76,19 +76,21 @@ def test_ray_and_serial_leave_the_same_bytes(cluster, tiny, finished, tmp_path):
 
 @pytest.mark.parametrize("deaths", [1, 2])
 def test_a_job_whose_worker_dies_is_tried_once_more(deaths, cluster, tmp_path):
-    request = plan.read(linear(tmp_path)).having(data=f"{tmp_path}/test.npz", model=f"{tmp_path}/net.py:make")
+    request = reading.read(linear(tmp_path)).having(data=f"{tmp_path}/test.npz", model=f"{tmp_path}/net.py:make")
     text = NET.replace("means.npy", f"{tmp_path}/means.npy").replace("    return model\n", DIES)
     (tmp_path / "net.py").write_text(text)
     (tmp_path / "driver").write_text(str(os.getpid()))
     (tmp_path / "deaths").write_text("0")
-    prepared = runner.prepare(request)
+    prepared = preparing.prepare(request)
     whole = Store.create(tmp_path / "whole", prepared.plan, prepared.facts)
     runner.run_prepared(prepared, whole, executor="serial", workers=None, tell=lambda _: None)
     (tmp_path / "deaths").write_text(str(deaths))
     told = []
     found, store = audit(request, tmp_path / "run", told.append)
     # The base comes first and alone: its job dies once, or for good, and takes what rests on it along.
-    assert [p.note for p in told if p.note] == [runner.LOST] * (1 if deaths == 1 else len([p for p in told if p.note]))
+    assert [p.note for p in told if p.note] == [executing.LOST] * (
+        1 if deaths == 1 else len([p for p in told if p.note])
+    )
     if deaths == 1:
         assert outcomes(store.root) == outcomes(whole.root)
         assert result(store.root) == result(whole.root)
@@ -101,11 +103,11 @@ def test_a_job_whose_worker_dies_is_tried_once_more(deaths, cluster, tmp_path):
 def test_interrupted_on_ray_what_runs_is_stored(cluster, tiny, finished, tmp_path):
     import signal
 
-    def tell(progress: runner.Progress) -> None:
+    def tell(progress: executing.Progress) -> None:
         if progress.done == 5 and not progress.note:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    prepared = runner.prepare(plan.read(tiny))
+    prepared = preparing.prepare(reading.read(tiny))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     with pytest.raises(Interrupted):
         runner.run_prepared(prepared, store, executor="ray", workers=2, tell=tell)
@@ -117,10 +119,10 @@ def test_interrupted_on_ray_what_runs_is_stored(cluster, tiny, finished, tmp_pat
 
 def test_the_rows_of_an_image_folder_travel_to_workers_that_cannot_read_it(cluster, tmp_path):
     pictures(tmp_path / "photos", 60, 8)
-    request = plan.read(folder_plan(tmp_path, tmp_path / "photos", 24)).having(shard=12)
-    prepared = runner.prepare(request)
+    request = reading.read(folder_plan(tmp_path, tmp_path / "photos", 24)).having(shard=12)
+    prepared = preparing.prepare(request)
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
-    made = runner.make_executor("ray", 2, prepared, store.root)
+    made = places.make_executor("ray", 2, prepared, store.root)
     made.submit(prepared.jobs[0])
     assert made.next()[1] is None
     attack = next(job for job in prepared.jobs if job.kind == "attack" and job.recipe["rows"] == [12, 24])
@@ -136,9 +138,9 @@ def test_the_rows_of_an_image_folder_travel_to_workers_that_cannot_read_it(clust
 
 
 def test_a_worker_that_raises_is_told(cluster, tiny, tmp_path):
-    prepared = runner.prepare(plan.read(tiny))
+    prepared = preparing.prepare(reading.read(tiny))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
-    made = runner.make_executor("ray", 2, prepared, store.root)
+    made = places.make_executor("ray", 2, prepared, store.root)
     attack = next(job for job in prepared.jobs if job.kind == "attack")
     made.submit(attack)  # without the weights that it needs
     job, error = made.next()
@@ -148,8 +150,8 @@ def test_a_worker_that_raises_is_told(cluster, tiny, tmp_path):
 
 
 def test_a_worker_with_other_libraries_ends_the_run(cluster, tiny, tmp_path):
-    prepared = runner.prepare(plan.read(tiny))
-    made = runner.make_executor("ray", 2, prepared, Store.create(tmp_path / "run", prepared.plan, prepared.facts).root)
+    prepared = preparing.prepare(reading.read(tiny))
+    made = places.make_executor("ray", 2, prepared, Store.create(tmp_path / "run", prepared.plan, prepared.facts).root)
     made._versions = "actsec 0.0, torch 0.0"
     made.submit(prepared.jobs[0])
     with pytest.raises(StoreError, match=r"a Ray worker has actsec .*, the run began with actsec 0\.0"):
@@ -213,4 +215,4 @@ def test_what_ray_cannot_do_is_refused(tiny, tmp_path, monkeypatch):
     assert inside("audit", tiny, "--address", "auto", "--out", tmp_path / "run").code == 2
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PlanError, match="Ray is not installed"):
-        audit(plan.read(tiny), tmp_path / "run")
+        audit(reading.read(tiny), tmp_path / "run")

@@ -18,7 +18,7 @@ from actsec.attacks.apgd import APGD
 from actsec.attacks.fab import FAB
 from actsec.draws import Draws
 from actsec.errors import BadOption
-from actsec.planning import budgets
+from actsec.planning import budgets, resolving
 from actsec.planning.plan import Plan, Trial
 from actsec.search.ledger import ALREADY_WRONG, FOUND
 from actsec.search.referee import attack_target, cases_of
@@ -141,7 +141,7 @@ def test_square_goes_on_from_the_best_attempt_of_a_recipe():
 @pytest.mark.parametrize("budget", budgets.BUDGETS)
 def test_an_audit_runs_the_cascade_at_its_headline_threat(budget):
     images = budgets.Images((1, 8, 8), 16, 500)
-    plan = budgets.resolve(Plan(model="m.py:f", budget=budget), images, trains=False, calibrates=True)
+    plan = resolving.resolve(Plan(model="m.py:f", budget=budget), images, trains=False, calibrates=True)
     (trial,) = (t for t in plan.attacks if t.attack.startswith("cascade"))
     assert Threat.parse(trial.threat) == Threat("linf", plan.eps)
     assert trial.role == "attack"
@@ -153,7 +153,7 @@ def test_an_audit_runs_the_cascade_at_its_headline_threat(budget):
 def test_a_recipe_that_the_user_names_gets_its_threat_and_its_checks():
     images = budgets.Images((3, 32, 32), 255, 500)
     plan = Plan(model="m.py:f", attacks=(Trial("autoattack"), Trial("fab")))
-    resolved = budgets.resolve(plan, images, trains=False, calibrates=True)
+    resolved = resolving.resolve(plan, images, trains=False, calibrates=True)
     recipe, minimal, *checks = resolved.attacks
     assert (recipe.threat, recipe.role) == ("linf:8/255", "attack")
     assert (minimal.threat, minimal.role) == ("linf", "minimal")

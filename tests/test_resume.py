@@ -15,8 +15,8 @@ import pytest
 from runs import ENVIRONMENT, TINY, actsec, outcomes, result
 
 from actsec import errors
-from actsec.planning import plan
-from actsec.running import runner
+from actsec.planning import reading
+from actsec.running import executing, finishing, preparing, runner
 from actsec.running.store import Store
 
 LONGER = TINY.replace("samples = 8", "samples = 240").replace("shard = 4", "shard = 20").replace("steps=3", "steps=20")
@@ -108,7 +108,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(executor, tmp_path)
     assert "Traceback" not in said
     found = Store(run)
     kept = stored(run)
-    assert 6 <= len(kept) < len(runner.prepare(found.plan()).jobs)
+    assert 6 <= len(kept) < len(preparing.prepare(found.plan()).jobs)
     assert '"status": "partial"' in (run / "report.json").read_text()
     assert "not finished" in (run / "report.html").read_text()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -131,15 +131,15 @@ def test_a_second_ctrl_c_while_the_first_is_answered_ends_the_workers(finished, 
             self.closed = (*self.closed, kill)
 
     def tell(step):
-        if step.note == runner.STOPPING:
+        if step.note == executing.STOPPING:
             raise KeyboardInterrupt
 
     run, executor = tmp_path / "run", Interrupted()
     shutil.copytree(finished, run)
     next((run / "outcomes").glob("*.json")).unlink()
-    prepared = runner.prepare(Store.open(run).plan())
+    prepared = preparing.prepare(Store.open(run).plan())
     with pytest.raises(errors.Interrupted, match="every finished job is stored"):
-        runner.execute(prepared, Store(run), executor, tell)
+        executing.execute(prepared, Store(run), executor, tell)
     assert executor.closed == (True,)
 
 
@@ -155,11 +155,11 @@ def test_interrupted_while_reading_nothing_is_lost_and_nothing_is_said_wrong(tin
 def test_a_partial_report_can_be_written_at_any_moment(share, finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    prepared = runner.prepare(Store.open(run).plan())
+    prepared = preparing.prepare(Store.open(run).plan())
     every = prepared.jobs
     for job in every[round(share * len(every)) :]:
         (run / "outcomes" / f"{job.id}.json").unlink()
-    found = runner.finish(prepared, Store(run), complete=False)
+    found = finishing.finish(prepared, Store(run), complete=False)
     assert found.status == "partial"
     assert found.exit_code == 3
     assert found.not_done
@@ -175,12 +175,12 @@ def test_failed_jobs_are_tried_again(tiny, finished, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setitem(tasks._KINDS, "probe", broken)
-        found, store = runner.audit(plan.read(tiny), tmp_path / "run", executor="serial")
+        found, store = runner.audit(reading.read(tiny), tmp_path / "run", executor="serial")
     assert found.status == "partial"
     assert found.exit_code == 3
     assert any(p.rule == "ACT-E01" and "RuntimeError: not today" in p.claim for p in found.problems)
     kept = stored(store.root)
-    prepared = runner.prepare(store.plan())
+    prepared = preparing.prepare(store.plan())
     again = runner.run_prepared(prepared, store, executor="serial", workers=None, tell=lambda _: None)
     assert again.status == "complete"
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -195,7 +195,7 @@ def test_what_rests_on_a_failed_job_is_not_run(tiny, tmp_path, monkeypatch):
 
     told = []
     monkeypatch.setitem(tasks._KINDS, "base", broken)
-    prepared = runner.prepare(plan.read(tiny))
+    prepared = preparing.prepare(reading.read(tiny))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     found = runner.run_prepared(prepared, store, executor="serial", workers=None, tell=told.append)
     assert len(list((store.root / "outcomes").iterdir())) == 1

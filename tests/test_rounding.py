@@ -6,7 +6,7 @@ import torch
 from attack_models import digits
 
 from actsec.hardening.chains import threads
-from actsec.planning.plan import VariantPlan
+from actsec.planning.jobs import VariantPlan
 from actsec.search.oracle import Oracle, frozen
 from actsec.types import Outcome
 from actsec.verdict.gathering import Gathered

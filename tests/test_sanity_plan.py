@@ -6,9 +6,9 @@ import pytest
 
 from actsec import registry
 from actsec.errors import PlanError, UnknownName
-from actsec.planning import budgets
-from actsec.planning import plan as plans
-from actsec.planning.plan import Facts, Plan, Trial, headline_threats, jobs, source_jobs, variants
+from actsec.planning import budgets, checking, resolving
+from actsec.planning.jobs import headline_threats, jobs, source_jobs, tested, variants
+from actsec.planning.plan import Facts, Plan, Trial
 from actsec.types import Threat
 
 IMAGES = budgets.Images((1, 8, 8), 16, 539)
@@ -18,7 +18,7 @@ TRAINED = "adversarial_training(inner=pgd(steps=5), epochs=2)"
 
 
 def resolve(*trials, **options):
-    return budgets.resolve(Plan(attacks=trials, **options), IMAGES, trains=True, calibrates=True)
+    return resolving.resolve(Plan(attacks=trials, **options), IMAGES, trains=True, calibrates=True)
 
 
 def roles(plan, threat):
@@ -39,9 +39,9 @@ def test_every_defended_model_faces_what_its_defenses_name_once_at_every_threat_
     plan = PLANS[name]
     for variant in variants(plan):
         for threat in headline_threats(plan):
-            if not plans.tested(plan, variant.name, threat):
+            if not tested(plan, variant.name, threat):
                 continue
-            for attack in budgets.faced(variant, threat, plan.budget):
+            for attack in checking.faced(variant, threat, plan.budget):
                 full = registry.canonical("attacks", attack)
                 made = [
                     t
@@ -51,12 +51,12 @@ def test_every_defended_model_faces_what_its_defenses_name_once_at_every_threat_
                     and (not t.variants or variant.name in t.variants)
                 ]
                 assert len(made) == 1, (variant.name, threat, attack)
-                assert made[0].samples == plans.tested(plan, variant.name, threat)
+                assert made[0].samples == tested(plan, variant.name, threat)
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_with_its_checks_resolves_to_itself(name):
-    assert budgets.resolve(PLANS[name], IMAGES, trains=True, calibrates=True) == PLANS[name]
+    assert resolving.resolve(PLANS[name], IMAGES, trains=True, calibrates=True) == PLANS[name]
 
 
 def test_adversarial_training_faces_more_than_the_standard_attacks():
@@ -119,10 +119,13 @@ def test_a_twin_that_does_not_exist_is_a_mistake():
 
 def test_unwritten_lengths_are_the_budgets():
     (swapped,) = (v for v in variants(PLANS["own"]) if "swap" in v.name)
-    assert budgets.faced(swapped, Threat("linf", 0.1), "quick") == ("pgd(loss=margin, steps=20)", "square(queries=150)")
-    assert budgets.faced(swapped, Threat("linf", 0.1), "standard")[1] == "square(queries=1000)"
-    assert budgets.faced(swapped, Threat("l2"), "quick") == ()
-    assert budgets.faced(swapped, Threat("l0", 1.0), "quick") == ()
+    assert checking.faced(swapped, Threat("linf", 0.1), "quick") == (
+        "pgd(loss=margin, steps=20)",
+        "square(queries=150)",
+    )
+    assert checking.faced(swapped, Threat("linf", 0.1), "standard")[1] == "square(queries=1000)"
+    assert checking.faced(swapped, Threat("l2"), "quick") == ()
+    assert checking.faced(swapped, Threat("l0", 1.0), "quick") == ()
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -131,7 +134,7 @@ def test_every_variant_has_every_check_at_the_first_threat_on_all_that_is_attack
     plan = PLANS[name]
     more = ("swap(to=silu)", "swap(to=silu, recalibrate=true)", "swap(to=silu, finetune=2)", "noisy_inference(std=0.1)")
     named = plan.having(defenses=(*(plan.defenses or ()), *more), attacks=())
-    named = budgets.resolve(named, IMAGES, trains=True, calibrates=True)
+    named = resolving.resolve(named, IMAGES, trains=True, calibrates=True)
     for each in (plan, named):
         first = headline_threats(each)[0]
         for variant in variants(each):
@@ -139,7 +142,7 @@ def test_every_variant_has_every_check_at_the_first_threat_on_all_that_is_attack
             made = {t.role: t.samples for t in mine if t.threat == str(first)}
             made |= {t.role: t.samples for t in mine if t.role == "unbounded" and t.threat == "linf:1"}
             assert set(made) >= ROLES | {"unbounded"}, variant.name
-            attacked = plans.tested(each, variant.name, first)
+            attacked = tested(each, variant.name, first)
             assert {made[role] for role in ROLES | {"unbounded"}} == {attacked}, variant.name
 
 

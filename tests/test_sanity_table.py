@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from actsec import registry
-from actsec.planning import budgets
+from actsec.planning import budgets, resolving
 from actsec.planning.plan import Plan, Trial
 from actsec.types import NORMS, Evidence, Threat
 from actsec.verdict.sanity import compared, diagnose, state
@@ -116,14 +116,14 @@ def test_the_planner_makes_at_a_fixed_eps_what_the_rules_read(norm):
     """Every role that a rule of the table needs there is in the plan, on as many images as are attacked."""
     at = "linf:0.1" if norm == "linf" else f"{norm}:0.5"
     images = budgets.Images((1, 8, 8), 16, 539)
-    plan = budgets.resolve(Plan(attacks=(Trial("pgd(steps=3)", at),)), images, trains=True, calibrates=True)
+    plan = resolving.resolve(Plan(attacks=(Trial("pgd(steps=3)", at),)), images, trains=True, calibrates=True)
     whole = "l2:8" if norm == "l2" else "linf:1"
     made = {t.role: t for t in plan.attacks if t.threat in (at, whole)}
     needed = {role for rule, kind in KINDS.items() if kind.essential for role in kind.roles}
     assert needed <= set(made)
     assert {made[role].samples for role in needed} == {150}
     assert len(plan.attacks) == len({(t.attack, t.threat, t.role) for t in plan.attacks})
-    assert budgets.resolve(plan, images, trains=True, calibrates=True) == plan
+    assert resolving.resolve(plan, images, trains=True, calibrates=True) == plan
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -24,7 +24,7 @@ from actsec.data import archives, folders, load, tables
 from actsec.errors import BadOption, DataError, ModelError, SpecError, Unsafe, UsageError
 from actsec.loading import building
 from actsec.loading.weights import read_weights
-from actsec.planning import plan
+from actsec.planning import plan, reading
 from actsec.search import masks
 from actsec.spec import parse, parse_value
 
@@ -237,9 +237,9 @@ def test_nesting_within_the_limit_reads_back():
 def test_plans_that_would_exhaust_the_reader(tmp_path, text):
     (tmp_path / "plan.toml").write_text(text, errors="surrogateescape")
     with pytest.raises(UsageError):
-        plan.read(tmp_path / "plan.toml")
+        reading.read(tmp_path / "plan.toml")
     with pytest.raises(UsageError):
-        plan.read("/dev/zero")
+        reading.read("/dev/zero")
 
 
 # architectures
@@ -483,7 +483,7 @@ def test_a_cost_that_somebody_edited_is_left_out_of_the_times(tmp_path, edit):
     """Found by fuzzing: the report of a merged run broke off."""
     import json
 
-    from actsec.running.runner import _environment
+    from actsec.running.finishing import _environment
     from actsec.running.store import Store
 
     (tmp_path / "costs").mkdir()

@@ -321,7 +321,7 @@ def test_art_counts_the_same_votes():
 def test_an_audit_certifies_shows_and_resumes(tmp_path):
     from actsec.planning.plan import Plan, Trial
     from actsec.reports import load
-    from actsec.running import runner
+    from actsec.running import preparing, runner
 
     tiny = Plan(
         model="reference:mlp(width=[8])",
@@ -359,7 +359,7 @@ def test_an_audit_certifies_shows_and_resumes(tmp_path):
     assert [path.stat().st_mtime_ns for path in stored] == times
     ((job, outcome),) = [
         (job, found)
-        for job in runner.prepare(tiny).jobs
+        for job in preparing.prepare(tiny).jobs
         if job.kind == "certify" and "vector" not in job.variant and (found := store.get(job.id)) is not None
     ]
     held = np.zeros_like(outcome.arrays["held"])

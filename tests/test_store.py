@@ -13,9 +13,9 @@ import pytest
 from runs import inside, outcomes, result
 
 from actsec.errors import StoreError
-from actsec.planning import plan
+from actsec.planning import reading
 from actsec.planning.plan import Facts, Plan
-from actsec.running import runner
+from actsec.running import preparing, runner
 from actsec.running.store import Store
 from actsec.types import Outcome
 
@@ -154,7 +154,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half(store, monkeypatch):
 
 
 def test_a_full_disk_stops_the_audit(tiny, tmp_path, monkeypatch):
-    prepared = runner.prepare(plan.read(tiny))
+    prepared = preparing.prepare(reading.read(tiny))
     store = Store.create(tmp_path / "run", prepared.plan, prepared.facts)
     real = os.fsync
     written = []
@@ -193,7 +193,7 @@ def test_damage_is_mended_by_resuming(finished, tmp_path):
         for p in (run / "outcomes").iterdir()
         if p.stem not in (arrays[0].stem, records[-1].stem)
     }
-    prepared = runner.prepare(Store.open(run).plan())
+    prepared = preparing.prepare(Store.open(run).plan())
     runner.run_prepared(prepared, Store(run), executor="serial", workers=None, tell=lambda _: None)
     assert outcomes(run) == before
     assert result(run) == result(finished)
@@ -214,8 +214,8 @@ def test_data_that_changes_under_a_run_is_refused(tmp_path, tiny):
     path = tmp_path / "test.npz"
     np.savez(path, x=x, y=np.arange(40) % 10)
     np.savez(tmp_path / "train.npz", x=x[::-1], y=np.arange(40) % 10)
-    request = plan.read(tiny).having(data=str(path), train=str(tmp_path / "train.npz"), defenses=())
-    prepared = runner.prepare(request)
+    request = reading.read(tiny).having(data=str(path), train=str(tmp_path / "train.npz"), defenses=())
+    prepared = preparing.prepare(request)
     root: Path = Store.create(tmp_path / "run", prepared.plan, prepared.facts).root
     scene.of_run.cache_clear()
     assert len(scene.of_run(root).test) == 40

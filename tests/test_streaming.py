@@ -12,9 +12,9 @@ from actsec.data import check, fingerprint, from_arrays, load, sample, split
 from actsec.data.folders import again, kept
 from actsec.data.streamed import Streamed, row_ids
 from actsec.errors import DataError
-from actsec.planning import plan as plans
+from actsec.planning import jobs
 from actsec.planning.plan import Plan, Trial
-from actsec.running import runner, scene
+from actsec.running import preparing, scene
 from actsec.running.agenda import Agenda
 from actsec.running.store import Store
 from actsec.types import Job
@@ -96,7 +96,7 @@ def test_a_folder_and_its_array_are_audited_to_the_same_outcomes_and_no_worker_r
     assert outcomes(tmp_path / "streamed") == outcomes(tmp_path / "array")
     assert json.loads(result(tmp_path / "streamed"))["variants"][0]["threats"][0]["worst_case"]["n"] == 40
     # A worker takes the rows from what the run folder says: a file it does not need may even be gone.
-    prepared = runner.prepare(Store.open(tmp_path / "streamed").plan())
+    prepared = preparing.prepare(Store.open(tmp_path / "streamed").plan())
     store = Store(tmp_path / "streamed")
     scene.leave(prepared.scene, store)
     scene.of_run.cache_clear()
@@ -159,9 +159,9 @@ def test_a_report_that_reads_logits_when_it_needs_them_is_the_same(finished, tmp
 
 
 def test_the_models_of_a_plan_are_read_once_for_all_its_jobs(finished, monkeypatch):
-    asked, read = [], plans._variants
-    monkeypatch.setattr(plans, "_variants", lambda request: (asked.append(request), read(request))[1])
+    asked, read = [], jobs._variants
+    monkeypatch.setattr(jobs, "_variants", lambda request: (asked.append(request), read(request))[1])
     store = Store.open(finished)
     request = store.plan()
-    assert len(plans.jobs(request, store.facts())) > len(plans.variants(request)) > 1
+    assert len(jobs.jobs(request, store.facts())) > len(jobs.variants(request)) > 1
     assert len(asked) == 1

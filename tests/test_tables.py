@@ -18,8 +18,8 @@ from actsec.data import delimited, tables
 from actsec.errors import ActsecError, BadOption, DataError, ModelError, PlanError, SpecError, UnknownName, Unsafe
 from actsec.geometry import inside
 from actsec.losses import Kill, Misclassify
-from actsec.planning import plan
-from actsec.running import runner, scene
+from actsec.planning import jobs, plan, reading
+from actsec.running import preparing, scene
 from actsec.search.features import Feature, FeatureRule, Table, echo_eps
 from actsec.search.ledger import ALREADY_WRONG, FOUND
 from actsec.search.referee import attack_target, cases_of
@@ -236,14 +236,14 @@ def test_a_rule_that_does_not_read(text, kind):
 
 def test_rules_read_alike_from_the_command_line_and_from_toml_and_back():
     told = ("mean radius (mm)(min=0, step=1)", "SEX(immutable=true)", "AGE(direction=up)", "A(group=g)")
-    made = plan.override(plan.Plan(), {"features": told, "raw_units": True, "label_column": "a,b", "label": "a"})
+    made = reading.override(plan.Plan(), {"features": told, "raw_units": True, "label_column": "a,b", "label": "a"})
     assert made.features[0] == FeatureRule("mean radius (mm)", min=0.0, step=1.0)
     import tomllib
 
-    assert plan.from_table(tomllib.loads(plan.write(made))) == made
+    assert reading.from_table(tomllib.loads(reading.write(made))) == made
     for wrong in ({"features": {"AGE": 1}}, {"features": 3}, {"features": {"AGE": {"step": "x"}}}):
         with pytest.raises(ActsecError):
-            plan.from_table(wrong)
+            reading.from_table(wrong)
 
 
 # What the rules leave to an attack.
@@ -614,12 +614,12 @@ def test_an_audit_of_a_table(audited):
 
 def test_rules_and_labels_decide_the_jobs_and_the_positive_class_only_the_result(folder, audited):
     def ids(**changes):
-        made = plan.read(folder / "plan.toml").having(**changes)
-        prepared = runner.prepare(made)
+        made = reading.read(folder / "plan.toml").having(**changes)
+        prepared = preparing.prepare(made)
         attacks = [job.id for job in prepared.jobs if job.kind == "attack"]
-        return attacks, plan.plan_id(prepared.plan, prepared.facts)
+        return attacks, jobs.plan_id(prepared.plan, prepared.facts)
 
-    rules_of = plan.read(folder / "plan.toml").features
+    rules_of = reading.read(folder / "plan.toml").features
     same, other = ids(), ids(positive="good")
     assert same == other, "a run may be asked for another class later"
     loose = ids(features=rules_of[1:])
@@ -679,15 +679,15 @@ def labels(): return Raw(2)
 
 def test_a_model_of_raw_units_and_a_model_of_several_labels(folder):
     (folder / "nets.py").write_text(NETS)
-    base = plan.read(folder / "plan.toml").having(model=f"{folder}/nets.py:raw", activations=(), defenses=())
-    target = scene.base_target(scene.load(base.having(raw_units=True)), plan.variants(base)[0])
+    base = reading.read(folder / "plan.toml").having(model=f"{folder}/nets.py:raw", activations=(), defenses=())
+    target = scene.base_target(scene.load(base.having(raw_units=True)), jobs.variants(base)[0])
     assert isinstance(target.normalization, RawUnits)
-    prepared = runner.prepare(base.having(raw_units=True))
+    prepared = preparing.prepare(base.having(raw_units=True))
     assert any("with normalisation raw units" in note for note in prepared.notes)
     with pytest.raises(ModelError, match="--raw-units"):
-        runner.prepare(base)
+        preparing.prepare(base)
     with pytest.raises(PlanError, match="raw_units and normalize"):
-        runner.prepare(base.having(raw_units=True, normalize="0.5/0.5"))
+        preparing.prepare(base.having(raw_units=True, normalize="0.5/0.5"))
     several = base.having(
         model=f"{folder}/nets.py:labels",
         raw_units=True,
@@ -703,10 +703,10 @@ def test_a_model_of_raw_units_and_a_model_of_several_labels(folder):
         kept = [",".join([*row[:4], row[5], row[6], more]) for row, more in zip(cut, third, strict=True)]
         (folder / f"{name}3.csv").write_text("\n".join(kept))
     several = several.having(data=f"{folder}/test3.csv", train=f"{folder}/train3.csv")
-    prepared = runner.prepare(several)
+    prepared = preparing.prepare(several)
     notes = " ".join(prepared.notes)
     assert "clean accuracy 100.0%" in notes
-    made = scene.base_target(prepared.scene, plan.variants(prepared.plan)[0])
+    made = scene.base_target(prepared.scene, jobs.variants(prepared.plan)[0])
     assert made.classes == ("0", "1")
     assert dataclasses.asdict(prepared.facts)["confined"]
 

@@ -19,9 +19,10 @@ from actsec import registry, spec
 from actsec.attacks import PGD, Replay, Transfer
 from actsec.data.streamed import row_ids
 from actsec.errors import BadOption, PlanError, StoreError, ThreatError
-from actsec.planning import plan
-from actsec.planning.plan import Facts, jobs, plan_id, variants
-from actsec.running import runner
+from actsec.planning import reading
+from actsec.planning.jobs import jobs, plan_id, variants
+from actsec.planning.plan import Facts
+from actsec.running import preparing, runner
 from actsec.running.store import Store
 from actsec.search import examples, surrogates
 from actsec.search.ledger import FOUND
@@ -157,7 +158,7 @@ def carried(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("carried")
     text = WITH_TRANSFER.replace('["temperature"]', '["temperature", "swap(to=leaky_relu)"]')
     (folder / "plan.toml").write_text(text)
-    runner.audit(plan.read(folder / "plan.toml"), folder / "run", executor="serial")
+    runner.audit(reading.read(folder / "plan.toml"), folder / "run", executor="serial")
     return folder / "run"
 
 
@@ -200,7 +201,7 @@ def test_nothing_to_transfer_to_is_a_mistake_of_the_plan():
     import tomllib
 
     with pytest.raises(PlanError, match="what was found on it"):
-        runner.prepare(plan.from_table(tomllib.loads(text)))
+        preparing.prepare(reading.from_table(tomllib.loads(text)))
 
 
 def replayed(finished, run, out, **changes):
@@ -209,7 +210,7 @@ def replayed(finished, run, out, **changes):
 
     table = tomllib.loads(TINY) | changes
     table["attacks"] = [*table["attacks"], {"attack": f"replay(run='{run}')", "samples": 8}]
-    return runner.audit(plan.from_table(table), out, executor="serial")
+    return runner.audit(reading.from_table(table), out, executor="serial")
 
 
 def test_a_replay_of_the_same_model_fools_all_that_were_fooled(finished, tmp_path):

@@ -29,11 +29,11 @@ def attack_command(
     """Run one attack, such as 'pgd(steps=200)', and print what it achieved."""
     import_core()
     from actsec.api import attack as run_attack
-    from actsec.running import runner, scene
+    from actsec.running import preparing, scene
 
     places = {option: _npz(file) for option, file in (("--save", save), ("--save-whole", save_whole)) if file}
     plan = read_plan(None, options, None, None).having(attacks=(Trial(attack, threat or ""),), defenses=())
-    loaded = runner.resolved(scene.load(plan))
+    loaded = preparing.resolved(scene.load(plan))
     trial, test = loaded.plan.attacks[0], loaded.test
     target = _target(loaded)
     x, y, rows = test.x[: trial.samples], test.y[: trial.samples], test.ids[: trial.samples]

@@ -14,7 +14,7 @@ from actsec.command_line.core import import_core
 from actsec.command_line.options import plan_options, read_plan
 from actsec.command_line.printing import say, show
 from actsec.errors import BadOption, PlanError
-from actsec.planning import plan as plans
+from actsec.planning import reading
 from actsec.planning.parts import Part
 
 
@@ -73,16 +73,16 @@ def audit_command(
     """
     import_core()
     from actsec.command_line.screen import Screen
-    from actsec.running import runner
+    from actsec.running import preparing, runner
     from actsec.running.store import Store
 
     part = Part.parse(options.pop("shard")) if "/" in (options["shard"] or "") else None
     plan = read_plan(plan_file, options, minimum, maximum)
     screen = Screen(quiet=quiet)
     with screen.busy("reading model and data"):
-        prepared = dataclasses.replace(runner.prepare(plan), part=part)
+        prepared = dataclasses.replace(preparing.prepare(plan), part=part)
     if print_plan:
-        click.echo(plans.write(prepared.plan), nl=False)
+        click.echo(reading.write(prepared.plan), nl=False)
         if not quiet:
             _foretell(prepared, screen, where["workers"])
         return 0
@@ -101,7 +101,7 @@ def resume(run: str, where: dict[str, Any], gates: tuple[str, ...], as_json: boo
     """Take up a run where it stopped: only jobs without an outcome run."""
     import_core()
     from actsec.command_line.screen import Screen
-    from actsec.running import runner
+    from actsec.running import preparing
     from actsec.running.store import Store
 
     screen = Screen(quiet=quiet)
@@ -109,7 +109,7 @@ def resume(run: str, where: dict[str, Any], gates: tuple[str, ...], as_json: boo
         plan, told = store.plan(), store.part()
         part = None if told is None else Part.parse(told)
         with screen.busy("reading model and data"):
-            prepared = runner.prepare(plan.having(gates=gates) if gates else plan)
+            prepared = preparing.prepare(plan.having(gates=gates) if gates else plan)
         prepared = dataclasses.replace(prepared, part=part)
         taken_up = Store.create(store.root, prepared.plan, prepared.facts, told)
         return _run(prepared, taken_up, screen, where, as_json=as_json)
@@ -138,10 +138,10 @@ def merge(runs: tuple[str, ...], out: str) -> int:
 
 def _run(prepared: Any, store: Any, screen: Any, where: dict[str, Any], *, as_json: bool) -> int:
     from actsec.reports.load import read
-    from actsec.running import runner
+    from actsec.running import places, runner
 
     executor, workers = where["executor"], where["workers"]
-    cluster = runner.Cluster(where["address"], 1.0 if where["gpus"] is None else where["gpus"])
+    cluster = places.Cluster(where["address"], 1.0 if where["gpus"] is None else where["gpus"])
     screen.plan(prepared, store)
     if prepared.part is not None:
         with screen.running() as tell:
@@ -163,7 +163,7 @@ def _foretell(prepared: Any, screen: Any, workers: int | None) -> None:
     Attacks on models that are trained in the run cannot be tried before.
     """
     from actsec.planning import foresight, foretelling
-    from actsec.running import runner
+    from actsec.running import places
 
     if not prepared.plan.reference:
         with screen.busy("trying each attack on a few images"):
@@ -173,7 +173,7 @@ def _foretell(prepared: Any, screen: Any, workers: int | None) -> None:
             passes, seconds = f"{line.passes:,.0f} passes", f"{line.seconds:.1f} s"
             what = f"{trial.attack} at {trial.threat}, {trial.samples} on {many}"
             click.echo(f"{passes:>20} {seconds:>9}  {what}", err=True)
-        click.echo(found.said(workers or runner.workers_here(prepared.plan)), err=True)
+        click.echo(found.said(workers or places.workers_here(prepared.plan)), err=True)
     with screen.busy("timing a few steps of each training"):
         said = tuple(foretelling.lines(foretelling.trainings(prepared)))
     for text in said:

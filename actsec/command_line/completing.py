@@ -44,7 +44,7 @@ def activations(_context: Any, _option: Any, begun: str) -> list[CompletionItem]
 
 def budgets(_context: Any, _option: Any, begun: str) -> list[CompletionItem]:
     """Budgets by name."""
-    from actsec.planning.plan import CERTIFIED
+    from actsec.planning.jobs import CERTIFIED
 
     return _matching(((name, "") for name in CERTIFIED), begun)
 

@@ -39,7 +39,7 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
 
     from actsec.command_line.screen import Screen
     from actsec.hardening import hardened
-    from actsec.running import checkup, runner, scene
+    from actsec.running import checkup, preparing, scene
     from actsec.verdict import activity
 
     plan, screen = read_plan(None, options, None, None), Screen(quiet=quiet)
@@ -49,14 +49,14 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
             raise BadOption("--architecture prints its findings alone", "Leave --gate, --json and --out out.")
         with screen.busy("looking"):
             plan = plan if plan.weights or plan.reference else plan.having(random_weights=True)
-            network, problems = checkup.untrained(runner.resolved(scene.load(checkup.whole(plan))))
+            network, problems = checkup.untrained(preparing.resolved(scene.load(checkup.whole(plan))))
         for line in activity.linted(network, problems):
             say(line)
         return 0
     if out is not None:
         hardened.check_place(out)
     with screen.busy("looking"):
-        loaded = runner.resolved(scene.load(checkup.whole(plan)))
+        loaded = preparing.resolved(scene.load(checkup.whole(plan)))
         target, notes, refused = checkup.subject(loaded)
         for note in notes:
             say(f"note: {note}", err=True)

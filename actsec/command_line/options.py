@@ -12,7 +12,7 @@ import click
 
 from actsec.command_line import completing
 from actsec.errors import BadOption, PlanError
-from actsec.planning import plan as plans
+from actsec.planning import reading
 from actsec.planning.plan import Plan
 
 AUDIT_ONLY: tuple[str, ...] = (
@@ -52,7 +52,7 @@ def plan_options(without: tuple[str, ...] = (), **told: str) -> Callable[[Callab
 
 def read_plan(plan_file: str | None, options: dict[str, Any], minimum: float | None, maximum: float | None) -> Plan:
     """The plan of a file with the command line's options over it."""
-    base = plans.read(plan_file) if plan_file else Plan()
+    base = reading.read(plan_file) if plan_file else Plan()
     given = {key: value for key, value in options.items() if value not in (None, ())}
     folder = Path(given.get("weights", "")).expanduser() / "recipe.toml"
     if "weights" in given and "model" not in given and base.model == Plan().model and folder.is_file():
@@ -67,4 +67,4 @@ def read_plan(plan_file: str | None, options: dict[str, Any], minimum: float | N
             )
         bounds = [f">={minimum}" if minimum is not None else "", f"<={maximum}" if maximum is not None else ""]
         given["gates"] = tuple(gates[0] + bound for bound in bounds if bound)
-    return plans.override(base, given)
+    return reading.override(base, given)

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from actsec.running.runner import Prepared, Tell
-    from actsec.running.runner import Progress as Standing
+    from actsec.running.executing import Progress as Standing
+    from actsec.running.executing import Tell
+    from actsec.running.preparing import Prepared
     from actsec.running.store import Store
 
 PLAIN_EVERY = 5.0
@@ -52,7 +53,7 @@ class Screen:
 
     def plan(self, prepared: Prepared, store: Store) -> None:
         """What will be done, before it is done."""
-        from actsec.planning.plan import variants
+        from actsec.planning.jobs import variants
         from actsec.spec import show
 
         plan, test = prepared.plan, prepared.scene.test

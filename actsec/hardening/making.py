@@ -27,10 +27,11 @@ from actsec.loading.trust import loads_alone, sha256, vouched
 from actsec.loading.weights import locate
 from actsec.loading.zoo import cached_weights
 from actsec.planning.budgets import REPEATS
-from actsec.planning.plan import Plan, variants
+from actsec.planning.jobs import variants
+from actsec.planning.plan import Plan
 from actsec.result import Calibration, Share
-from actsec.running import runner, scene, tasks
-from actsec.running.runner import Progress, Tell
+from actsec.running import preparing, scene, tasks
+from actsec.running.executing import Progress, Tell
 from actsec.running.scene import Scene
 from actsec.search.oracle import Oracle, frozen
 from actsec.spec import Spec, parse_chain
@@ -94,7 +95,7 @@ def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: s
     specs = parse_chain(chain)
     plan, tested = _with_data(plan, specs, tested=tested)
     check_places(save, export)
-    loaded = runner.resolved(scene.load(plan.having(defenses=(chain,))))
+    loaded = preparing.resolved(scene.load(plan.having(defenses=(chain,))))
     filled = parse_chain((loaded.plan.defenses or ("",))[0])
     if loaded.test.table is not None and len(loaded.test.table.labels) > 1:
         raise PlanError(
@@ -275,7 +276,7 @@ def base_of(loaded: Scene, tell: Tell) -> tuple[Target, tuple[str, ...]]:
     """The plan's first model: the user's after the preflight checks, with their notes; a reference model trained."""
     plan = loaded.plan
     if not plan.reference:
-        return runner.look(loaded)
+        return preparing.look(loaded)
     first = variants(plan)[0]
     target = scene.base_target(loaded, first)
     data = scene.as_split(loaded.splits.train, plan.device)

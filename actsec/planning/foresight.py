@@ -23,9 +23,10 @@ from actsec.errors import PlanError
 from actsec.hardening.chains import threads
 from actsec.planning import costs
 from actsec.planning.budgets import REPEATS
-from actsec.planning.plan import Plan, Trial, VariantPlan, model_jobs, trial_jobs, variants
-from actsec.running import runner, scene, tasks
-from actsec.running.runner import Prepared
+from actsec.planning.jobs import VariantPlan, model_jobs, trial_jobs, variants
+from actsec.planning.plan import Plan, Trial
+from actsec.running import clock, scene, tasks
+from actsec.running.preparing import Prepared
 from actsec.running.store import Store
 from actsec.search.oracle import PAD
 from actsec.search.referee import attack_target, cases_of
@@ -119,9 +120,9 @@ def forecast(prepared: Prepared, images: int = IMAGES) -> Forecast:
         target = scene.ready(loaded, store, base, base.id)
         pace = _pace(loaded, target, time.process_time() - began)
         lines = tuple(_line(prepared, store, trial, pace, images) for trial in plan.attacks)
-    beside = sum(runner.estimate(prepared, job) for job in prepared.jobs if job.kind in BESIDE)
+    beside = sum(clock.estimate(prepared, job) for job in prepared.jobs if job.kind in BESIDE)
     asked = (job for job in prepared.jobs if job.kind in ("attack", "craft"))
-    return Forecast(lines, round(sum(runner.estimate(prepared, job) for job in asked)), beside * pace.row / 3)
+    return Forecast(lines, round(sum(clock.estimate(prepared, job) for job in asked)), beside * pace.row / 3)
 
 
 def _done(error: str | None) -> None:

@@ -17,10 +17,10 @@ from actsec import registry
 from actsec.detecting import behind
 from actsec.hardening.chains import threads
 from actsec.planning import costs, pricing
-from actsec.planning.plan import VariantPlan, variants
+from actsec.planning.jobs import VariantPlan, variants
 from actsec.running import scene, timing
 from actsec.running.conduct import seeded
-from actsec.running.runner import FIRST_SIGHT, Prepared
+from actsec.running.preparing import FIRST_SIGHT, Prepared
 from actsec.running.tasks import perturb
 from actsec.spec import Spec
 from actsec.training.recipe import Recipe

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from actsec.errors import StoreError
-from actsec.planning.plan import Plan, from_table, toml, write
+from actsec.planning.plan import Plan
+from actsec.planning.reading import from_table, toml, write
 
 WIDTH = 110
 GROUPS = {

@@ -32,7 +32,8 @@ from actsec.health.flow import BATCH, MOST, gradients
 from actsec.health.seen import Seen
 from actsec.health.vital_signs import LARGE, counting, vital_signs
 from actsec.health.wiring import wiring
-from actsec.planning.plan import Plan, variants
+from actsec.planning.jobs import variants
+from actsec.planning.plan import Plan
 from actsec.result import Problem, SiteHealth
 from actsec.running import scene
 from actsec.running.scene import Scene

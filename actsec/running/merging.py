@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actsec.errors import StoreError
+from actsec.planning.jobs import plan_id
 from actsec.planning.parts import Part
-from actsec.planning.plan import Facts, Plan, plan_id
+from actsec.planning.plan import Facts, Plan
 from actsec.result import Result
 from actsec.running.store import Store, reading
 from actsec.types import Job
@@ -35,12 +36,12 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Merged:
     What no run holds is missing in a partial report; ``actsec resume OUT`` makes it. Raises StoreError for runs of
     other plans, models, data or versions, and for two outcomes of one job.
     """
-    from actsec.running import runner
+    from actsec.running import finishing, preparing
 
     stores = [Store.open(Path(run).resolve()) for run in runs]
     whole, place = _one_plan(stores), Path(out).resolve()
     with stores[0].at_home():
-        prepared = runner.prepare(whole)
+        prepared = preparing.prepare(whole)
         if plan_id(prepared.plan, prepared.facts) != plan_id(whole, stores[0].facts()):
             raise StoreError(
                 f"{stores[0].root} was run on another model, other data or other versions than are here",
@@ -51,7 +52,7 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Merged:
             missing = _copy(prepared.jobs, stores, merged)
             complete = all(merged.done(job.id) for job in prepared.jobs)
             with reading(place):
-                return Merged(merged, runner.finish(prepared, merged, complete=complete), missing)
+                return Merged(merged, finishing.finish(prepared, merged, complete=complete), missing)
 
 
 def _one_plan(stores: Sequence[Store]) -> Plan:

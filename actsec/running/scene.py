@@ -24,7 +24,9 @@ from actsec import target as targets
 from actsec.data import Dataset, Splits, folders, tables
 from actsec.data.streamed import blocks
 from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
-from actsec.planning.plan import Facts, Plan, VariantPlan, box, variants
+from actsec.planning.jobs import VariantPlan, variants
+from actsec.planning.plan import Facts, Plan
+from actsec.planning.reading import box
 from actsec.running.store import Store
 from actsec.search import masks, surrogates
 from actsec.search.lowering import SAMPLE, Lowered, lower

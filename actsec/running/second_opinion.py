@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec import registry
-from actsec.planning.plan import EXPERIMENTS, Plan, Trial, variants
+from actsec.planning.jobs import EXPERIMENTS, variants
+from actsec.planning.plan import Plan, Trial
 from actsec.result import SecondOpinion
 from actsec.spec import Spec, Value, parse
 from actsec.types import Threat

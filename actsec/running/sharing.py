@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from actsec.planning.plan import Plan, Trial
-from actsec.planning.plan import write as toml
+from actsec.planning.reading import write as toml
 from actsec.reports import manifest
 from actsec.reports.load import Report, write
 from actsec.reports.redacting import PATHS, Scrub, scrubber

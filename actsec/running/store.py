@@ -34,7 +34,9 @@ import numpy as np
 
 from actsec.data.archives import read_arrays
 from actsec.errors import StoreError
-from actsec.planning.plan import Facts, Plan, plan_id, read, write
+from actsec.planning.jobs import plan_id
+from actsec.planning.plan import Facts, Plan
+from actsec.planning.reading import read, write
 from actsec.types import Outcome
 
 SAVE_SECONDS = 2.0

@@ -188,7 +188,7 @@ def _silent(_text: str, _done: int, _total: int) -> None:
 
 
 def _base_name(loaded: Scene) -> str:
-    from actsec.planning.plan import variants
+    from actsec.planning.jobs import variants
 
     return variants(loaded.plan)[0].name
 

@@ -11,7 +11,7 @@ from actsec import registry
 from actsec import target as targets
 from actsec.errors import ThreatError
 from actsec.losses import Hardest
-from actsec.planning.plan import VARIANT
+from actsec.planning.jobs import VARIANT
 from actsec.search import examples
 from actsec.search.ledger import Verdicts
 from actsec.search.referee import attack_target

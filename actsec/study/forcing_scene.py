@@ -13,8 +13,8 @@ from actsec.errors import BadOption, PlanError
 from actsec.hardening import making
 from actsec.hardening.chains import threads
 from actsec.planning.plan import Plan
-from actsec.running import checkup, runner, scene
-from actsec.running.runner import Tell
+from actsec.running import checkup, preparing, scene
+from actsec.running.executing import Tell
 from actsec.study.forcing import Network, Settings, run
 from actsec.types import Norm, Target
 
@@ -51,7 +51,7 @@ def subject(plan: Plan, norm: Norm, seeds: int, tell: Tell) -> Subject:
     if norm == "l2" and plan.eps is None:
         raise BadOption("--norm l2 without --eps: no size is usual there", "Give --eps, such as --eps 1.")
     wanted = plan.having(samples=IMAGES) if plan.samples is None else plan
-    loaded = runner.resolved(scene.load(checkup.whole(wanted)))
+    loaded = preparing.resolved(scene.load(checkup.whole(wanted)))
     if loaded.test.table is not None:
         raise PlanError(
             f"{plan.data} is a table, whose columns have rules of their own", "Use actsec attack dead_relu."

@@ -31,7 +31,8 @@ import numpy as np
 
 from actsec import registry
 from actsec.planning import pricing
-from actsec.planning.plan import Plan, headline_threats
+from actsec.planning.jobs import headline_threats
+from actsec.planning.plan import Plan
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
 from actsec.types import Threat
 from actsec.verdict import calibration, sanity, statistics

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 import actsec
 from actsec import data, registry
 from actsec.data.tables import cells as changed_cells
-from actsec.planning.plan import Facts, Plan, headline_threats, plan_id, tested
+from actsec.planning.jobs import headline_threats, plan_id, tested
+from actsec.planning.plan import Facts, Plan
 from actsec.reports.answers import headline
 from actsec.reports.checklist import checklist
 from actsec.reports.evidence import evidence

@@ -16,7 +16,8 @@ import numpy as np
 
 from actsec import registry
 from actsec.errors import NotComparable, PlanError, unknown
-from actsec.planning.plan import Facts, Plan, Trial, headline_threats
+from actsec.planning.jobs import headline_threats
+from actsec.planning.plan import Facts, Plan, Trial
 from actsec.reports.load import read
 from actsec.reports.order import is_checkup
 from actsec.result import Comparison, Result, Variant

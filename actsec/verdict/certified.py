@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec.planning.plan import Facts, Plan, certificate_jobs
+from actsec.planning.jobs import certificate_jobs
+from actsec.planning.plan import Facts, Plan
 from actsec.result import Certificate, CertifiedRadius
 from actsec.verdict.gathering import Gathered
 from actsec.verdict.statistics import share, share_of

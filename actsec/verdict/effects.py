@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec.planning.plan import Plan, headline_threats, tested
+from actsec.planning.jobs import headline_threats, tested
+from actsec.planning.plan import Plan
 from actsec.result import Comparison, Variant
 from actsec.types import Threat
 from actsec.verdict import calibration, nonsense, statistics

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec import registry
-from actsec.planning.budgets import faced
+from actsec.planning.checking import faced
 from actsec.planning.plan import CHECKED, Plan
 from actsec.result import Check
 from actsec.spec import show

@@ -15,10 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec.errors import StoreError
-from actsec.planning.plan import (
-    Facts,
-    Plan,
-    Trial,
+from actsec.planning.jobs import (
     VariantPlan,
     bracket_jobs,
     certificate_jobs,
@@ -30,6 +27,7 @@ from actsec.planning.plan import (
     trial_jobs,
     variants,
 )
+from actsec.planning.plan import Facts, Plan, Trial
 from actsec.running.store import Store
 from actsec.types import SLACK, Job, Outcome, Threat
 from actsec.verdict.calibration import decided, softmax

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from actsec import registry
 from actsec.goals import words as wording
-from actsec.planning.plan import EXPERIMENTS, Plan, tested
+from actsec.planning.jobs import EXPERIMENTS, tested
+from actsec.planning.plan import Plan
 from actsec.result import AttackResult, Check, CurvePoint, Share, Smallest, ThreatResult
 from actsec.spec import parse
 from actsec.types import Threat

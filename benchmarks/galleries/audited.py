@@ -16,9 +16,11 @@ import torch
 from actsec import target as targets
 from actsec.data import Splits
 from actsec.errors import NoVerdict, StoreError, UsageError
-from actsec.planning.plan import CHECKED, Trial, from_table, headline_threats
+from actsec.planning.jobs import headline_threats
+from actsec.planning.plan import CHECKED, Trial
+from actsec.planning.reading import from_table
 from actsec.result import ThreatResult
-from actsec.running import runner, scene, tasks
+from actsec.running import preparing, scene, tasks
 from actsec.running.store import Store
 from actsec.types import Status, Target, Threat
 from actsec.verdict import sanity
@@ -35,7 +37,7 @@ _JOBS = ("base", "clean", "probe", "attack", "craft")
 _BATTERY = (
     "diagnostics/*.py",
     "running/probe.py",
-    "planning/budgets.py",
+    *(f"planning/{name}.py" for name in ("budgets", "trials", "checking", "resolving")),
     *(f"verdict/{name}.py" for name in ("sanity", "evidence", "threats")),
 )
 
@@ -210,15 +212,15 @@ def _checks(found: ThreatResult) -> tuple[Said, ...]:
     )
 
 
-def _audited(target: Target, stage: Stage, images: int, where: Path) -> tuple[runner.Prepared, Store]:
+def _audited(target: Target, stage: Stage, images: int, where: Path) -> tuple[preparing.Prepared, Store]:
     """The plan and the outcomes of ``actsec audit`` at BUDGET, less what no check reads."""
     named = {"model": f"{scene.OBJECT}{stage.room.name}", "data": f"{scene.OBJECT}{stage.test.name}"}
     options = {"budget": BUDGET, "eps": stage.room.eps, "samples": images, "seed": stage.seed}
     plan = from_table({**named, **options, "defenses": [], "corruptions": []})
     given = scene.Given(target, Splits(stage.test))
-    every = runner.resolved(scene.load(plan, given)).plan.attacks
+    every = preparing.resolved(scene.load(plan, given)).plan.attacks
     read = tuple(trial for trial in every if trial.role in _READ and not _aside(trial))
-    prepared = runner.prepare(plan.having(attacks=read), given)
+    prepared = preparing.prepare(plan.having(attacks=read), given)
     store = _store(where, prepared)
     for job in prepared.jobs:
         if job.kind in _JOBS and not store.done(job.id):
@@ -232,7 +234,7 @@ def _aside(trial: Trial) -> bool:
     return norm not in ("linf", "l2") or trial.attack.startswith("carlini_wagner")
 
 
-def _store(where: Path, prepared: runner.Prepared) -> Store:
+def _store(where: Path, prepared: preparing.Prepared) -> Store:
     """The audit's folder, with what was kept there but for the probe, whose questions are part of the battery."""
     try:
         store = Store.create(where, prepared.plan, prepared.facts)
