@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from actsec.api import Attacked, Run, attack, audit, defend, diagnose, fitted
+    from actsec.api import Run, audit, defend, diagnose, fitted
+    from actsec.attacked import Attacked, attack
     from actsec.curves import Curve, curve
     from actsec.errors import ActsecError
     from actsec.monitoring import ActivationMonitor
@@ -28,14 +29,14 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivationMonitor": "monitoring",
     "ActsecError": "errors",
-    "Attacked": "api",
+    "Attacked": "attacked",
     "Curve": "curves",
     "Fooled": "nonsense",
     "Run": "api",
     "Spec": "spec",
     "Target": "types",
     "Threat": "types",
-    "attack": "api",
+    "attack": "attacked",
     "audit": "api",
     "curve": "curves",
     "defend": "api",

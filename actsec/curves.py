@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actsec import api, registry
+from actsec import attacked, registry
 from actsec.errors import BadOption
 from actsec.result import Share
 from actsec.search.ledger import ALREADY_WRONG
@@ -35,16 +35,16 @@ class Curve:
     """
 
     eps: tuple[float, ...]
-    success: api.Array
+    success: attacked.Array
     still_correct: tuple[Share, ...]
-    smallest: api.Array
+    smallest: attacked.Array
     sentence: str
 
 
 def curve(
     target: Target,
-    x: api.Images,
-    y: api.Images,
+    x: attacked.Images,
+    y: attacked.Images,
     attack: str | Spec | Attack[Any] = "fgsm",
     *,
     eps: Sequence[float],
@@ -67,7 +67,7 @@ def curve(
     if "sizes" in options and not target.stochastic:
         wrong, success = _at_once(target, x, y, dataclasses.replace(made, sizes=sizes), sizes, chosen, seed)
     else:
-        runs = [api.attack(target, x, y, made, threat=Threat(chosen, value), seed=seed) for value in sizes]
+        runs = [attacked.attack(target, x, y, made, threat=Threat(chosen, value), seed=seed) for value in sizes]
         wrong = _wrong(runs[0])
         success = np.stack([run.success for run in runs])
     found = np.where(success, np.array(sizes)[:, None], np.inf).min(0)
@@ -78,8 +78,8 @@ def curve(
 
 
 def _at_once(
-    target: Target, x: api.Images, y: api.Images, made: Any, sizes: tuple[float, ...], norm: Norm, seed: int
-) -> tuple[api.Array, api.Array]:
+    target: Target, x: attacked.Images, y: attacked.Images, made: Any, sizes: tuple[float, ...], norm: Norm, seed: int
+) -> tuple[attacked.Array, attacked.Array]:
     """Rows that were wrong untouched (n,), and the successes (eps, n), from one run that tries every size."""
     limit = torch.tensor(sizes, dtype=torch.float64) * (1 + SLACK)
     success = np.zeros((len(sizes), len(y)), bool)
@@ -89,11 +89,11 @@ def _at_once(
             works = reply.success & (reply.size <= limit.to(reply.size.device))
             success[:, index.cpu().numpy()] = works.cpu().numpy().T
 
-    outcome = api.attack(target, x, y, made, threat=Threat(norm), seed=seed, note=tabulate)
+    outcome = attacked.attack(target, x, y, made, threat=Threat(norm), seed=seed, note=tabulate)
     return _wrong(outcome), success
 
 
-def _wrong(outcome: api.Attacked) -> api.Array:
+def _wrong(outcome: attacked.Attacked) -> attacked.Array:
     """Rows (n,) that were wrong untouched."""
-    wrong: api.Array = np.asarray(outcome.verdicts.status.cpu().numpy() == ALREADY_WRONG)
+    wrong: attacked.Array = np.asarray(outcome.verdicts.status.cpu().numpy() == ALREADY_WRONG)
     return wrong

@@ -58,16 +58,16 @@ def assert_robust(
     or the untouched accuracy cannot be told from chance; BadOption, ThreatError, DataError, ModelError.
     """
     __tracebackhide__ = True
-    from actsec import api
+    from actsec import attacked
     from actsec.types import Threat
 
     if not 0 <= at_least <= 1:
         raise BadOption(f"at_least = {at_least:g} is no share", "Give a number from 0 to 1: 0.3 is 30 %.")
     x, y = _examples(data, samples)
     target = _target(model, x)
-    found = api.attack(target, x, y, attack, eps=eps, threat=threat, seed=seed)
+    found = attacked.attack(target, x, y, attack, eps=eps, threat=threat, seed=seed)
     under = Threat.parse(threat) if threat else Threat("linf", eps)
-    noise = api.attack(target, x, y, NOISE, eps=eps, threat=threat, seed=seed)
+    noise = attacked.attack(target, x, y, NOISE, eps=eps, threat=threat, seed=seed)
     still, n = found.still_correct, len(y)
     said = (
         f"{attack} at {under if threat else f'eps {eps:g}'}: {still.k} of {still.n} still correct "

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actsec import api, models, training
+from actsec import api, attacked, models, training
 from actsec.data import Dataset, Splits, load
 from actsec.types import Fitted, Target
 from actsec.verdict import statistics
@@ -91,7 +91,7 @@ def correct(target: Target, x: torch.Tensor, y: torch.Tensor) -> Bits:
 
 def robust(target: Target, x: torch.Tensor, y: torch.Tensor, steps: int, seed: int) -> Bits:
     """Whether each image is classified correctly, untouched and after PGD on the margin at EPS (n,)."""
-    found = api.attack(target, x, y, f"pgd(steps={steps}, loss=margin)", eps=EPS, seed=seed)
+    found = attacked.attack(target, x, y, f"pgd(steps={steps}, loss=margin)", eps=EPS, seed=seed)
     return correct(target, x, y) & ~found.success
 
 

@@ -272,7 +272,7 @@ def test_ray_that_is_not_installed_is_told_before_anything_is_read(monkeypatch):
 
 @pytest.mark.parametrize("option", ["--save", "--save-whole"])
 def test_where_attacked_images_go_is_checked_before_the_attack(option, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("actsec.api.attack", lambda *_, **__: pytest.fail("it was attacked"))
+    monkeypatch.setattr("actsec.attacked.attack", lambda *_, **__: pytest.fail("it was attacked"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "taken.npz").mkdir()
     model = ("--model", folder / "nets.py:make", "--weights", folder / "w.safetensors", "--data", folder / "test.npz")

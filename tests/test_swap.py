@@ -12,7 +12,7 @@ from test_sites import Net
 from torch import nn
 from torch.nn import functional as F
 
-from actsec import api, registry, training
+from actsec import api, attacked, registry, training
 from actsec.activations import activation, find, names, replace, watch
 from actsec.defenses import AdversarialTraining, Swap
 from actsec.defenses import swap as swapping
@@ -52,7 +52,7 @@ def right(target: Target, split: Split) -> float:
 
 def robust(target: Target, eps: float, steps: int = 20) -> float:
     x, y = digits()[2].x[:200], digits()[2].y[:200]
-    return api.attack(target, x, y, f"pgd(steps={steps}, loss=margin)", eps=eps).still_correct.value
+    return attacked.attack(target, x, y, f"pgd(steps={steps}, loss=margin)", eps=eps).still_correct.value
 
 
 # ---- what it says of itself

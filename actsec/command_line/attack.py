@@ -28,7 +28,7 @@ def attack_command(
 ) -> int:
     """Run one attack, such as 'pgd(steps=200)', and print what it achieved."""
     import_core()
-    from actsec.api import attack as run_attack
+    from actsec.attacked import attack as run_attack
     from actsec.running import preparing, scene
 
     places = {option: _npz(file) for option, file in (("--save", save), ("--save-whole", save_whole)) if file}
