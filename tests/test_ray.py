@@ -21,7 +21,7 @@ from test_gates_and_places import NET, linear
 
 from actsec.errors import Interrupted, PlanError, StoreError
 from actsec.planning import plan, reading
-from actsec.running import executing, places, preparing, runner, tasks
+from actsec.running import places, preparing, progress, runner, tasks
 from actsec.running.executors import DIED_TWICE
 from actsec.running.store import Store
 from benchmarks.streaming import pictures
@@ -88,7 +88,7 @@ def test_a_job_whose_worker_dies_is_tried_once_more(deaths, cluster, tmp_path):
     told = []
     found, store = audit(request, tmp_path / "run", told.append)
     # The base comes first and alone: its job dies once, or for good, and takes what rests on it along.
-    assert [p.note for p in told if p.note] == [executing.LOST] * (
+    assert [p.note for p in told if p.note] == [progress.LOST] * (
         1 if deaths == 1 else len([p for p in told if p.note])
     )
     if deaths == 1:
@@ -103,7 +103,7 @@ def test_a_job_whose_worker_dies_is_tried_once_more(deaths, cluster, tmp_path):
 def test_interrupted_on_ray_what_runs_is_stored(cluster, tiny, finished, tmp_path):
     import signal
 
-    def tell(progress: executing.Progress) -> None:
+    def tell(progress: progress.Progress) -> None:
         if progress.done == 5 and not progress.note:
             os.kill(os.getpid(), signal.SIGTERM)
 

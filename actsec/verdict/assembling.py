@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import actsec
 from actsec import data, registry
 from actsec.data.tables import cells as changed_cells
+from actsec.loading import executed
 from actsec.planning.jobs import headline_threats, plan_id, rows_tested
 from actsec.planning.plan import Facts, Plan
 from actsec.reports.answers import headline
@@ -34,7 +35,6 @@ from actsec.result import (
     ThreatResult,
     Variant,
 )
-from actsec.running import executed
 from actsec.running.scene import Scene
 from actsec.running.second_opinion import opinions
 from actsec.running.store import Store
