@@ -73,8 +73,9 @@ def fitted(
     return hardened, fits
 
 
-def diagnose(target: Target, x: Images, y: Images, *, eps: float = 0.1, seed: int = 0) -> Mapping[str, Any]:
+def diagnose(target: Target | nn.Module, x: Images, y: Images, *, eps: float = 0.1, seed: int = 0) -> Mapping[str, Any]:
     """Activation health and direct probes on clean examples, no attack: {"sites": [...], "probe": {...}}."""
+    target = targets.of(target, x)
     xs, ys = tensor(x, target.device, torch.float32), tensor(y, target.device, torch.int64)
     return {
         "sites": tally.site_health(target, xs, ys),

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from actsec import geometry, goals, losses, moving, registry
+from actsec import target as targets
 from actsec.data.streamed import row_ids
 from actsec.draws import Draws
 from actsec.errors import DataError, ThreatError
@@ -62,7 +63,7 @@ class Attacked:
 
 
 def attack(
-    target: Target,
+    target: Target | nn.Module,
     x: Images,
     y: Images,
     attack: str | Spec | Attack[Any],  # the word for it
@@ -78,7 +79,7 @@ def attack(
     source: Target | None = None,
     note: Callable[[Tensor, Ask, Reply], None] | None = None,
 ) -> Attacked:
-    """Run one attack on examples x (n, *shape) in input units and labels y (n,).
+    """Run one attack on examples x (n, *shape) in input units and labels y (n,); a module is loaded as a target.
 
     attack is a spec such as ``pgd(steps=200)`` or an attack object; threat such as ``linf:8/255`` or ``l2`` overrides
     eps, whose norm is the attack's first; eps may be one number a row, then threat gives the norm alone; target_class,
@@ -92,6 +93,7 @@ def attack(
     table, the ``table`` of a data set whose rows x are, says what may change in each: bounds, steps, groups.
     """
     made: Attack[Any] | Recipe
+    target = targets.of(target, x)
     made, name = _attack(attack)
     under, radii = _budget(made, name, eps, threat, len(y))
     goals.check(under, target.shape, target.bounds, len(target.classes))
@@ -215,15 +217,22 @@ def _levels(cases: Cases, x: Tensor, grid: int) -> Array:
 
 
 def _check(target: Target, x: Tensor, y: Tensor) -> None:
-    """Refuse inputs outside the target's box, where no candidate would be admissible, and labels that do not fit."""
+    """Refuse inputs of another shape or outside the target's box, where nothing would be admissible, and odd labels."""
     low, high = target.bounds
+    shape, given = tuple(target.shape), tuple(x.shape[1:])
+    if shape and given != shape:
+        last = len(given) == 3 and (given[2], given[0], given[1]) == shape
+        mend = "Channels come first: x.permute(0, 3, 1, 2)." if last else "Give inputs of that shape."
+        raise DataError(f"inputs have shape {given}, the target takes {shape}", mend)
     if len(x) != len(y) or not len(x):
         raise DataError(f"{len(x)} inputs with {len(y)} labels", "Give one label for each input, and at least one.")
     if not bool(((x >= low) & (x <= high)).all()):
         least, most = float(x.min()), float(x.max())
         raise DataError(
             f"inputs lie in [{least:g}, {most:g}], outside the target's [{low:g}, {high:g}]",
-            "Scale them, or load the target with the bounds its inputs have.",
+            "Divide them by 255, or load the target with bounds=(0, 255) if it takes them so."
+            if (low, high) == (0, 1) and least >= 0 and 1 < most <= 255
+            else "Scale them, or load the target with the bounds its inputs have.",
         )
     if not 0 <= int(y.min()) <= int(y.max()) < len(target.classes):
         raise DataError(

@@ -96,6 +96,11 @@ def load(
     return settle(target, None, classes if names else None) if shape else target
 
 
+def of(model: str | Target | nn.Module, x: Any) -> Target:
+    """A target as it is; else what ``load`` makes of a model for inputs like x (n, *shape)."""
+    return model if isinstance(model, Target) else load(model, input_shape=tuple(x.shape[1:]))
+
+
 def settle(target: Target, x: Tensor | None, classes: Classes | None = None) -> Target:
     """The target with its input shape taken from x (n, *shape), and its classes named and compared with the output.
 

@@ -59,12 +59,13 @@ def assert_robust(
     """
     __tracebackhide__ = True
     from actsec import attacked
+    from actsec import target as targets
     from actsec.types import Threat
 
     if not 0 <= at_least <= 1:
         raise BadOption(f"at_least = {at_least:g} is no share", "Give a number from 0 to 1: 0.3 is 30 %.")
     x, y = _examples(data, samples)
-    target = _target(model, x)
+    target = targets.of(model, x)
     found = attacked.attack(target, x, y, attack, eps=eps, threat=threat, seed=seed)
     under = Threat.parse(threat) if threat else Threat("linf", eps)
     noise = attacked.attack(target, x, y, NOISE, eps=eps, threat=threat, seed=seed)
@@ -83,7 +84,8 @@ def assert_robust(
             f"no verdict: the untouched accuracy cannot be told from chance ({chance:.1%})\n  {said}\n  {dig}"
         )
     if still.high < at_least:
-        raise NotRobust(f"{said}\n  {dig}")
+        few = "\n  most are wrong untouched: look at normalisation, channel order and labels first"
+        raise NotRobust(f"{said}{few if 2 * found.correct_before < n else ''}\n  {dig}")
     if noise.still_correct.k < still.k:
         why = (
             f"random noise of the same size leaves only {noise.still_correct.k} correct: the attack does not work here"
@@ -102,13 +104,6 @@ def _examples(data: str | Data, samples: int | None) -> tuple[Any, Any]:
     loaded = load(data)
     test = loaded.test if isinstance(loaded, Splits) else loaded
     return test.x[:samples], test.y[:samples]
-
-
-def _target(model: str | Target | nn.Module, x: Any) -> Target:
-    from actsec import target as targets
-    from actsec.types import Target
-
-    return model if isinstance(model, Target) else targets.load(model, input_shape=tuple(x.shape[1:]))
 
 
 def _dig(model: object, data: object, eps: float | None, threat: str | None) -> str:

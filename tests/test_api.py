@@ -16,7 +16,7 @@ import actsec
 from actsec.attacks import FGSM, PGD
 from actsec.data import load as load_data
 from actsec.defenses import Temperature
-from actsec.errors import BadOption, ModelError, PlanError, StoreError, ThreatError, UnknownName, UsageError
+from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, ThreatError, UnknownName, UsageError
 from actsec.running import preparing
 from actsec.running.store import Store
 
@@ -100,6 +100,24 @@ def test_attacks_come_as_texts_objects_and_tensors(target, splits):
     assert np.array_equal(
         actsec.attack(target, x, y, FGSM(), eps=0.1).x, actsec.attack(target, x, y, "fgsm", eps=0.1).x
     )
+
+
+def test_a_module_is_attacked_as_a_target_is(module, target, splits):
+    x, y = splits.test.x[:20], splits.test.y[:20]
+    plain, loaded = (actsec.attack(each, x, y, "fgsm", eps=0.1) for each in (module, target))
+    np.testing.assert_array_equal(plain.x, loaded.x)
+    assert [site["dead"] for site in actsec.diagnose(module, x, y)["sites"]]
+
+
+def test_inputs_that_are_no_images_of_the_model_are_refused_with_the_way_to_turn_them(splits):
+    seen = actsec.load(nn.Sequential(nn.Flatten(), nn.Linear(75, 3)), input_shape=(3, 5, 5), classes=3)
+    y = np.zeros(2, np.int64)
+    with pytest.raises(DataError, match=r"shape \(5, 5, 3\), the target takes \(3, 5, 5\)\n.*x.permute\(0, 3, 1, 2\)"):
+        actsec.attack(seen, np.zeros((2, 5, 5, 3), np.float32), y, "fgsm", eps=0.1)
+    with pytest.raises(DataError, match="Give inputs of that shape"):
+        actsec.attack(seen, np.zeros((2, 3, 6, 6), np.float32), y, "fgsm", eps=0.1)
+    with pytest.raises(DataError, match=r"Divide them by 255, or load the target with bounds=\(0, 255\)"):
+        actsec.attack(seen, np.full((2, 3, 5, 5), 200, np.uint8), y, "fgsm", eps=0.1)
 
 
 def test_the_smallest_change_that_works(target, splits):

@@ -124,6 +124,23 @@ def test_what_cannot_be_asked_is_refused_in_words(text, error, said):
         Gate.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("ece<0.05", "ece<=0.05"),
+        ("clean_accuracy > .9", "clean_accuracy>=0.9"),
+        ("robust_accuracy@linf:8/255=>0.3", "robust_accuracy@linf:8/255>=0.3"),
+        ("robust_accuracy@linf:0.1[relu]>=30%", "robust_accuracy@linf:0.1[relu]>=0.3"),
+        ("ece=<0.05", "ece<=0.05"),
+    ],
+)
+def test_a_gate_that_was_nearly_written_is_written(written, meant):
+    with pytest.raises(PlanError) as caught:
+        Gate.parse(written)
+    assert caught.value.mend.startswith(f"Write {meant},")
+    Gate.parse(meant)
+
+
 def test_what_the_plan_does_not_test_is_refused_before_any_work():
     plan = Plan(corruptions=("blur(severity=3)",))
     check_gates(plan.having(gates=("corruption_accuracy@blur:3>=0.3",)), (), ())

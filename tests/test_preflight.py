@@ -301,7 +301,7 @@ def test_the_wrong_normalisation_stops_with_the_right_flag(asked, true):
         return
     with pytest.raises(ModelError) as caught:
         preflight(tested, x, y)
-    assert caught.value.mend.startswith(f"Give --normalize {true};")
+    assert caught.value.mend.startswith(f"Give --normalize {true}")
     assert f"with normalisation {asked} and 100.0% with {true}" in caught.value.problem
 
 
@@ -320,11 +320,54 @@ def test_named_alternatives_replace_the_usual_ones():
     odd = Normalization((0.3,), (0.05,))
     x, y, made = brightness("0.3/0.05")
     net = load(made, input_shape=(3, 5, 5))
-    with pytest.raises(ModelError, match=r"Give --normalize 0\.3/0\.05;"):
+    with pytest.raises(ModelError, match=r"Give --normalize 0\.3/0\.05 if that is its training's or its own MEAN/STD;"):
         preflight(net, x, y, other_normalizations=["0.3/0.05"])
     x, y, _ = problem()
     found = preflight(target(), x, y, other_normalizations=[None, odd])
     assert [name for name, _ in found.others] == ["0.3/0.05"]
+
+
+def test_labels_moved_in_a_circle_are_moved_back_in_one():
+    x, y, means = problem(classes=5)
+    with pytest.raises(DataError, match=r"too high(.|\n)*\(y - 1\) % 5"):
+        preflight(target(means=means), x, (y + 1) % 5)
+
+
+def test_labels_of_one_class_are_noted():
+    x, y, _ = problem()
+    (said,) = (note for note in preflight(target(), x[y == 1], y[y == 1]).notes if note.startswith("every label"))
+    assert said == "every label is '1': the other 3 classes are not tested"
+
+
+def test_a_normalisation_given_twice_is_noted():
+    """Too little is lost for an error: more than 10 points stop."""
+    x, y, _ = problem(noise=0.6)
+    found = preflight(target(normalize="0.05/1"), x, y)
+    assert dict(found.others)["none"].value > found.accuracy.value > dict(found.others)["none"].value - 0.1
+    assert "without normalisation: does the model normalise by itself?" in found.notes[1]
+
+
+class Stubborn(nn.Module):
+    """Dropout that eval() does not reach."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.drop = model, nn.Dropout(0.05)
+
+    def forward(self, x):
+        return self.drop(self.model(x))
+
+    def train(self, mode=True):
+        return self
+
+
+def test_a_model_that_ignores_eval_is_named():
+    x, y, means = problem()
+    found = preflight(load(Stubborn(Prototypes(means)), input_shape=(3, 5, 5)), x, y)
+    assert any(
+        note.endswith("drop (Dropout) stays in training mode in spite of eval(): is that meant?")
+        for note in found.notes
+    )
 
 
 @pytest.mark.parametrize(("shift", "said"), [(1, "too high(.|\n)*y - 1"), (-1, r"too low(.|\n)*y \+ 1")])

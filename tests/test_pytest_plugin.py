@@ -57,6 +57,22 @@ def test_it_fails_with_k_of_n_the_interval_and_what_to_type():
     assert "actsec.audit(model, (x, y), eps=0.1).report('report.html')" in said
 
 
+def test_mistakes_before_any_attack_are_named_first():
+    x, y = examples(50, 150)
+    wrong = torch.cat([y[:80], 1 - y[80:]])
+    with pytest.raises(Undecided, match="cannot be told from chance"):
+        assert_robust(Line(), (x, wrong), "fgsm", eps=0.1, at_least=0.6)
+
+    class Tenth(Line):
+        """The same with eight classes that never win: 40 % is far above chance, and most are wrong."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([super().forward(x), torch.full((len(x), 8), -100.0)], 1)
+
+    with pytest.raises(NotRobust, match="most are wrong untouched: look at normalisation"):
+        assert_robust(Tenth(), (x, wrong), "fgsm", eps=0.1, at_least=0.6)
+
+
 def test_no_verdict_says_how_many_examples_would_decide():
     with pytest.raises(Undecided) as caught:
         assert_robust(Line(), examples(80, 120), "fgsm", eps=0.1, at_least=0.55)

@@ -172,7 +172,10 @@ def _check_values(x: Floats, bounds: tuple[float, float], *, stated: bool, scale
     if stated:
         raise DataError(problem, "Give the bounds that an input can really have.")
     if least >= 0 and 16 < most <= 255 and not scaled:
-        raise DataError(f"{problem}: these look like 0-255 images", "Divide x by 255, or store it as uint8.")
+        raise DataError(
+            f"{problem}: these look like 0-255 images",
+            "Divide x by 255, or store it as uint8; --bounds 0,255 is for a model that was trained on it as it is.",
+        )
     raise DataError(
         problem,
         "If this is normalised data, store the raw inputs and give the normalisation to the model (--normalize); "

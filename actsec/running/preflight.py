@@ -34,6 +34,9 @@ BETTER, LEVEL = 0.10, 0.01
 """Another reading is clearly better: more than 10 points, and exact McNemar's p below 0.01."""
 _CHUNK = 32
 RAW = "raw units"
+BYTES = Normalization((0.0,), (1 / 255,))
+"""A model that takes 0-255, given inputs in [0, 1]."""
+AVERAGED = "the model gives other outputs when asked again: it is attacked and judged by averages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def preflight(
     rows = torch.linspace(0, len(x) - 1, min(_rows(target, inputs[:1]), len(x))).round().long()
     picked = torch.from_numpy(x[rows.numpy()]) if isinstance(x, Streamed) else inputs[rows]
     sample, truth = picked.to(target.device, torch.float32), labels[rows].numpy()
-    warnings = [*_range(target, sample), *_batch_statistics(target.model)]
+    warnings = [*_range(target, sample), *_batch_statistics(target.model), *_one_class(labels, target.classes)]
     with frozen(target.model), torch.inference_mode():
         heads = _heads(target, sample)
         logits = _logits(heads)
@@ -105,7 +108,7 @@ def preflight(
             for name, other in _alternatives(target, other_normalizations)
         }
     if stochastic or target.stochastic:
-        warnings.append("the model gives other outputs when asked again: it is attacked and judged by averages")
+        warnings.append(f"{AVERAGED}{_training(target.model)}")
         target = target.having(stochastic=True)
     measured = share(int((decided == truth).sum()), len(truth))
     # A model that draws at random may seem to read better when its inputs are scaled: only its noise is scaled away.
@@ -280,6 +283,22 @@ def _batch_statistics(model: nn.Module) -> list[str]:
     return [f"{found[0]} keeps no running statistics and normalises by the batch, in eval mode too"]
 
 
+def _one_class(y: Tensor, classes: tuple[str, ...]) -> list[str]:
+    if len(classes) > 1 and int(y.min()) == int(y.max()):
+        return [f"every label is {classes[int(y[0])]!r}: the other {len(classes) - 1} classes are not tested"]
+    return []
+
+
+def _training(model: nn.Module) -> str:
+    """Which modules stay in training mode where the model was put in eval mode: the first, in words."""
+    with frozen(model):
+        kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)  # noqa: SLF001  # no public parent
+        left = [
+            f"{name} ({type(m).__name__})" for name, m in model.named_modules() if m.training and isinstance(m, kinds)
+        ]
+    return f"; {left[0]} stays in training mode in spite of eval(): is that meant?" if left else ""
+
+
 def _alternatives(
     target: Target, others: Sequence[str | Normalization | None] | None
 ) -> list[tuple[str, Normalization | None]]:
@@ -290,7 +309,7 @@ def _alternatives(
         found = [normalization(other) for other in others]
     else:
         channels = target.shape[0] if len(target.shape) == 3 else 1
-        bytewise = [Normalization((0.0,), (1 / 255,))] if target.bounds == (0.0, 1.0) and len(target.shape) == 3 else []
+        bytewise = [BYTES] if target.bounds == (0.0, 1.0) and len(target.shape) == 3 else []
         found = [None, *([IMAGENET] if channels == 3 else []), *([HALF] if len(target.shape) == 3 else []), *bytewise]
     return [(show_normalization(each), each) for each in found if each != own]
 
@@ -304,8 +323,9 @@ def _readings(
         other = found == y
         error: ActsecError = ModelError(
             f"clean accuracy is {correct.mean():.1%} with normalisation {own} and {other.mean():.1%} with {name}: "
-            "the model was trained with the latter",
-            f"{_option(name, own)}; or --expect-accuracy {correct.mean():.2f} if that is what the model reaches.",
+            "inputs were scaled otherwise when it was trained",
+            f"{_option(name, own, len(others))}; "
+            f"or --expect-accuracy {correct.mean():.2f} if that is what the model reaches.",
         )
         readings.append(_Reading(other, error))
     for shift, word in ((-1, "high"), (1, "low")):
@@ -313,17 +333,27 @@ def _readings(
         error = DataError(
             f"clean accuracy is {correct.mean():.1%}, and {other.mean():.1%} with every label changed by {shift:+d}: "
             f"labels are one too {word}",
-            f"Store labels that count the model's classes from 0 (y {'-' if shift < 0 else '+'} 1).",
+            f"Store labels that count the model's classes from 0 ({_shifted(y, shift, len(target.classes))}).",
         )
         readings.append(_Reading(other, error))
     return readings
 
 
-def _option(name: str, own: str) -> str:
+def _shifted(y: NDArray[np.int64], shift: int, classes: int) -> str:
+    """How to write the labels moved by one; they may have been moved in a circle."""
+    inside = int(y.min()) + shift >= 0 and int(y.max()) + shift < classes
+    text = f"y {'-' if shift < 0 else '+'} 1"
+    return text if inside else f"({text}) % {classes}"
+
+
+def _option(name: str, own: str, tried: int) -> str:
     """How the command line asks for another normalisation."""
     if RAW in (name, own):
         return "Give --raw-units" if name == RAW else "Leave --raw-units out"
-    return f"Give --normalize {name}"
+    if name == "none":
+        return "Give --normalize none: the model seems to normalise by itself"
+    best = f", the best of {tried} tried here," if tried > 1 else ""
+    return f"Give --normalize {name} if that is its training's{best} or its own MEAN/STD"
 
 
 def _stop_if_better(correct: NDArray[np.bool_], readings: list[_Reading]) -> None:
@@ -355,7 +385,13 @@ def _notes(
     target: Target, measured: Share, others: tuple[tuple[str, Share], ...], warnings: list[str]
 ) -> tuple[str, ...]:
     own = show_normalization(target.normalization)
-    compared = "".join(f", {found.value:.1%} with {name}" for name, found in others)
+    compared = "".join(
+        f", {found.value:.1%} with {'values of 0-255' if name == show_normalization(BYTES) else name}"
+        for name, found in others
+    )
+    twice = [found for name, found in others if name == "none" and found.value > measured.value]
+    if twice:
+        warnings = [f"{twice[0].value:.1%} without normalisation: does the model normalise by itself?", *warnings]
     return (f"clean accuracy {_percent(measured)} with normalisation {own}{compared}", *warnings)
 
 

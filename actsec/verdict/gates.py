@@ -27,6 +27,9 @@ _EXAMPLES = {
     "corruption": "corruption_accuracy@blur:3>=0.8",
     "radius": "certified_accuracy@l2:0.5>=0.4",
 }
+_NEARLY = re.compile(
+    r"\s*(?P<what>[a-z_]+[^<>]*?)\s*(?P<sign>=>|=<|[<>]=?)\s*(?P<limit>\d*\.?\d+)\s*(?P<percent>%?)\s*"
+)
 _LONGEST = 1000  # characters: the pattern takes time quadratic in the digits of a limit
 
 
@@ -51,7 +54,7 @@ class Gate:
         """Read a gate. Raises PlanError with the way to write it, UnknownName for a metric nobody knows."""
         match = _GATE.fullmatch(text) if len(text) < _LONGEST else None
         if match is None:
-            raise PlanError(f"cannot read the gate {text!r}", "Write METRIC>=LIMIT: robust_accuracy@linf:0.1>=0.3.")
+            raise PlanError(f"cannot read the gate {text!r}", _mend(text))
         name, at, label = match["metric"], match["at"], match["label"]
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
@@ -67,6 +70,17 @@ class Gate:
             mend = f"Write {limit / 100:g} for {limit:g} %." if limit > 1 else "Give a limit that it can reach."
             raise PlanError(f"gate {text!r}: {name} lies in [0, {metric.top:g}]", mend)
         return Gate(name, at, match["variant"], match["sign"] == ">=", limit, label)
+
+
+def _mend(text: str) -> str:
+    """The gate that was probably meant, or how one is written."""
+    found = _NEARLY.fullmatch(text) if len(text) < _LONGEST else None
+    if found is not None:
+        limit = float(found["limit"]) / (100 if found["percent"] else 1)
+        meant = f"{found['what']}{'>=' if '>' in found['sign'] else '<='}{limit:g}"
+        if _GATE.fullmatch(meant):
+            return f"Write {meant}, with >= or <= and a share as a number from 0 to 1."
+    return "Write METRIC>=LIMIT or METRIC<=LIMIT: robust_accuracy@linf:0.1>=0.3."
 
 
 def _check_at(text: str, name: str, at: str | None) -> None:
