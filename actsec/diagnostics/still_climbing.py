@@ -33,7 +33,7 @@ class StillClimbing:
     least: float = 0.02
 
     rule: ClassVar[str] = "ACT-M17"
-    title: ClassVar[str] = "The search had come to rest"
+    title: ClassVar[str] = "A longer search would bring no more"
     roles: ClassVar[tuple[str, ...]] = ()
     masks: ClassVar[tuple[Status, ...]] = ()
     essential: ClassVar[bool] = False
