@@ -26,10 +26,11 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Bars under one name, one for each series."""
+    """Bars under one name, one for each series; of says of what they are, as in a table."""
 
     name: str
     bars: tuple[Bar, ...]
+    of: str = ""
 
 
 def bars(title: str, series: Sequence[str], groups: Sequence[Group], caption: str) -> Figure:
@@ -47,9 +48,10 @@ def bars(title: str, series: Sequence[str], groups: Sequence[Group], caption: st
     at = top + 4
     for group in groups:
         middle = at + len(group.bars) * ROW / 2 + 4
-        parts.append(svg.tag("text", svg.shorten(group.name, 22), x=left - 10, y=middle, class_="tick end"))
+        drawn = [svg.tag("text", svg.shorten(group.name, 22), x=left - 10, y=middle, class_="tick end")]
         for index, bar in enumerate(group.bars):
-            parts += _bar(bar, index, x, at + index * ROW)
+            drawn += _bar(bar, index, x, at + index * ROW)
+        parts.append(svg.of(group.of, drawn))
         at += len(group.bars) * ROW + 9
     parts.append(svg.tag("line", x1=x(0), x2=x(0), y1=top, y2=height, class_="axis"))
     said = ". ".join(

@@ -1,6 +1,6 @@
 """One self-contained HTML file: no network, light and dark, screen, phone and paper; all of it without JavaScript.
 
-Where scripts run, tables sort. Every text passes through ``words.clean`` and jinja's escaping; the content security
+Where scripts run, tables sort, and what shows one variant or attack lights up together in tables and figures. Every text passes through ``words.clean`` and jinja's escaping; the content security
 policy allows this file's own style sheet and script (by their hashes) and data: images, and nothing else.
 """
 

@@ -102,6 +102,7 @@ def _bounded(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block:
         f"Worst case under {name}: over every candidate of every attack, with 95 % Wilson intervals",
         ("variant", *words.stands(found[0][1]), "weakest class", "sanity"),
         tuple(rows),
+        of=tuple(variant.id for variant, _ in found),
     )
 
 
@@ -119,6 +120,7 @@ def _smallest(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block
         f"Smallest change that works under {name}: median over those correct before, failures counted as infinite",
         ("variant", "median size", "found by", "not fooled at any size", words.stands(found[0][1])[1], "sanity"),
         tuple(rows),
+        of=tuple(variant.id for variant, _ in found),
     )
 
 
@@ -149,7 +151,7 @@ def _figures(result: Result, found: Sequence[tuple[Variant, ThreatResult]]) -> I
     for group in groups:
         for at in range(0, len(group), LINES):
             part = group[at : at + LINES]
-            lines = [Line(v.title, v.clean.accuracy, t.curve, not words.doubt(t)) for v, t in part]
+            lines = [Line(v.id, v.title, v.clean.accuracy, t.curve, not words.doubt(t)) for v, t in part]
             yield curves(lines, part[0][1].norm, part[0][1].eps, chance)
 
 
@@ -179,6 +181,8 @@ def _attacks(variant: Variant, threat: ThreatResult) -> Block:
         tuple(rows),
         numeric=(3, 4),
         strong=(0,),
+        of=("", *(a.attack for a in ordered)),
+        about=variant.id,
     )
 
 

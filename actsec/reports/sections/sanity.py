@@ -38,6 +38,7 @@ def section(report: Report) -> Iterator[Block]:
         "Masking verdict for every variant and threat",
         ("variant", "threat", "worst case, or median smallest change", "state", "checks"),
         tuple(rows),
+        of=tuple(variant.id for variant, _ in tried),
     )
     bare = list(dict.fromkeys(threat.threat for _, threat in tried if not threat.checks))
     if bare:
@@ -75,7 +76,7 @@ def _panel(variant: Variant, threat: ThreatResult) -> Iterator[Block]:
     title = _title(variant, threat)
     rows = tuple(_row(c) for c in threat.checks if c.status != "not_applicable")
     if rows:
-        yield Table(f"Checks of {title}", ("check", "status", "what was seen", "numbers", "what to do"), rows)
+        yield Table(f"Checks of {title}", ("check", "status", "what was seen", "numbers", "what to do"), rows, about=variant.id)
     apart = tuple((joined((strong(c.title), c.rule)), c.claim) for c in threat.checks if c.status == "not_applicable")
     if apart:
         table = Table(f"Checks that do not apply to {title}", ("check", "why"), apart)

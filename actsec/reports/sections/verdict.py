@@ -162,6 +162,7 @@ def _glance(result: Result) -> Iterator[Block]:
         "The models at a glance: untouched accuracy, worst case under each threat, and calibration",
         ("model", "untouched", *(_column(name) for name in threats), "ECE"),
         tuple(rows),
+        of=tuple(variant.id for variant in variants),
     )
 
 
