@@ -41,7 +41,7 @@ from actsec.search.oracle import frozen, kept_by_row
 from actsec.target import settle
 from actsec.types import Target
 from actsec.verdict import statistics
-from actsec.verdict.activity import WATCHED, Checkup, check_gates, decide, exit_code, findings, metrics, worst_first
+from actsec.verdict.activity import WATCHED, Checkup, Measured, check_gates, decide, exit_code, findings, worst_first
 
 ROWS = WATCHED
 UNRESOLVED = "unresolved_sites"
@@ -94,7 +94,8 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = (), before: tu
     problems = worst_first(
         (*before, *problems, *lint(architecture(target, loaded, fresh=False), without=(UNRESOLVED,)))
     )
-    decided = tuple(decide(text, metrics(sites, ratio, measured.calibration)) for text in gates)
+    numbers = Measured(sites, clean, (measured.calibration,), ratio)
+    decided = tuple(decide(text, numbers) for text in gates)
     return Checkup(
         model=target.name,
         data=test.name,
