@@ -144,7 +144,7 @@ def test_what_is_pressed_stays_lit_until_pressed_again_or_escaped(tmp_path, chro
     sheet, _ = opened(chromium, tmp_path, "normal")
     row = sheet.locator("#defenses tbody tr[data-of]").first
     which, name = row.get_attribute("data-of"), row.locator(NAMES)
-    for let_go in (lambda: row.locator("td").first.click(), lambda: sheet.keyboard.press("Escape")):
+    for let_go in (row.locator("td").first.click, lambda: sheet.keyboard.press("Escape")):
         row.locator("td").first.click()
         sheet.mouse.move(2, 2)
         assert lit(sheet, "#defenses") == {which}

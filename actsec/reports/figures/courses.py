@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from actsec.reports.blocks import Figure
 from actsec.reports.figures import svg
-from actsec.reports.words import number
+from actsec.reports.words import minus, number
 from actsec.result import Course
 
 WIDTH, LEFT, RIGHT = 540.0, 58.0, 16.0
@@ -66,7 +66,7 @@ def _grid(x: svg.Axis, y: svg.Axis, title: str) -> list[Markup]:
     parts = []
     for value in y.ticks:
         parts.append(svg.tag("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
-        parts.append(svg.tag("text", f"{value:g}", x=x.start - 8, y=y(value) + 4, class_="tick end"))
+        parts.append(svg.tag("text", minus(f"{value:g}"), x=x.start - 8, y=y(value) + 4, class_="tick end"))
     for count in x.ticks:
         at = x(math.log10(count))
         parts.append(svg.tag("line", x1=at, x2=at, y1=y.start, y2=y.start + 4, class_="axis"))

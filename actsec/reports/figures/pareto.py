@@ -56,8 +56,7 @@ def pareto(points: Sequence[Point], threat: str) -> Figure:
     best = sorted(places[i] for i in front(points))
     if len(best) > 1:
         parts.append(svg.polyline(tuple(_stairs(best)), "front"))
-    for point in points:
-        parts.append(svg.of(point.of, _bars(point, x, y)))
+    parts += [svg.of(point.of, _bars(point, x, y)) for point in points]
     order = sorted(range(len(points)), key=lambda i: -radius(points[i].latency))  # none hides under a larger one
     parts += [svg.of(points[i].of, _mark(points[i], *places[i])) for i in order]
     texts = [f"{p.number}  {_called(p.name)}" for p in points]

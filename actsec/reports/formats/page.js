@@ -46,7 +46,10 @@
   });
   const rows = Array.from(main.querySelectorAll("tr[data-of]")).filter((row) => shown.get(row.dataset.of).length > 1);
   const drawings = Array.from(main.querySelectorAll("svg")).filter((one) => one.querySelector("[data-of]"));
-  drawings.forEach((one) => one.classList.add("linked"));
+  drawings.forEach(function (one) {
+    one.classList.add("linked");
+    one.classList.toggle("told", drawings.find((other) => other.closest("section") === one.closest("section")) === one);
+  });
   let kept = []; // what was pressed stays lit while the reader goes on
   let lit = [];
   // A row of a table about a variant is of its own attack and of that variant.

@@ -136,6 +136,7 @@ def _forcing(result: Result) -> Iterator[Block]:
                     ("forcing", "noise of the same eps", "plain PGD, same eps"),
                     groups,
                     caption,
+                    near=True,
                 ),
             )
         )
