@@ -213,7 +213,10 @@ def test_wrong_requests_are_refused(module, splits, tmp_path):
 def test_importing_actsec_imports_no_torch():
     code = (
         "import sys, actsec\n"
-        "from actsec import plan, store, cli, registry, spec, errors, types, executors\n"
+        "from actsec import registry, spec, errors, types\n"
+        "from actsec.command_line import cli\n"
+        "from actsec.planning import plan\n"
+        "from actsec.running import executors, store\n"
         "from actsec.verdict import policy\n"
         "import actsec.reports.load\n"
         "assert 'torch' not in sys.modules\n"

@@ -153,8 +153,9 @@ def test_the_preflight_checks_wait_for_no_library_that_they_do_not_need(tmp_path
         "import sys\n"
         "import torch\n"
         "of_torch = set(sys.modules)\n"
-        "from actsec import plan, runner\n"
-        "prepared = runner.prepare(plan.Plan())\n"
+        "from actsec.planning.plan import Plan\n"
+        "from actsec.running import preparing\n"
+        "prepared = preparing.prepare(Plan())\n"
         "assert prepared.jobs\n"
         f"print(sorted(set({HEAVY!r}) & (set(sys.modules) - of_torch)), len(set(sys.modules) - of_torch))\n"
     )

@@ -18,10 +18,10 @@ from scipy import ndimage
 from actsec import corruptions
 from actsec.corruptions import KINDS, SEVERITIES, corrupt
 from actsec.errors import BadOption, PlanError, UnknownName
-from actsec.planning import plan, reading
+from actsec.planning import budgets, plan, reading, resolving
 from actsec.planning.jobs import corruption_jobs, variants
 from actsec.reports.load import read, render
-from actsec.running import preparing, runner
+from actsec.running import preparing, runner, scene
 from actsec.running.store import Store
 
 IDS = torch.tensor([3, 1, 4, 15, 9, 2])
@@ -158,7 +158,7 @@ def test_names_and_severities_are_checked():
 
 
 def resolved(**changes):
-    return preparing.resolved(runner.scene.load(reading.from_table(tomllib.loads(TINY) | changes))).plan
+    return preparing.resolved(scene.load(reading.from_table(tomllib.loads(TINY) | changes))).plan
 
 
 def test_a_plan_measures_all_kinds_unless_it_says_otherwise():
@@ -178,10 +178,10 @@ def test_a_plan_measures_all_kinds_unless_it_says_otherwise():
 
 
 def test_vectors_have_none():
-    images = runner.budgets.Images((9,), None, 10)
-    assert runner.budgets._corruptions(plan.Plan(), images) == ()
+    images = budgets.Images((9,), None, 10)
+    assert resolving._corruptions(plan.Plan(), images) == ()
     with pytest.raises(PlanError, match="blur: it is for images"):
-        runner.budgets._corruptions(plan.Plan(corruptions=("blur",)), images)
+        resolving._corruptions(plan.Plan(corruptions=("blur",)), images)
 
 
 def test_an_audit_measures_them_on_undefended_models_and_no_worst_case_counts_them(finished, tmp_path):
@@ -197,8 +197,8 @@ def test_an_audit_measures_them_on_undefended_models_and_no_worst_case_counts_th
     wrong = np.concatenate([store.get(job.id).arrays["wrong"] for job in made], 1)
     assert [row["accuracy"]["k"] for row in found["rows"]] == (1 - wrong).sum(1).round().astype(int).tolist()
     # Independently: the stored weights, the corruption, one forward.
-    loaded = runner.scene.of_run(finished)
-    target = runner.scene.ready(loaded, store, made[0], made[0].needs[0])
+    loaded = scene.of_run(finished)
+    target = scene.ready(loaded, store, made[0], made[0].needs[0])
     x, y = (torch.from_numpy(a[:8]) for a in (loaded.test.x, loaded.test.y))
     ids = torch.from_numpy(loaded.test.ids[:8].view(np.int64))
     target.model.eval()

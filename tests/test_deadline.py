@@ -16,7 +16,7 @@ from test_gates_and_places import NET, linear
 
 from actsec.errors import BadOption, Interrupted, NoVerdict, PlanError
 from actsec.planning import reading
-from actsec.running import executing, executors, preparing, runner, tasks
+from actsec.running import executors, preparing, progress, runner, tasks
 from actsec.running.deadline import TimedOut, deadline
 from actsec.running.executors import Processes
 from actsec.running.store import Store
@@ -167,7 +167,7 @@ def test_a_signal_lets_the_running_job_finish(number, tiny, finished, tmp_path, 
         with pytest.raises(Interrupted, match="what is known so far"):
             runner.run_prepared(prepared, store, executor="serial", workers=None, tell=told.append)
     assert signal.getsignal(number) is before
-    assert [p.note for p in told if p.note] == [executing.STOPPING]
+    assert [p.note for p in told if p.note] == [progress.STOPPING]
     probe = next(job for job in prepared.jobs if job.kind == "probe")
     assert store.done(probe.id)
     assert 0 < sum(store.done(job.id) for job in prepared.jobs) < len(prepared.jobs)

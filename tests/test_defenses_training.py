@@ -753,10 +753,10 @@ CHAIN = (
 DRIVER = """
 import sys
 from pathlib import Path
-from actsec import runner, store, tasks
+from actsec.running import preparing, store, tasks
 store.SAVE_SECONDS = 0
 root = Path(sys.argv[1])
-prepared = runner.prepare(store.Store.open(root).plan())
+prepared = preparing.prepare(store.Store.open(root).plan())
 for job in prepared.jobs:
     if job.kind in ("base", "defend") and not store.Store(root).done(job.id):
         tasks.run(job, root, prepared.scene)

@@ -20,7 +20,7 @@ from test_gates_and_places import NET, linear
 
 from actsec.errors import StoreError
 from actsec.planning import plan, reading
-from actsec.running import executing, preparing, runner
+from actsec.running import preparing, progress, runner
 from actsec.running.store import Store
 
 FAULTY = """
@@ -200,7 +200,7 @@ def test_deleted_and_truncated_outcomes_are_named_and_measured_again(finished, t
     prepared, told = preparing.prepare(Store.open(run).plan()), []
     runner.run_prepared(prepared, Store(run), executor="serial", workers=None, tell=told.append)
     (note,) = [p.note for p in told if p.note]
-    assert note.startswith(executing.DAMAGED)
-    assert {part.rpartition("(")[2].rstrip(")") for part in note.removeprefix(executing.DAMAGED).split("), ")} == hurt
+    assert note.startswith(progress.DAMAGED)
+    assert {part.rpartition("(")[2].rstrip(")") for part in note.removeprefix(progress.DAMAGED).split("), ")} == hurt
     assert (outcomes(run), result(run)) == (outcomes(finished), result(finished))
     assert json.loads((run / "report.json").read_text())["result"]["status"] == "complete"

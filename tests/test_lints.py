@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import actsec
 from actsec import models, registry
-from actsec.health.architecture import lint
 from actsec.health.wiring import wiring
 from actsec.lints.initialisation import factors
+from actsec.verdict.activity import lint
 
 
 def looked(model, shape=(1, 8, 8), classes=10, *, fresh=True, labels=None):

@@ -40,9 +40,9 @@ def test_asking_for_more_images_is_not_lowered_and_the_checks_follow():
 def test_noise_alone_is_no_attack():
     plan = resolve(Trial("noise", "l2:0.5", 50))
     assert plan.attacks[0].role == "noise"
-    from actsec.planning.jobs import tested
+    from actsec.planning.jobs import rows_tested
 
-    assert tested(plan, "relu", Threat("l2", 0.5)) == 0
+    assert rows_tested(plan, "relu", Threat("l2", 0.5)) == 0
 
 
 def test_what_the_base_alone_has_faced_does_not_flatter_a_defense():

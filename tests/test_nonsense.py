@@ -32,7 +32,7 @@ from actsec.planning import jobs, plan
 from actsec.reports import load
 from actsec.reports.figures.rays import Line, rays
 from actsec.reports.lookup import first
-from actsec.running import preparing, runner
+from actsec.running import preparing, scene
 from actsec.running.store import Store
 from actsec.search.ledger import FOUND
 from actsec.search.referee import attack_target, cases_of
@@ -409,7 +409,7 @@ def test_an_audit_measures_every_variant_on_the_same_inputs(finished):
 
 def test_a_table_has_no_nonsense_images():
     facts = plan.Facts("m", "t", None, None, shape=(13,))
-    resolved = preparing.resolved(runner.scene.load(plan.Plan(activations=("relu",), defenses=()))).plan
+    resolved = preparing.resolved(scene.load(plan.Plan(activations=("relu",), defenses=()))).plan
     variant = jobs.variants(resolved)[0]
     assert jobs.nonsense_jobs(resolved, facts, variant) == ()
     two = jobs.nonsense_jobs(resolved, dataclasses.replace(facts, shape=(1, 8, 8)), variant)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from runs import TINY, inside, outcomes, result
 
 from actsec.errors import ActsecError, BadOption, PlanError, ThreatError, UnknownName
-from actsec.planning import budgets, plan, reading, resolving
-from actsec.planning.jobs import headline_threats, jobs, plan_id, tested, variants
+from actsec.planning import budgets, reading, resolving
+from actsec.planning.jobs import headline_threats, jobs, plan_id, rows_tested, variants
 from actsec.planning.plan import Facts, Plan, Trial
 from actsec.planning.reading import from_table
+from actsec.spec import parse
 from actsec.types import Threat
 
 FACTS = Facts(model="m", test="t", train="tr", calibration="c", shape=(1, 8, 8), classes=tuple("0123456789"), grid=16)
@@ -86,7 +87,7 @@ def test_a_resolved_plan_resolves_to_itself(name):
 def test_resolving_changes_nothing_that_is_written():
     once = resolve(table(TINY))
     for written, filled in zip(table(TINY).attacks, once.attacks, strict=False):
-        assert filled.attack == str(plan.parse(written.attack))
+        assert filled.attack == str(parse(written.attack))
         assert filled.role == written.role
     assert len(once.attacks) == len(table(TINY).attacks)
     assert (once.samples, once.shard, once.activations, once.defenses) == (8, 4, ("relu",), ("temperature",))
@@ -197,8 +198,8 @@ def test_trials_for_some_variants_only():
     trial = Trial("pgd(steps=2)", "linf:0.1", 8, "attack", ("relu",))
     made = jobs(resolve(base.having(attacks=(trial,))), FACTS)
     assert {job.variant for job in made if job.recipe.get("attack", "").startswith("pgd(steps=2,")} >= {"relu"}
-    assert tested(base.having(attacks=(trial,)), "relu", Threat("linf", 0.1)) == 8
-    assert tested(base.having(attacks=(trial,)), "relu | temperature", Threat("linf", 0.1)) == 0
+    assert rows_tested(base.having(attacks=(trial,)), "relu", Threat("linf", 0.1)) == 8
+    assert rows_tested(base.having(attacks=(trial,)), "relu | temperature", Threat("linf", 0.1)) == 0
 
 
 def test_the_headline_comes_first_and_experiments_have_none():

@@ -101,9 +101,9 @@ def test_the_report_shows_whose_code_it_is(run):
 def test_another_version_of_their_code_is_other_work(run, installed):
     """Outcomes of an attack are not those of its next version; a package that the plan does not name is none of it."""
     code = (
-        "from actsec import plan, runner; import importlib.metadata as m\n"
-        f"given = plan.read({str(run / 'plan.toml')!r})\n"
-        "def ids(): return {job.id for job in runner.prepare(given).jobs}\n"
+        "from actsec.planning import reading; from actsec.running import preparing; import importlib.metadata as m\n"
+        f"given = reading.read({str(run / 'plan.toml')!r})\n"
+        "def ids(): return {job.id for job in preparing.prepare(given).jobs}\n"
         "first = ids()\n"
         "before = m.Distribution.version\n"
         "m.Distribution.version = property(lambda d: '0.2.0' if d.name == 'actsec-example' else before.fget(d))\n"

@@ -21,7 +21,7 @@ from test_gates_and_places import NET, linear
 
 from actsec.errors import Interrupted, PlanError, StoreError
 from actsec.planning import plan, reading
-from actsec.running import executing, places, preparing, runner, tasks
+from actsec.running import places, preparing, progress, runner, tasks
 from actsec.running.executors import DIED_TWICE
 from actsec.running.store import Store
 from benchmarks.streaming import pictures
@@ -88,9 +88,8 @@ def test_a_job_whose_worker_dies_is_tried_once_more(deaths, cluster, tmp_path):
     told = []
     found, store = audit(request, tmp_path / "run", told.append)
     # The base comes first and alone: its job dies once, or for good, and takes what rests on it along.
-    assert [p.note for p in told if p.note] == [executing.LOST] * (
-        1 if deaths == 1 else len([p for p in told if p.note])
-    )
+    notes = [p.note for p in told if p.note]
+    assert notes == [progress.LOST] * (1 if deaths == 1 else len(notes))
     if deaths == 1:
         assert outcomes(store.root) == outcomes(whole.root)
         assert result(store.root) == result(whole.root)
@@ -103,8 +102,8 @@ def test_a_job_whose_worker_dies_is_tried_once_more(deaths, cluster, tmp_path):
 def test_interrupted_on_ray_what_runs_is_stored(cluster, tiny, finished, tmp_path):
     import signal
 
-    def tell(progress: executing.Progress) -> None:
-        if progress.done == 5 and not progress.note:
+    def tell(step: progress.Progress) -> None:
+        if step.done == 5 and not step.note:
             os.kill(os.getpid(), signal.SIGTERM)
 
     prepared = preparing.prepare(reading.read(tiny))

@@ -16,7 +16,7 @@ from runs import ENVIRONMENT, TINY, actsec, outcomes, result
 
 from actsec import errors
 from actsec.planning import reading
-from actsec.running import executing, finishing, preparing, runner
+from actsec.running import executing, finishing, preparing, progress, runner
 from actsec.running.store import Store
 
 LONGER = TINY.replace("samples = 8", "samples = 240").replace("shard = 4", "shard = 20").replace("steps=3", "steps=20")
@@ -131,7 +131,7 @@ def test_a_second_ctrl_c_while_the_first_is_answered_ends_the_workers(finished, 
             self.closed = (*self.closed, kill)
 
     def tell(step):
-        if step.note == executing.STOPPING:
+        if step.note == progress.STOPPING:
             raise KeyboardInterrupt
 
     run, executor = tmp_path / "run", Interrupted()

@@ -7,7 +7,7 @@ import pytest
 from actsec import registry
 from actsec.errors import PlanError, UnknownName
 from actsec.planning import budgets, checking, resolving
-from actsec.planning.jobs import headline_threats, jobs, source_jobs, tested, variants
+from actsec.planning.jobs import headline_threats, jobs, rows_tested, source_jobs, variants
 from actsec.planning.plan import Facts, Plan, Trial
 from actsec.types import Threat
 
@@ -39,7 +39,7 @@ def test_every_defended_model_faces_what_its_defenses_name_once_at_every_threat_
     plan = PLANS[name]
     for variant in variants(plan):
         for threat in headline_threats(plan):
-            if not tested(plan, variant.name, threat):
+            if not rows_tested(plan, variant.name, threat):
                 continue
             for attack in checking.faced(variant, threat, plan.budget):
                 full = registry.canonical("attacks", attack)
@@ -51,7 +51,7 @@ def test_every_defended_model_faces_what_its_defenses_name_once_at_every_threat_
                     and (not t.variants or variant.name in t.variants)
                 ]
                 assert len(made) == 1, (variant.name, threat, attack)
-                assert made[0].samples == tested(plan, variant.name, threat)
+                assert made[0].samples == rows_tested(plan, variant.name, threat)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -142,7 +142,7 @@ def test_every_variant_has_every_check_at_the_first_threat_on_all_that_is_attack
             made = {t.role: t.samples for t in mine if t.threat == str(first)}
             made |= {t.role: t.samples for t in mine if t.role == "unbounded" and t.threat == "linf:1"}
             assert set(made) >= ROLES | {"unbounded"}, variant.name
-            attacked = tested(each, variant.name, first)
+            attacked = rows_tested(each, variant.name, first)
             assert {made[role] for role in ROLES | {"unbounded"}} == {attacked}, variant.name
 
 

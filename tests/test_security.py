@@ -389,7 +389,7 @@ class FGSM(Ours):
 def test_the_report_names_the_code_that_ran(tmp_path, monkeypatch):
     import hashlib
 
-    from actsec.running import executed
+    from actsec.loading import executed
 
     (tmp_path / "stranger.py").write_text(STRANGER)
     info = tmp_path / "stranger-1.0.dist-info"

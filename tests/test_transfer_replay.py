@@ -22,7 +22,7 @@ from actsec.errors import BadOption, PlanError, StoreError, ThreatError
 from actsec.planning import reading
 from actsec.planning.jobs import jobs, plan_id, variants
 from actsec.planning.plan import Facts
-from actsec.running import preparing, runner
+from actsec.running import preparing, runner, scene
 from actsec.running.store import Store
 from actsec.search import examples, surrogates
 from actsec.search.ledger import FOUND
@@ -245,7 +245,7 @@ def test_replay_in_one_attack_and_on_the_command_line(finished, tmp_path):
     said = inside("attack", f"replay(run='{finished}')", "--model", "reference:mlp(width=[8])", "--samples", 8)
     assert said.code == 0, said.err
     assert "8 tested" in said.out
-    loaded = runner.scene.load(Store.open(finished).plan()).test
+    loaded = scene.load(Store.open(finished).plan()).test
     target = actsec.load(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), input_shape=(1, 8, 8), classes=10)
     x, asked = loaded.x[:8], []
     # What it says untouched is right by definition, whatever its weights: every row is attacked.
@@ -269,7 +269,7 @@ def test_foreign_folders_and_damaged_runs_are_refused(finished, tmp_path):
     (tmp_path / "plan.toml").write_text("")
     with pytest.raises(StoreError, match="holds no attacked examples"):
         replay(tmp_path)
-    loaded = runner.scene.load(Store.open(finished).plan()).test
+    loaded = scene.load(Store.open(finished).plan()).test
     assert not set(row_ids(x.numpy()).tolist()) & set(loaded.ids[:8].tolist())
     with pytest.raises(ThreatError, match="none of the 64 examples"):
         replay(finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ class Chosen:
     seen: frozenset[str]  # every call there is, parts and all
 
 
-class Standing(Stands):
+class Standing(Stands, abc.ABC):
     """A model with a module at some of its activation calls; a subclass says in ``answer`` what such a call gives.
 
     State-dict keys: the original's under ``model.``, and each module's own under ``stands.<site>.`` with the site's
@@ -52,9 +53,9 @@ class Standing(Stands):
             )
         return result
 
+    @abc.abstractmethod
     def answer(self, stand: nn.Module, call: Activating) -> Tensor:
         """What a call gives at which ``stand`` stands, from ``call.source()`` alone: its parts were not computed."""
-        raise NotImplementedError
 
     def resting_as(self, model: nn.Module) -> None:
         """Put this module and its stands in the train or eval mode of ``model``; its own copy has it already."""

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from actsec.running.executing import Progress as Standing
-    from actsec.running.executing import Tell
     from actsec.running.preparing import Prepared
+    from actsec.running.progress import Progress as Standing
+    from actsec.running.progress import Tell
     from actsec.running.store import Store
 
 PLAIN_EVERY = 5.0

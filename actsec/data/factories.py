@@ -16,7 +16,7 @@ from actsec.data.limits import check_size
 from actsec.data.recognise import Layout, from_arrays
 from actsec.data.sets import Dataset, Splits
 from actsec.errors import ActsecError, DataError, unknown
-from actsec.running.executed import Source
+from actsec.loading.executed import Source
 
 
 def from_factory(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from actsec import registry
 from actsec.detecting import behind
-from actsec.running.executing import Progress, Tell
+from actsec.running.progress import Progress, Tell
 from actsec.types import Checkpoint, Defense, Fitted, Material, Target
 
 LITTLE = 0.5

@@ -31,7 +31,7 @@ from actsec.planning.jobs import variants
 from actsec.planning.plan import Plan
 from actsec.result import Calibration, Share
 from actsec.running import preparing, scene, tasks
-from actsec.running.executing import Progress, Tell
+from actsec.running.progress import Progress, Tell
 from actsec.running.scene import Scene
 from actsec.search.oracle import Oracle, frozen
 from actsec.spec import Spec, parse_chain

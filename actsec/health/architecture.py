@@ -6,14 +6,10 @@ stands out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from actsec import registry
 from actsec.activations import Activation
-from actsec.result import Problem
-from actsec.verdict.activity import worst_first
 
 Thing = Literal["layer", "site", "softmax", "step"]
 
@@ -89,10 +85,3 @@ class Architecture:
     def hidden(self) -> tuple[Placed, ...]:
         """The hidden activation calls."""
         return tuple(site for site in self.sites if site.hidden)
-
-
-def lint(network: Architecture, without: Sequence[str] = ()) -> tuple[Problem, ...]:
-    """What every lint but those named ``without`` finds, worst first."""
-    wanted = [name for name in registry.names("lints") if name not in without]
-    found = [problem for name in wanted for problem in registry.find("lints", name)()(network)]
-    return worst_first(found)

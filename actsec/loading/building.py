@@ -29,7 +29,7 @@ from torch import nn
 
 from actsec import spec as notation
 from actsec.errors import ActsecError, BadOption, ModelError, Unsafe, unknown
-from actsec.running.executed import Source
+from actsec.loading.executed import Source
 from actsec.spec import Spec
 
 RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"

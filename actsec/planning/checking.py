@@ -8,7 +8,7 @@ from typing import Any
 from actsec import registry
 from actsec.errors import PlanError, ThreatError, unknown
 from actsec.planning.budgets import BUDGETS, SHORT, Budget, Images
-from actsec.planning.jobs import EXPERIMENTS, VARIANT, VariantPlan, headline_threats, tested, variants
+from actsec.planning.jobs import EXPERIMENTS, VARIANT, VariantPlan, headline_threats, rows_tested, variants
 from actsec.planning.plan import CHECKED, Plan, Trial
 from actsec.planning.trials import checks, default_trials
 from actsec.running import second_opinion
@@ -163,14 +163,14 @@ def adaptive(trials: tuple[Trial, ...], plan: Plan) -> tuple[Trial, ...]:
     known, wanted = plan.having(attacks=trials), dict[tuple[str, str], list[str]]()
     for variant in variants(plan):
         for threat in headline_threats(known):
-            if not tested(known, variant.name, threat):
+            if not rows_tested(known, variant.name, threat):
                 continue
             for attack in faced(variant, threat, plan.budget):
                 at = (t for t in trials if Threat.parse(t.threat) == threat and _full(t) == _full(Trial(attack)))
                 if not any(not t.variants or variant.name in t.variants for t in at):
                     wanted.setdefault((attack, str(threat)), []).append(variant.name)
     return tuple(
-        Trial(attack, at, max(tested(known, name, Threat.parse(at)) for name in names), "adaptive", tuple(names))
+        Trial(attack, at, max(rows_tested(known, name, Threat.parse(at)) for name in names), "adaptive", tuple(names))
         for (attack, at), names in wanted.items()
     )
 

@@ -296,7 +296,7 @@ def headline_threats(plan: Plan) -> tuple[Threat, ...]:
     return tuple(sorted(found, key=lambda threat: threat != Threat("linf", plan.eps)))
 
 
-def tested(plan: Plan, variant: str, threat: Threat) -> int:
+def rows_tested(plan: Plan, variant: str, threat: Threat) -> int:
     """How many images a variant is judged on under a threat: as many as the largest attack at it had.
 
     Noise is no attack: images that only noise was tried on are not tested.

@@ -27,7 +27,7 @@ from actsec.hardening import making
 from actsec.hardening.chains import threads
 from actsec.hardening.making import measure
 from actsec.health import tally
-from actsec.health.architecture import Architecture, lint
+from actsec.health.architecture import Architecture
 from actsec.health.flow import BATCH, MOST, gradients
 from actsec.health.seen import Seen
 from actsec.health.vital_signs import LARGE, counting, vital_signs
@@ -41,7 +41,17 @@ from actsec.search.oracle import frozen, kept_by_row
 from actsec.target import settle
 from actsec.types import Target
 from actsec.verdict import statistics
-from actsec.verdict.activity import WATCHED, Checkup, Measured, check_gates, decide, exit_code, findings, worst_first
+from actsec.verdict.activity import (
+    WATCHED,
+    Checkup,
+    Measured,
+    check_gates,
+    decide,
+    exit_code,
+    findings,
+    lint,
+    worst_first,
+)
 
 ROWS = WATCHED
 UNRESOLVED = "unresolved_sites"

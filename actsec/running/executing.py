@@ -5,33 +5,15 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from actsec.errors import Interrupted
 from actsec.running.agenda import Agenda
 from actsec.running.clock import Clock
 from actsec.running.executors import Executor
 from actsec.running.preparing import Prepared
+from actsec.running.progress import DAMAGED, LOST, STOPPING, Progress, Tell
 from actsec.running.store import Store
 from actsec.types import Job, Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands. left is the estimated seconds, None before some of the work is done; note is for people."""
-
-    done: int
-    total: int
-    label: str
-    left: float | None
-    error: str | None = None
-    note: str = ""
-
-
-Tell = Callable[[Progress], None]
-LOST = "a worker died; the jobs it had are tried again, one at a time"
-DAMAGED = "measured again, for their outcomes are not whole (cut short, changed or deleted)"
-STOPPING = "stopping: running jobs are finished first (Ctrl-C again ends them at once)"
 
 
 def execute(prepared: Prepared, store: Store, executor: Executor, tell: Tell) -> dict[str, str]:

@@ -13,10 +13,11 @@ from actsec.errors import Interrupted
 from actsec.planning.jobs import plan_id
 from actsec.planning.plan import Plan
 from actsec.result import Result
-from actsec.running.executing import Tell, execute
+from actsec.running.executing import execute
 from actsec.running.finishing import finish
 from actsec.running.places import Cluster, make_executor
 from actsec.running.preparing import Prepared, prepare
+from actsec.running.progress import Tell
 from actsec.running.scene import Given
 from actsec.running.store import Store
 

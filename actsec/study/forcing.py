@@ -27,7 +27,7 @@ from actsec.forcing.brackets import bracket
 from actsec.forcing.consequences import Consequence
 from actsec.losses import Misclassify
 from actsec.result import Bracket, Share
-from actsec.running.executing import Progress, Tell
+from actsec.running.progress import Progress, Tell
 from actsec.search.referee import attack_target, cases_of
 from actsec.spec import parse
 from actsec.study.singles import Smallest, Twin, Universal, smallest, twins, universal

@@ -14,7 +14,7 @@ from actsec.hardening import making
 from actsec.hardening.chains import threads
 from actsec.planning.plan import Plan
 from actsec.running import checkup, preparing, scene
-from actsec.running.executing import Tell
+from actsec.running.progress import Tell
 from actsec.study.forcing import Network, Settings, run
 from actsec.types import Norm, Target
 

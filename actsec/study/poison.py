@@ -19,7 +19,7 @@ import numpy as np
 from actsec import registry
 from actsec.activations import activation
 from actsec.activations.regions import regions
-from actsec.running.executing import Progress, Tell
+from actsec.running.progress import Progress, Tell
 from actsec.spec import parse
 from actsec.study.activations import read
 from actsec.study.harm import Harm

@@ -61,6 +61,13 @@ class Checkup:
     vitals: Vitals | None = None
 
 
+def lint(network: Architecture, without: Sequence[str] = ()) -> tuple[Problem, ...]:
+    """What every lint but those named ``without`` finds, worst first."""
+    wanted = [name for name in registry.names("lints") if name not in without]
+    found = [problem for name in wanted for problem in registry.find("lints", name)()(network)]
+    return worst_first(found)
+
+
 def findings(seen: Seen) -> tuple[Problem, ...]:
     """What every rule of ``actsec.symptoms`` finds, worst first."""
     found = [problem for name in registry.names("symptoms") for problem in registry.find("symptoms", name)()(seen)]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 import actsec
 from actsec import data, registry
 from actsec.data.tables import cells as changed_cells
-from actsec.planning.jobs import headline_threats, plan_id, tested
+from actsec.loading import executed
+from actsec.planning.jobs import headline_threats, plan_id, rows_tested
 from actsec.planning.plan import Facts, Plan
 from actsec.reports.answers import headline
 from actsec.reports.checklist import checklist
@@ -34,7 +35,6 @@ from actsec.result import (
     ThreatResult,
     Variant,
 )
-from actsec.running import executed
 from actsec.running.scene import Scene
 from actsec.running.second_opinion import opinions
 from actsec.running.store import Store
@@ -130,7 +130,7 @@ def _rows(split: data.Dataset | None) -> int:
 def _variant(g: Gathered, base: Gathered, plan: Plan, y: Array, classes: tuple[str, ...], echo: Any) -> Variant:
     numbers = g.fit.numbers if g.fit else {}
     defenses = [registry.build("defenses", spec) for spec in g.variant.chain]
-    faced = [t for t in headline_threats(plan) if g.clean and tested(plan, g.variant.name, t)]
+    faced = [t for t in headline_threats(plan) if g.clean and rows_tested(plan, g.variant.name, t)]
     measured = (threat_result(g, plan, t, y, classes, echo(t), base) for t in faced)
     threats = _held_to_the_first(tuple(missed(result, plan.positive) for result in measured))
     weights = g.fit.arrays.get("weights") if g.fit else None

@@ -6,9 +6,9 @@ import dataclasses
 
 import actsec
 from actsec.data import Splits
+from actsec.loading import executed
 from actsec.planning.plan import Facts
 from actsec.result import SCHEMA, Result, Variant
-from actsec.running import executed
 from actsec.running.scene import Scene
 from actsec.verdict.activity import Checkup
 from actsec.verdict.assembling import _data

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actsec.planning.jobs import headline_threats, tested
+from actsec.planning.jobs import headline_threats, rows_tested
 from actsec.planning.plan import Plan
 from actsec.result import Comparison, Variant
 from actsec.types import Threat
@@ -94,7 +94,7 @@ def robust(both: Pair, half: slice = ALL) -> Iterator[Comparison | None]:
 
 def robust_correct(both: Pair, threat: Threat, half: slice) -> tuple[Array, Array] | None:
     """Shares still correct (m,) of the two at the worst case of what both faced; None where one did not face it."""
-    n = min(tested(both.plan, g.variant.name, threat) for g in both.sides)
+    n = min(rows_tested(both.plan, g.variant.name, threat) for g in both.sides)
     if not n or not all(g.under(threat) for g in both.sides):
         return None
     counted = both.base.counted(threat, n) & both.other.counted(threat, n)
@@ -110,7 +110,7 @@ def smallest(both: Pair, threat: Threat) -> Comparison | None:
 
     None for a model that draws at inference: whether an input fools it is itself random.
     """
-    n = min(tested(both.plan, g.variant.name, threat) for g in both.sides)
+    n = min(rows_tested(both.plan, g.variant.name, threat) for g in both.sides)
     right = (both.base.clean_wrong[:n] < 0.5) & (both.other.clean_wrong[:n] < 0.5)
     if not right.any() or not all(g.under(threat) and not g.stochastic for g in both.sides):
         return None

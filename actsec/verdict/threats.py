@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from actsec import registry
 from actsec.goals import words as wording
-from actsec.planning.jobs import EXPERIMENTS, tested
+from actsec.planning.jobs import EXPERIMENTS, rows_tested
 from actsec.planning.plan import Plan
 from actsec.result import AttackResult, Check, CurvePoint, Share, Smallest, ThreatResult
 from actsec.spec import parse
@@ -39,7 +39,7 @@ def threat_result(
     base: Gathered | None = None,
 ) -> ThreatResult:
     """Everything about a variant under a threat, from its outcomes; base is the same model without its defenses."""
-    n = tested(plan, g.variant.name, threat)
+    n = rows_tested(plan, g.variant.name, threat)
     counted = g.counted(threat, n)
     wrong, labels = g.wrong_under(threat, n)[counted], y[:n][counted]
     panel = checks(g, plan, threat, n, base)
