@@ -169,7 +169,8 @@ def test_a_sentence_holds_the_numbers_of_its_label():
     case = seen(clean=compared("clean_accuracy", 0.8, 0.38), robust=compared(before=0.0, after=0.18))
     assert label_of(case) == "costs more than it gives"
     assert sentence_of(case, label_of(case)) == (
-        "fix: it costs half of the clean accuracy or more, \N{MINUS SIGN}42.0 points (80.0 to 38.0 %, 95 % interval \N{MINUS SIGN}47.0 to "
+        "fix: it costs half of the clean accuracy or more, \N{MINUS SIGN}42.0 points (80.0 to 38.0 %, "
+        "95 % interval \N{MINUS SIGN}47.0 to "
         "\N{MINUS SIGN}37.0); robust accuracy at linf:0.1 +18.0 points (0.0 to 18.0 %, 95 % interval +13.0 to +23.0, "
         "p = 0.001 corrected for 3 fixes) on 200 images kept to confirm it."
     )
