@@ -183,7 +183,7 @@ def test_a_worst_case_without_a_finished_attack_is_no_result():
     changed = with_threat(result, dataclasses.replace(threat, attacks=crashed))
     text = render(changed)
     assert "no attack finished" in text
-    assert re.search(r"<s>.*?4\.1 %</s>", text)
+    assert re.search(r"<s>.*?4\.1\s%</s>", text)
 
 
 def test_a_model_that_was_never_tried_has_no_accuracy():
