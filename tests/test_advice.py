@@ -169,8 +169,9 @@ def test_a_sentence_holds_the_numbers_of_its_label():
     case = seen(clean=compared("clean_accuracy", 0.8, 0.38), robust=compared(before=0.0, after=0.18))
     assert label_of(case) == "costs more than it gives"
     assert sentence_of(case, label_of(case)) == (
-        "fix: it costs half of the clean accuracy or more, -42.0 points (80.0 to 38.0 %, 95 % interval -47.0 to "
-        "-37.0); robust accuracy at linf:0.1 +18.0 points (0.0 to 18.0 %, 95 % interval +13.0 to +23.0, "
+        "fix: it costs half of the clean accuracy or more, \N{MINUS SIGN}42.0 points (80.0 to 38.0 %, "
+        "95 % interval \N{MINUS SIGN}47.0 to "
+        "\N{MINUS SIGN}37.0); robust accuracy at linf:0.1 +18.0 points (0.0 to 18.0 %, 95 % interval +13.0 to +23.0, "
         "p = 0.001 corrected for 3 fixes) on 200 images kept to confirm it."
     )
     void = sentence_of(seen(void="ACT-M03 square breaks 20 more"), "looks better, is masking")
@@ -312,7 +313,10 @@ def test_every_headline_threat_has_its_effect_and_a_loss_at_one_is_a_price():
     (found,) = told(base, other, plan=plan)
     by_metric = {c.metric: c for c in found.effects}
     assert found.label == "costs more than it gives"
-    assert f"{FIX[4:]}: it is easier to fool elsewhere: robust accuracy at l0:1 -100.0 points (100.0" in found.sentence
+    assert (
+        f"{FIX[4:]}: it is easier to fool elsewhere: robust accuracy at l0:1 \N{MINUS SIGN}100.0 points (100.0"
+        in found.sentence
+    )
     assert "also worse" not in found.sentence, "said once"
     assert by_metric["robust_accuracy@l0:1"].verdict == "worse"
     assert by_metric["robust_accuracy@l0:1"].n == 50
@@ -524,7 +528,10 @@ def test_a_gain_that_rests_on_refusing_is_paid_in_clean_accuracy_and_says_so():
         other.clean.arrays["test_rejected"] = refused * 1.0
         (found,) = told(base, other)
         assert found.label == label
-        assert f"it refuses {refused.mean():.1%} more of the untouched inputs, which count as wrong" in found.sentence
+        assert (
+            f"it refuses {100 * refused.mean():.1f} % more of the untouched inputs, which count as wrong"
+            in found.sentence
+        )
 
 
 def test_of_equal_gains_the_one_that_keeps_more_clean_accuracy_stands_first():
@@ -564,9 +571,11 @@ def test_what_costs_more_begins_with_what_it_costs():
         assert sentence.startswith(start)
         assert "also worse" not in sentence
     dear = seen(besides=(SHRUNK,), robust=robust, clean=compared("clean_accuracy", 0.9, 0.47))
-    assert sentence_of(dear, label_of(dear)).startswith("fix: clean accuracy -43.0 points")
+    assert sentence_of(dear, label_of(dear)).startswith("fix: clean accuracy \N{MINUS SIGN}43.0 points")
     weaker = seen(robust=compared(before=0.5, after=0.1))
-    assert sentence_of(weaker, label_of(weaker)).startswith("fix: robust accuracy at linf:0.1 -40.0 points")
+    assert sentence_of(weaker, label_of(weaker)).startswith(
+        "fix: robust accuracy at linf:0.1 \N{MINUS SIGN}40.0 points"
+    )
 
 
 def test_recalibrating_is_not_training():

@@ -102,10 +102,11 @@ def test_an_overconfident_model_is_called_so(folder):
 def test_gates_and_exit_codes(folder):
     said = diagnose(folder, "make", "--gate", "permanently_dead<=0.5", "--gate", "gradient_ratio>=1e-3")
     assert said.code == 0, said.err
-    assert "gate permanently_dead<=0.5: passed (it is 0.5)" in said.out
+    assert "gate permanently_dead<=0.5: passed (it is 0.5, all " in said.out
+    assert "by its value, for it has no interval" in said.out
     said = diagnose(folder, "make", "--gate", "permanently_dead<=0.4")
     assert said.code == 1
-    assert "failed (it is 0.5)" in said.out
+    assert "failed (it is 0.5, all " in said.out
     said = diagnose(folder, "make", "--gate", "saturated<=0.4")
     assert said.code == 3
     assert "no verdict (it was not measured)" in said.out
@@ -117,7 +118,7 @@ def test_gates_and_exit_codes(folder):
         (("--gate", "dead<0.4"), 2, ["cannot read the gate", "METRIC<=LIMIT"]),
         (("--gate", "daed<=0.4"), 2, ["Did you mean 'dead'?"]),
         (("--gate", "robust_accuracy@linf:0.1>=0.3"), 2, ["for `actsec audit` to decide", "permanently_dead"]),
-        (("--gate", "clean_accuracy>=0.3"), 2, ["for `actsec audit` to decide", "permanently_dead"]),
+        (("--gate", "balanced_accuracy>=0.3"), 2, ["for `actsec audit` to decide", "permanently_dead"]),
         (("--gate", "ece[relu]<=0.3"), 2, ["cannot read the gate", "METRIC<=LIMIT"]),
         (("--samples", "0"), 2, ["samples = 0"]),
         (("--samples", "many"), 2, ["--samples 'many'"]),
@@ -130,6 +131,32 @@ def test_mistakes(arguments, code, words, folder):
     assert said.code == code, said.err
     assert all(word in said.err for word in words), said.err
     assert not said.out
+
+
+def test_a_gate_on_a_share_is_decided_by_its_interval_as_in_an_audit(folder):
+    """The same k of n, three limits: above, within and below the Wilson interval of the report's own numbers."""
+    found = json.loads(diagnose(folder, "make", "--json").out)["clean"]["accuracy"]
+    low, high, value = found["low"], found["high"], found["value"]
+    assert 0 < low < value < high < 1
+    for limit, code, word in (
+        (low - 0.01, 0, "passed (it is"),
+        ((low + value) / 2, 3, "contains the limit: about "),
+        (high + 0.005, 1, "failed (it is"),
+    ):
+        said = diagnose(folder, "make", "--gate", f"clean_accuracy>={limit:.4f}")
+        assert said.code == code, said.out
+        assert word in said.out
+        assert f"(n = {found['n']})" in said.out
+
+
+@pytest.mark.parametrize("command", [("resume",), ("merge", "--out", "merged")])
+def test_a_checkup_is_no_run_to_go_on_with(folder, tmp_path, command):
+    run = tmp_path / "checkup"
+    assert diagnose(folder, "make", "--out", run).code == 0
+    said = inside(*command, run)
+    assert said.code == 2
+    assert f"{run} was written by `actsec diagnose --out`" in said.err
+    assert f"actsec report {run}" in said.err
 
 
 def test_the_report_is_rendered_again_from_its_folder(folder, tmp_path):

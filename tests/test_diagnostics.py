@@ -251,7 +251,7 @@ def test_a_check_that_speaks_names_a_command_that_exists_and_its_false_alarm_rat
 def test_measured_false_alarm_rates_are_told_with_their_interval(monkeypatch):
     monkeypatch.setitem(false_alarms.MEASURED, "ACT-M05", (1, 40))
     assert one("unbounded_fails", told(unbounded=0.4)).false_alarms.startswith(
-        "1 of 40 honest models (95 % interval 0.4%"
+        "1 of 40 honest models (95 % interval 0.4 to "
     )
 
 

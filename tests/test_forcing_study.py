@@ -143,10 +143,10 @@ def test_a_bracket_says_what_it_holds():
     held = Bracket(7, "linf", 0.1, "dead", sites, "", "", (0.3, None), True, (0.2, 0.25))
     first, second, third = bracketed(held)
     assert first == (
-        "Site a: no perturbation can kill more than 25.0% of its active units (exact radii, on 5 of 9 units); "
-        "the attack killed 10.0%."
+        "Site a: no perturbation can kill more than 25.0 % of its active units (exact radii, on 5 of 9 units); "
+        "the attack killed 10.0 %."
     )
-    assert "b: intervals keep no unit out of reach, which says nothing; the attack killed 20.0%" in second
+    assert "b: intervals keep no unit out of reach, which says nothing; the attack killed 20.0 %" in second
     assert "takes 0.3 (linf, in the box; 1 of 2 images have no such change)" in third
     assert third.endswith("without the box 0.2 to 0.25; eps is 0.1.")
 
@@ -321,7 +321,7 @@ def test_an_audit_holds_forced_units_beside_certificates_and_other_activations(t
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Units forced dead or saturated</h3>" in page
     assert "What no attack on units can beat" in page
-    assert f"no perturbation can kill more than {site['certified']:.1%} of its active units" in page
+    assert f"no perturbation can kill more than {100 * site['certified']:.1f} % of its active units" in page
     assert "on relu | swap(to=leaky_relu)" in page.replace("<wbr>", "")  # a place to break a line
 
 

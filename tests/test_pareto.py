@@ -18,7 +18,7 @@ counts = st.integers(0, 200)
 points = st.lists(
     st.builds(
         lambda clean, robust, held, ece, latency, name: Point(
-            0, name, share(clean, 200), share(min(robust, clean), 200), held, ece, latency
+            name, 0, name, share(clean, 200), share(min(robust, clean), 200), held, ece, latency
         ),
         counts,
         counts,

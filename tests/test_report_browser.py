@@ -1,4 +1,5 @@
-"""The page in a real browser: it draws, overflows nowhere, asks nothing of the network, and its tables sort."""
+"""The page in a real browser: it draws, overflows nowhere, asks nothing of the network, its tables sort, and
+what shows one variant or attack lights up together."""
 
 from __future__ import annotations
 
@@ -103,6 +104,108 @@ def test_a_table_sorts_by_mouse_and_by_keyboard_and_comes_back(tmp_path, chromiu
     numbers.locator("thead th button", has_text="untouched").click()
     shown = [float(text.split(" ")[0]) for text in column(numbers, 2)]
     assert shown == sorted(shown)
+
+
+NAMES = "th > [role=button]"
+
+
+def lit(sheet, within):
+    """Of what each lit row or part of a drawing is, inside an element."""
+    return set(sheet.locator(f"{within} .on").evaluate_all("all => all.map(one => one.dataset.of)"))
+
+
+def test_pointing_at_a_mark_lights_the_rows_and_parts_of_the_same_variant(tmp_path, chromium):
+    sheet, _ = opened(chromium, tmp_path, "normal")
+    assert lit(sheet, "main") == set()
+    mark = sheet.locator("#defenses svg g:has(> circle)").last
+    which = mark.get_attribute("data-of")
+    mark.hover()
+    assert lit(sheet, "#defenses") == lit(sheet, "#robustness") == {which}
+    assert sheet.locator("#defenses tr.on").count() >= 4  # effects, costs, as they stand, paired tests
+    others = sheet.locator("#defenses svg g[data-of]:not(.on)").first
+    others.evaluate("one => Promise.all(one.getAnimations().map(each => each.finished))")
+    assert float(others.evaluate("one => getComputedStyle(one).opacity")) < 0.5
+    sheet.mouse.move(2, 2)
+    assert lit(sheet, "main") == set()
+
+
+def test_a_row_of_an_attack_lights_the_attack_everywhere_and_its_own_variant(tmp_path, chromium):
+    sheet, _ = opened(chromium, tmp_path, "normal")
+    table = sheet.locator("#robustness .scroll[data-of]").first
+    row = table.locator("tbody tr[data-of]").first
+    variant, attack = table.get_attribute("data-of"), row.get_attribute("data-of")
+    row.locator("td").first.hover()
+    assert lit(sheet, "#robustness") == {variant, attack}
+    assert lit(sheet, "#robustness svg") == {variant}
+    assert "on" in table.get_attribute("class")
+
+
+def test_what_is_pressed_stays_lit_until_pressed_again_or_escaped(tmp_path, chromium):
+    sheet, _ = opened(chromium, tmp_path, "normal")
+    row = sheet.locator("#defenses tbody tr[data-of]").first
+    which, name = row.get_attribute("data-of"), row.locator(NAMES)
+    for let_go in (row.locator("td").first.click, lambda: sheet.keyboard.press("Escape")):
+        row.locator("td").first.click()
+        sheet.mouse.move(2, 2)
+        assert lit(sheet, "#defenses") == {which}
+        assert name.get_attribute("aria-pressed") == "true"
+        let_go()
+        sheet.mouse.move(2, 2)
+        assert lit(sheet, "main") == set()
+        assert name.get_attribute("aria-pressed") == "false"
+
+
+def test_a_finger_lights_what_it_taps(tmp_path, chromium):
+    sheet, _ = opened(chromium, tmp_path, "normal", has_touch=True, viewport={"width": 400, "height": 800})
+    row = sheet.locator("#defenses tbody tr[data-of]").first
+    row.locator("th").tap()
+    assert lit(sheet, "#defenses svg") == {row.get_attribute("data-of")}
+    row.locator("th").tap()
+    assert lit(sheet, "main") == set()
+
+
+def test_names_are_one_stop_a_table_with_arrows_between_them_and_light_from_the_keyboard(tmp_path, chromium):
+    sheet, _ = opened(chromium, tmp_path, "normal")
+    body = sheet.locator("#defenses tbody:has(tr[data-of])").first
+    names = body.locator(NAMES)
+    assert names.count() > 1
+    assert body.locator("[tabindex='0']").count() == 1
+    rows = [row.get_attribute("data-of") for row in body.locator("tr[data-of]").all()]
+    names.first.focus()
+    assert lit(sheet, "#defenses svg") == {rows[0]}
+    sheet.keyboard.press("ArrowDown")
+    assert lit(sheet, "#defenses svg") == {rows[1]}
+    assert body.locator("[tabindex='0']").count() == 1
+    sheet.keyboard.press("Enter")
+    sheet.keyboard.press("Tab")
+    assert lit(sheet, "#defenses svg") == {rows[1]}  # kept while the reader goes on
+    names.nth(1).focus()
+    sheet.keyboard.press("Space")
+    sheet.keyboard.press("ArrowUp")
+    assert lit(sheet, "#defenses svg") == {rows[0]}
+
+
+def test_a_name_can_still_be_marked_and_copied(tmp_path, chromium):
+    sheet, _ = opened(chromium, tmp_path, "normal")
+    name = sheet.locator(f"#robustness {NAMES}").first
+    name.scroll_into_view_if_needed()
+    box = name.bounding_box()
+    sheet.mouse.move(box["x"] + 1, box["y"] + box["height"] / 2)
+    sheet.mouse.down()
+    sheet.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] / 2, steps=4)
+    sheet.mouse.up()
+    assert sheet.evaluate("String(getSelection())").strip()
+    assert name.get_attribute("aria-pressed") == "false"
+
+
+def test_every_part_of_a_drawing_has_its_row(tmp_path, chromium):
+    """What a mouse can point at in a drawing, a keyboard reaches in a table."""
+    sheet, _ = opened(chromium, tmp_path, "normal")
+    parts = set(sheet.locator("svg [data-of]").evaluate_all("all => all.map(one => one.dataset.of)"))
+    rows = set(sheet.locator(f"tr[data-of]:has({NAMES})").evaluate_all("all => all.map(one => one.dataset.of)"))
+    assert len(parts) > 5
+    assert parts <= rows
+    assert sheet.locator("svg [tabindex]").count() == 0  # a picture with words hides what lies in it
 
 
 def test_without_javascript_nothing_is_missing(tmp_path, chromium):

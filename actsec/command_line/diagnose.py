@@ -30,9 +30,10 @@ def diagnose_command(architecture: bool, as_json: bool, out: str | None, quiet: 
 
     The architecture is linted as well: rules ACT-L01 to ACT-L09, see `actsec explain ACT-L01`.
 
-    Gates, METRIC<=LIMIT or METRIC>=LIMIT, speak of the worst site (dead, permanently_dead, saturated) or of the whole
-    model (gradient_ratio, the first layer's over the last's; ece; confidence_when_wrong). They are decided by the value
-    itself, not by an interval. Exit code: 0 whatever is found, 1 where a gate failed, 3 where nothing can be said.
+    Gates, METRIC<=LIMIT or METRIC>=LIMIT, speak of the whole model (clean_accuracy, wrong_above_90, ece,
+    confidence_when_wrong), decided by the 95 % interval as an audit does; of the worst site (dead, permanently_dead,
+    saturated), all of whose units are counted; of gradient_ratio (first layer over last), by its value. Exit code: 0
+    whatever is found, 1 where a gate failed, 3 where nothing can be said or an interval contains the limit.
     """
     import_core()
     import json

@@ -16,10 +16,10 @@ def bracketed(made: Bracket) -> tuple[str, ...]:
         if site.certified is None:
             continue
         some = f", on {site.units} of {site.of} units" if site.how == EXACT and site.units < site.of else ""
-        at_most = f"no perturbation can {verb} more than {site.certified:.1%} of its {of} ({site.how}{some})"
+        at_most = f"no perturbation can {verb} more than {100 * site.certified:.1f} % of its {of} ({site.how}{some})"
         if site.certified == 1:
             at_most = f"{site.how}{some} keep no unit out of reach, which says nothing"
-        told.append(f"Site {site.name}: {at_most}; the attack {gone} {site.attacked:.1%}.")
+        told.append(f"Site {site.name}: {at_most}; the attack {gone} {100 * site.attacked:.1f} %.")
     if made.blackouts:
         told.append(_blackout(made))
     if made.reason_exact:

@@ -301,13 +301,16 @@ def forced(kill: Kill) -> str:
         return f"{named}: not applicable: {kill.reason}"
     what = f"{named} by {kill.attack}" if "aim" in kill.attack or "site" in kill.attack else named
     line = (
-        f"{what} raises the {gone} share of units by {kill.net or 0:+.3f} net "
-        f"(noise {_or_not_done(kill.noise_net, '+.3f')}, PGD {_or_not_done(kill.pgd_net, '+.3f')})"
+        f"{what} raises the {gone} share of units by {words.minus(f'{kill.net or 0:+.3f}')} net "
+        f"(noise {_or_not_done(kill.noise_net)}, PGD {_or_not_done(kill.pgd_net)})"
     )
     effect, changed = kill.effect, kill.label_changed
     if effect is not None and effect.critical_killed is not None:
-        noise, pgd = (_or_not_done(x, ".1%") for x in (effect.noise_critical_killed, effect.pgd_critical_killed))
-        line += f"; it kills {effect.critical_killed:.1%} of the critical units (noise {noise}, PGD {pgd})"
+        noise, pgd = (
+            "not done" if x is None else words.percent(x)
+            for x in (effect.noise_critical_killed, effect.pgd_critical_killed)
+        )
+        line += f"; it kills {words.percent(effect.critical_killed)} of the critical units (noise {noise}, PGD {pgd})"
     if _no_more(kill):
         line += "; a control does as much, so it counts as no attack"
     if changed is not None:
@@ -323,9 +326,9 @@ def _no_more(kill: Kill) -> bool:
     return all(own is not None and any(other is not None and own <= other for other in others) for own, others in pairs)
 
 
-def _or_not_done(value: float | None, form: str) -> str:
+def _or_not_done(net: float | None) -> str:
     """A control that was not measured is not a control at 0."""
-    return "not done" if value is None else f"{value:{form}}"
+    return "not done" if net is None else words.minus(f"{net:+.3f}")
 
 
 def _help(result: Result, variant: Variant, threat: ThreatResult) -> Said:

@@ -95,13 +95,19 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The first column names the row. numeric columns align right; strong rows are the ones to read first."""
+    """The first column names the row. numeric columns align right; strong rows are the ones to read first.
+
+    of says of what each row is (a variant's id, an attack's spec), about of what the whole table is: where scripts run,
+    what is of the same thing lights up together, in figures too.
+    """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Content, ...], ...]
     numeric: tuple[int, ...] = ()
     strong: tuple[int, ...] = ()
+    of: tuple[str, ...] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def _numbers(row: Comparison) -> tuple[str, str, str]:
     return (
         words.number(row.before),
         words.number(row.after),
-        f"{row.difference:+.3g} [{row.low:+.3g}, {row.high:+.3g}]",
+        words.minus(f"{row.difference:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from actsec.reports import lookup, words
-from actsec.result import Result, ThreatResult, Variant
+from actsec.result import Advice, Result, ThreatResult, Variant
 
 _GIVEN = ("model", "weights", "data", "train", "calibration", "normalize", "bounds", "resize", "output", "threshold")
 """Plan keys that ``actsec defend`` needs to make the same model again."""
@@ -37,10 +38,18 @@ def _about_defenses(result: Result, variant: Variant) -> str:
         given = [part for key in _GIVEN if plan.get(key) is not None for part in (f"--{key}", str(plan[key]))]
         chain = lookup.chain(result, best.variant)
         return shlex.join(["actsec", "defend", chain, *given, "--save", "hardened"])
-    untried = next((a.variant for a in result.advice if a.label == "not tested"), None)
-    if untried is not None:
-        return shlex.join(["actsec", "audit", "plan.toml", "--defenses", lookup.chain(result, untried)])
-    return ""
+    untried = next((a for a in result.advice if a.label == "not tested"), None)
+    return "" if untried is None else _test(result, untried)
+
+
+def _test(result: Result, untried: Advice) -> str:
+    """To test a defense nobody asked for, with its options as its estimate writes them: the eps of this audit."""
+    if untried.variant in {v.id for v in result.variants}:  # asked for, and not judged: again as it was asked for
+        return shlex.join(["actsec", "audit", "plan.toml", "--defenses", lookup.chain(result, untried.variant)])
+    written = re.search(r"--defenses '([^']+)'", untried.estimate)
+    if written is None:
+        return shlex.join(["actsec", "explain", untried.variant])
+    return shlex.join(["actsec", "audit", "plan.toml", "--defenses", written[1]])
 
 
 def _harder(result: Result, variant: Variant) -> str:

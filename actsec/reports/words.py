@@ -57,7 +57,7 @@ def percent(value: float, digits: int = 1) -> str:
         return f"< {edge:.{digits}f} %"
     if value < 1 and float(text) == 100:  # one hundred percent
         return f"> {100 - edge:.{digits}f} %"
-    return f"{text} %"
+    return f"{minus(text)} %"
 
 
 def points(value: float) -> str:
@@ -67,7 +67,12 @@ def points(value: float) -> str:
 
 def signed(value: float) -> str:
     """A difference of two shares in percentage points, the number alone."""
-    return f"{value * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return minus(f"{value * 100:+.1f}")
+
+
+def minus(number: str) -> str:
+    """A written number with the minus sign in place of a hyphen; an exponent keeps its own."""
+    return re.sub(r"(?<!e)-", "\N{MINUS SIGN}", number)
 
 
 def interval(share: Share) -> str:
@@ -139,8 +144,8 @@ def number(value: Any, digits: int = 3) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):  # exact below this
-        return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-    return f"{value:.{digits}f}" if abs(value) >= 10.0 ** (1 - digits) else f"{value:.{digits}g}"
+        return minus(f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}"))
+    return minus(f"{value:.{digits}f}" if abs(value) >= 10.0 ** (1 - digits) else f"{value:.{digits}g}")
 
 
 def pairs(numbers: Mapping[str, Any]) -> str:

@@ -44,12 +44,12 @@ from actsec.verdict import statistics
 from actsec.verdict.activity import (
     WATCHED,
     Checkup,
+    Measured,
     check_gates,
     decide,
     exit_code,
     findings,
     lint,
-    metrics,
     worst_first,
 )
 
@@ -104,7 +104,8 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = (), before: tu
     problems = worst_first(
         (*before, *problems, *lint(architecture(target, loaded, fresh=False), without=(UNRESOLVED,)))
     )
-    decided = tuple(decide(text, metrics(sites, ratio, measured.calibration)) for text in gates)
+    numbers = Measured(sites, clean, (measured.calibration,), ratio)
+    decided = tuple(decide(text, numbers) for text in gates)
     return Checkup(
         model=target.name,
         data=test.name,

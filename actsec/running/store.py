@@ -83,8 +83,30 @@ class Store:
         """Open an existing run folder. Raises StoreError when it is none."""
         store = Store(Path(root))
         if not (store.root / "plan.toml").is_file():
-            raise StoreError(f"{root} is not a run folder: it holds no plan.toml", "Give the folder an audit wrote.")
+            raise StoreError(*store._instead())
         return store
+
+    def _instead(self) -> tuple[str, str]:
+        """What a folder without a plan is, and what to do with it."""
+        kept = self._read_json("report.json")
+        result = kept.get("result") if isinstance(kept, dict) else None
+        plan = result.get("plan") if isinstance(result, dict) else None
+        if isinstance(plan, dict) and "budget" not in plan:  # as reports.order tells
+            return (
+                f"{self.root} was written by `actsec diagnose --out`: a checkup, finished, without jobs or plan.toml",
+                f"`actsec report {self.root}` renders it again; `actsec diagnose` makes another.",
+            )
+        if isinstance(result, dict):
+            return (
+                f"{self.root} holds a report alone, and no plan.toml to go on with",
+                f"`actsec report {self.root}` renders it; give the folder that the audit itself wrote.",
+            )
+        if (self.root / "recipe.toml").is_file():
+            return (
+                f"{self.root} was written by `actsec defend --save`: a hardened model, not a run",
+                f"`actsec audit --model {self.root}` audits it.",
+            )
+        return f"{self.root} is not a run folder: it holds no plan.toml", "Give the folder an audit wrote."
 
     @contextlib.contextmanager
     def at_home(self) -> Iterator[Store]:

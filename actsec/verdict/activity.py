@@ -16,6 +16,8 @@ from actsec.health.seen import Seen
 from actsec.health.vitals import Layer, Spread, Vitals
 from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
 from actsec.verdict import metrics as audited
+from actsec.verdict.gates import by_interval
+from actsec.verdict.metrics import Value
 
 if TYPE_CHECKING:
     from actsec.health.architecture import Architecture
@@ -25,7 +27,10 @@ DEAD, SATURATED = 0.25, 0.5
 WATCHED = 1000
 """Images whose activations an audit watches; a checkup too, unless it is told."""
 _GATE = re.compile(r"\s*(?P<metric>[a-z_]+)\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*")
-METRICS = ("dead", "permanently_dead", "saturated", "gradient_ratio", "ece", "confidence_when_wrong")
+METRICS = (
+    "clean_accuracy", "wrong_above_90", "ece", "confidence_when_wrong", "dead", "permanently_dead", "saturated",
+    "gradient_ratio",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +90,24 @@ def worst_first(found: Sequence[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(found, key=lambda problem: (order.index(problem.severity), problem.rule)))
 
 
-def metrics(sites: Sequence[SiteHealth], ratio: float | None, calibration: Calibration) -> dict[str, float | None]:
-    """What gates may speak of: of sites, the worst one's."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a checkup measured of the model, as the metrics of an audit read it of a variant."""
 
-    def most(name: str) -> float | None:
-        return max((value for site in sites if (value := getattr(site, name)) is not None), default=None)
+    sites: tuple[SiteHealth, ...]
+    clean: Clean
+    calibration: tuple[Calibration, ...]
+    gradient_ratio: float | None
+    threats: tuple[()] = ()
+    miscalibrations: tuple[()] = ()
 
-    of_sites = {name: most(name) for name in ("dead", "permanently_dead", "saturated")}
-    sure = calibration.confidence_when_wrong
-    return {**of_sites, "gradient_ratio": ratio, "ece": calibration.ece, "confidence_when_wrong": sure}
+    def value(self, metric: str) -> Value | float | None:
+        """A metric with its interval, as an audit has it; a bare number where there is none; None: not measured."""
+        if metric == "gradient_ratio":
+            return self.gradient_ratio
+        found = audited.METRICS[metric].measure(self, None)  # type: ignore[arg-type]  # what is read of a Variant
+        few = metric == "confidence_when_wrong" and found is None  # too few wrong answers for an interval
+        return self.calibration[0].confidence_when_wrong if few else found
 
 
 def check_gates(gates: Sequence[str]) -> None:
@@ -110,15 +124,24 @@ def check_gates(gates: Sequence[str]) -> None:
             raise unknown("metric", match["metric"], METRICS)
 
 
-def decide(text: str, found: dict[str, float | None]) -> GateResult:
-    """A gate on the worst site, decided by its value on the images looked at."""
+def decide(text: str, measured: Measured) -> GateResult:
+    """A gate, decided as an audit decides it: by the 95 % interval, of units by their count, all of them looked at.
+
+    What has no interval, the ratio of gradients, is decided by its value, and the reason says so.
+    """
     match = _GATE.fullmatch(text)
     assert match is not None  # noqa: S101  # check_gates has read it
-    value, limit = found[match["metric"]], float(match["limit"])
-    if value is None:
+    found, limit, at_least = measured.value(match["metric"]), float(match["limit"]), match["sign"] == ">="
+    if found is None:
         return GateResult(text, "", None, None, None, limit, "no verdict", "it was not measured")
-    held = value >= limit if match["sign"] == ">=" else value <= limit
-    return GateResult(text, "", value, None, None, limit, "passed" if held else "failed", f"it is {value:.4g}")
+    if not isinstance(found, Value):
+        held = found >= limit if at_least else found <= limit
+        why = f"it is {found:.4g}: by its value, for it has no interval"
+        return GateResult(text, "", found, None, None, limit, "passed" if held else "failed", why)
+    outcome, why = by_interval(found, limit, at_least=at_least, there=measured.clean.accuracy.n)
+    samples = audited.needed(found, limit) if outcome == "no verdict" else None
+    bounds = (found.value, found.low, found.high, limit)
+    return GateResult(text, "", *bounds, outcome, f"it is {found.value:.4g}, {why}", found.n, samples)
 
 
 def exit_code(found: Sequence[Problem], gates: Sequence[GateResult]) -> int:

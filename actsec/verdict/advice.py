@@ -33,6 +33,7 @@ from actsec import registry
 from actsec.planning import pricing
 from actsec.planning.jobs import headline_threats
 from actsec.planning.plan import Plan
+from actsec.reports import words
 from actsec.result import Advice, AdviceLabel, Comparison, Variant
 from actsec.types import Threat
 from actsec.verdict import calibration, sanity, statistics
@@ -183,7 +184,7 @@ def _doubted(seen: Seen, parts: list[str]) -> list[str]:
     if seen.unchecked and seen.gained:
         parts = [*parts]
         parts.insert(1 if seen.halved else 0, f"not to be relied on: {seen.unchecked.rstrip('.')}")
-    refused = f"it refuses {seen.refused:.1%} more of the untouched inputs, which count as wrong"
+    refused = f"it refuses {words.percent(seen.refused)} more of the untouched inputs, which count as wrong"
     return [*parts, *([refused] if seen.refused > 0 else [])]
 
 
@@ -222,7 +223,7 @@ def _named(seen: Seen, verdict: str, but: tuple[Comparison, ...] = ()) -> list[s
 
 def _short(c: Comparison) -> str:
     """``dead units +13.9 points``."""
-    return f"{_title(c)} {c.difference:+.3f}" if _sized(c) else f"{_title(c)} {100 * c.difference:+.1f} points"
+    return f"{_title(c)} {words.minus(f'{c.difference:+.3f}') if _sized(c) else words.points(c.difference)}"
 
 
 def advise(
@@ -385,10 +386,11 @@ def _robust(seen: Seen) -> str:
 def _change(c: Comparison, more: str = "") -> str:
     """``+29.3 points (50.0 to 79.3 %, 95 % interval +20.0 to +38.7)``."""
     return (
-        f"{100 * c.difference:+.1f} points ({100 * c.before:.1f} to {100 * c.after:.1f} %, 95 % interval "
-        f"{100 * c.low:+.1f} to {100 * c.high:+.1f}{more})"
+        f"{words.points(c.difference)} ({100 * c.before:.1f} to {100 * c.after:.1f} %, 95 % interval "
+        f"{words.signed(c.low)} to {words.signed(c.high)}{more})"
     )
 
 
 def _numbers(c: Comparison) -> str:
-    return f"{c.before:.3f} to {c.after:.3f} (change {c.difference:+.3f}, 95 % interval {c.low:+.3f} to {c.high:+.3f})"
+    change, low, high = (words.minus(f"{value:+.3f}") for value in (c.difference, c.low, c.high))
+    return f"{c.before:.3f} to {c.after:.3f} (change {change}, 95 % interval {low} to {high})"

@@ -161,8 +161,8 @@ def _refused(made: Sequence[Variant]) -> tuple[str, ...]:
     found = next(v for v in made if v.audited).clean.rejected
     if found is None:
         return ()
-    told = f"Its detector refuses {found.value:.1%} of untouched inputs ({found.k} of {found.n}), which count as not"
-    return (f"{told} correct; an attack succeeds when it is wrong and accepted.",)
+    told = f"Its detector refuses {100 * found.value:.1f} % of untouched inputs ({found.k} of {found.n}), which count"
+    return (f"{told} as not correct; an attack succeeds when it is wrong and accepted.",)
 
 
 Measured = TypeVar("Measured", Clean, ThreatResult)

@@ -20,6 +20,7 @@ from actsec.planning.jobs import headline_threats
 from actsec.planning.plan import Facts, Plan, Trial
 from actsec.reports.load import read
 from actsec.reports.order import is_checkup
+from actsec.reports.words import minus
 from actsec.result import Comparison, Result, Variant
 from actsec.running.store import Store, reading
 from actsec.verdict import effects
@@ -188,7 +189,7 @@ def hold(rows: Sequence[Comparison], fail_on: Sequence[str], margin: float) -> t
 def _hold(row: Comparison, margin: float) -> Held:
     down = row.metric.partition("@")[0] not in LOWER_IS_BETTER
     least, most = (-row.high, -row.low) if down else (row.low, row.high)
-    interval = f"{row.difference:+.4g}, 95 % interval {row.low:+.4g} to {row.high:+.4g}"
+    interval = minus(f"{row.difference:+.4g}, 95 % interval {row.low:+.4g} to {row.high:+.4g}")
     if row.verdict == "not comparable":
         why = f"{interval}: one of the two numbers is void, see its sanity checks"
         return Held(row.metric, margin, "no verdict", why)

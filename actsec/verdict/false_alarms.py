@@ -41,4 +41,4 @@ def words(rule: str) -> str:
         return "not measured on honest models"
     k, n = MEASURED[rule]
     found = share(k, n)
-    return f"{k} of {n} honest models (95 % interval {found.low:.1%} to {found.high:.1%})"
+    return f"{k} of {n} honest models (95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %)"

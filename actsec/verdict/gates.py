@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from actsec.errors import PlanError, unknown
 from actsec.planning.plan import Plan
@@ -30,6 +31,7 @@ _EXAMPLES = {
 _NEARLY = re.compile(
     r"\s*(?P<what>[a-z_]+[^<>]*?)\s*(?P<sign>=>|=<|[<>]=?)\s*(?P<limit>\d*\.?\d+)\s*(?P<percent>%?)\s*"
 )
+Outcome: TypeAlias = Literal["passed", "failed", "no verdict"]
 _LONGEST = 1000  # characters: the pattern takes time quadratic in the digits of a limit
 
 
@@ -179,31 +181,34 @@ def _decide(text: str, gate: Gate, made: tuple[Variant, ...]) -> GateResult:
     name = variant.id if variant else str(gate.variant)
     if found is None:
         return GateResult(text, name, None, None, None, gate.limit, "no verdict", "it was not measured")
-    passed = found.low >= gate.limit if gate.at_least else found.high <= gate.limit
-    failed = found.high < gate.limit if gate.at_least else found.low > gate.limit
+    there = variant.clean.accuracy.n if variant else 0
+    outcome, reason = by_interval(found, gate.limit, at_least=gate.at_least, there=there)
+    # A masked number is too good: an accuracy may fail "at least", a miss rate "at most", and nothing else.
+    flattered = outcome == "failed" and gate.at_least == metric.higher_is_better
+    samples = None
+    if outcome == "no verdict":
+        samples = needed(found, gate.limit)
+    elif not found.believable and not flattered:
+        outcome, reason = "no verdict", f"it cannot be believed: {found.why}"
+    bounds = (found.value, found.low, found.high, gate.limit)
+    return GateResult(text, name, *bounds, outcome, reason, found.n, samples)
+
+
+def by_interval(found: Value, limit: float, *, at_least: bool, there: int) -> tuple[Outcome, str]:
+    """How the 95 % interval decides a limit, and the reason; there: how many test examples there are."""
+    passed = found.low >= limit if at_least else found.high <= limit
+    failed = found.high < limit if at_least else found.low > limit
     interval = f"95 % interval {found.low:.3f} to {found.high:.3f}"
     interval = f"all {found.n} units looked at" if found.kind == "counted" else f"{interval} (n = {found.n})"
-    samples = None
-    # A masked number is too good: an accuracy may fail "at least", a miss rate "at most", and nothing else.
-    flattered = gate.at_least == metric.higher_is_better
-    if failed and (found.believable or flattered):
-        outcome, reason = "failed", interval
-    elif passed and found.believable:
-        outcome, reason = "passed", interval
-    elif passed or failed:
-        outcome, reason = "no verdict", f"it cannot be believed: {found.why}"
-    else:
-        samples = needed(found, gate.limit)
-        outcome, reason = "no verdict", f"the {interval} contains the limit: {_more(samples, found, variant)}"
-    bounds = (found.value, found.low, found.high, gate.limit)
-    return GateResult(text, name, *bounds, outcome, reason, found.n, samples)  # type: ignore[arg-type]  # three words
+    if passed or failed:
+        return ("passed" if passed else "failed"), interval
+    return "no verdict", f"the {interval} contains the limit: {_more(needed(found, limit), found, there)}"
 
 
-def _more(samples: int | None, found: Value, variant: Variant | None) -> str:
+def _more(samples: int | None, found: Value, there: int) -> str:
     """What would decide a gate."""
     if samples is None:
         return "the value is the limit itself, and no number of images decides that"
-    there = variant.clean.accuracy.n if variant else 0
     tested = f"{found.of or found.n} were tested"
     more = "--samples" if samples <= there else f"more test data: there are {there}"
     return f"about {samples} images would decide ({tested}; {more})"

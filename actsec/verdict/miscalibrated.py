@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actsec import registry
+from actsec.reports.words import percent
 from actsec.result import Calibration, Miscalibration
 from actsec.spec import parse
 from actsec.types import Threat
@@ -97,9 +98,9 @@ def measure(
 def words(found: Miscalibration) -> str:
     """``mean confidence 94.4 % to 37.4 % (noise 83.1 %), ECE 0.031 to 0.560 (noise ...)``, as part of a sentence."""
     before, after, noise = found.before, found.after, found.noise
-    sure = f"mean confidence {before.mean_confidence:.1%} to {after.mean_confidence:.1%}"
-    sure += f" (noise {noise.mean_confidence:.1%})" if noise else ""
+    sure = f"mean confidence {percent(before.mean_confidence)} to {percent(after.mean_confidence)}"
+    sure += f" (noise {percent(noise.mean_confidence)})" if noise else ""
     error = f"ECE {before.ece:.3f} to {after.ece:.3f} ({f'noise {noise.ece:.3f}; ' if noise else ''}{after.bins} bins, "
     error += f"n {found.n}; a perfectly calibrated model would show up to {after.null_p95:.3f})"
-    kept = f"accuracy stays {found.accuracy.value:.1%}"
+    kept = f"accuracy stays {percent(found.accuracy.value)}"
     return f"{sure}, {error}; {kept}" + (f", but {found.changed} labels changed" if found.changed else "")

@@ -12,6 +12,8 @@ from actsec.reports.figures import svg
 from actsec.reports.words import percent
 
 WIDTH, ROW, BAR = 540.0, 15.0, 11.0
+NAME = 30
+"""Letters of a name drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +28,35 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Bars under one name, one for each series."""
+    """Bars under one name, one for each series; of says of what they are, as in a table."""
 
     name: str
     bars: tuple[Bar, ...]
+    of: str = ""
 
 
-def bars(title: str, series: Sequence[str], groups: Sequence[Group], caption: str) -> Figure:
-    """The figure; the scale runs from 0, or from the lowest value below it, to 100 %."""
-    left = 30 + 6.6 * max((len(svg.shorten(g.name, 22)) for g in groups), default=0)
+def bars(title: str, series: Sequence[str], groups: Sequence[Group], caption: str, *, near: bool = False) -> Figure:
+    """The figure; the scale runs from 0, or the lowest value below it, to 100 %; ``near``: to the largest drawn."""
+    left = 30 + 6.6 * max((len(svg.shorten(g.name, NAME)) for g in groups), default=0)
     names, taken = svg.legend(series, 8, 16, WIDTH - 16)
     top = 12 + taken
-    values = [v for g in groups for b in g.bars for v in (b.value, b.low) if v is not None]
-    x = svg.axis(min([0.0, *values]), 1.0, left, WIDTH - 60)
+    values = [v for g in groups for b in g.bars for v in (b.value, b.low, b.high) if v is not None]
+    most = min(1.0, max([0.02, *values])) if near else 1.0
+    x = svg.axis(min([0.0, *values]), most, left, WIDTH - 60)
     parts: list[Markup] = [*names]
     height = top + sum(len(g.bars) * ROW + 9 for g in groups)
     for tick in x.ticks:
         parts.append(svg.tag("line", x1=x(tick), x2=x(tick), y1=top, y2=height, class_="grid"))
-        parts.append(svg.tag("text", f"{tick * 100:g} %", x=x(tick), y=height + 16, class_="tick mid"))
+        parts.append(
+            svg.tag("text", percent(tick, 0 if most > 0.04 else 1), x=x(tick), y=height + 16, class_="tick mid")
+        )
     at = top + 4
     for group in groups:
         middle = at + len(group.bars) * ROW / 2 + 4
-        parts.append(svg.tag("text", svg.shorten(group.name, 22), x=left - 10, y=middle, class_="tick end"))
+        drawn = [svg.tag("text", svg.shorten(group.name, NAME), x=left - 10, y=middle, class_="tick end")]
         for index, bar in enumerate(group.bars):
-            parts += _bar(bar, index, x, at + index * ROW)
+            drawn += _bar(bar, index, x, at + index * ROW)
+        parts.append(svg.of(group.of, drawn))
         at += len(group.bars) * ROW + 9
     parts.append(svg.tag("line", x1=x(0), x2=x(0), y1=top, y2=height, class_="axis"))
     said = ". ".join(

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from actsec.reports.blocks import Figure
 from actsec.reports.figures import svg
-from actsec.reports.words import number
+from actsec.reports.words import minus, number
 from actsec.result import Course
 
 WIDTH, LEFT, RIGHT = 540.0, 58.0, 16.0
@@ -32,7 +32,8 @@ def courses(runs: Sequence[Run], what: Literal["score", "size"], norm: str) -> F
     values = [value for _, points in drawn for _, value in points]
     low, high = min([0.0, *values]), max([0.0, *values])
     room = (high - low or 1.0) * 0.06
-    names, taken = svg.legend([name for name, _ in drawn], LEFT, 16, WIDTH - LEFT - RIGHT)
+    called = [name for name, _ in drawn]
+    names, taken = svg.legend(called, LEFT, 16, WIDTH - LEFT - RIGHT, called)
     top = 16 + taken + 22
     most = max(run.course.questions[-1] for run in runs)
     x = svg.Axis(0.0, math.log10(max(most, 2)), LEFT, WIDTH - RIGHT, tuple(t for t in _TICKS if t <= most))
@@ -42,11 +43,11 @@ def courses(runs: Sequence[Run], what: Literal["score", "size"], norm: str) -> F
     if what == "score":
         parts.append(svg.tag("line", x1=x.start, x2=x.end, y1=y(0), y2=y(0), class_="chance"))
         parts.append(svg.tag("text", "fooled above", x=x.end - 4, y=y(0) - 5, class_="note end"))
-    for series, (_, points) in reversed(tuple(enumerate(drawn))):
+    for series, (name, points) in reversed(tuple(enumerate(drawn))):
         at = [(x(math.log10(question)), y(value)) for question, value in points]
         colour = series % svg.SERIES
-        parts.append(svg.polyline(at, f"s{colour} line d{colour}"))
-        parts += [svg.mark(series, *at[-1])] if at else []
+        ends = [svg.mark(series, *at[-1])] if at else []
+        parts.append(svg.of(name, (svg.polyline(at, f"s{colour} line d{colour}"), *ends)))
     said = "best score" if what == "score" else f"smallest success in {norm}"
     alt = f"Median {said} against questions. " + " ".join(_said(name, points) for name, points in drawn)
     caption = (
@@ -65,7 +66,7 @@ def _grid(x: svg.Axis, y: svg.Axis, title: str) -> list[Markup]:
     parts = []
     for value in y.ticks:
         parts.append(svg.tag("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
-        parts.append(svg.tag("text", f"{value:g}", x=x.start - 8, y=y(value) + 4, class_="tick end"))
+        parts.append(svg.tag("text", minus(f"{value:g}"), x=x.start - 8, y=y(value) + 4, class_="tick end"))
     for count in x.ticks:
         at = x(math.log10(count))
         parts.append(svg.tag("line", x1=at, x2=at, y1=y.start, y2=y.start + 4, class_="axis"))

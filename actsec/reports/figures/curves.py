@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -17,8 +17,9 @@ WIDTH, LEFT, RIGHT = 540.0, 58.0, 16.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One model's curve. believable False draws it broken, for the numbers must not be trusted."""
+    """One model's curve, of the variant of an id. believable False draws it broken: the numbers must not be trusted."""
 
+    of: str
     name: str
     clean: Share
     points: tuple[CurvePoint, ...]
@@ -27,9 +28,10 @@ class Line:
 
 def curves(lines: Sequence[Line], norm: str, eps: float | None, chance: float, noise_of: int = 0) -> Figure:
     """The figure. Noise is drawn for the line ``noise_of`` alone, so that it can be read."""
-    drawn = [Line(line.name, line.clean, _from_clean(line), line.believable) for line in lines]
+    drawn = [replace(line, points=_from_clean(line)) for line in lines]
     furthest = max((p.eps for line in drawn for p in line.points), default=0.0) or 1.0
-    names, height_of_names = svg.legend([line.name for line in drawn], LEFT, 16, WIDTH - LEFT - RIGHT)
+    shown = [line.of for line in drawn]
+    names, height_of_names = svg.legend([line.name for line in drawn], LEFT, 16, WIDTH - LEFT - RIGHT, shown)
     top = 16 + height_of_names + 22
     x, y = svg.axis(0, furthest, LEFT, WIDTH - RIGHT), svg.axis(0, 1, top + 230, top, 4)
     parts: list[Markup] = [*names, *svg.grid(x, y, f"eps ({norm}, input units)", "still correct")]
@@ -41,7 +43,7 @@ def curves(lines: Sequence[Line], norm: str, eps: float | None, chance: float, n
     noise = _noise(drawn[noise_of], x, y) if drawn else []
     parts += noise
     for series in reversed(range(len(drawn))):
-        parts += _line(drawn[series], series, x, y)
+        parts.append(svg.of(drawn[series].of, _line(drawn[series], series, x, y)))
     alt = f"Share still correct against eps in {norm}. " + " ".join(_said(line) for line in drawn)
     caption = (
         "Worst case over every attack at each eps; bands are 95 % Wilson intervals; at eps 0, untouched inputs. "

@@ -32,8 +32,9 @@ Line = tuple[tuple[float, float], tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One variant; number is its row in the table. ece and latency (a ratio) are None where they were not measured."""
+    """The variant of an id; number is its row in the table. ece and latency (a ratio) are None if not measured."""
 
+    of: str
     number: int
     name: str
     clean: Share
@@ -55,16 +56,15 @@ def pareto(points: Sequence[Point], threat: str) -> Figure:
     best = sorted(places[i] for i in front(points))
     if len(best) > 1:
         parts.append(svg.polyline(tuple(_stairs(best)), "front"))
-    for point in points:
-        parts += _bars(point, x, y)
+    parts += [svg.of(point.of, _bars(point, x, y)) for point in points]
     order = sorted(range(len(points)), key=lambda i: -radius(points[i].latency))  # none hides under a larger one
-    parts += [part for i in order for part in _mark(points[i], *places[i])]
+    parts += [svg.of(points[i].of, _mark(points[i], *places[i])) for i in order]
     texts = [f"{p.number}  {_called(p.name)}" for p in points]
     radii = [radius(p.latency) for p in points]
     inside = (LEFT + 2, top - 2, WIDTH - 2, top + HEIGHT - 2)
     boxes = placed(texts, places, radii, [_reach(p, x, y) for p in points], inside)
-    for text, place, reach, box in zip(texts, places, radii, boxes, strict=True):
-        parts += _label(text, place, reach, box)
+    for point, text, place, reach, box in zip(points, texts, places, radii, boxes, strict=True):
+        parts.append(svg.of(point.of, _label(text, place, reach, box)))
     return Figure(
         svg.drawing(WIDTH, top + HEIGHT + 46, _alt(points, threat), parts), _alt(points, threat), _caption(points)
     )

@@ -36,6 +36,12 @@ def drawing(width: float, height: float, alt: str, parts: Iterable[Markup]) -> M
     )  # fmt: skip
 
 
+def of(what: str, parts: Iterable[Markup]) -> Markup:
+    """Parts that show one thing (a variant, an attack): where scripts run they light up with its rows in tables."""
+    inside = Markup("").join(parts)
+    return tag("g", inside, data_of=what) if what else inside
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """A linear scale from data (low, high) to pixels (start, end), with its ticks."""
@@ -110,17 +116,19 @@ def mark(series: int, x: float, y: float, size: float = 4.5) -> Markup:
     return tag("polygon", points=points, class_=class_ + (" open" if shape > 3 else ""))  # plus, cross
 
 
-def legend(names: Sequence[str], x: float, y: float, width: float) -> tuple[list[Markup], float]:
-    """Names with their marks, wrapped to the width; also the height it took."""
+def legend(
+    names: Sequence[str], x: float, y: float, width: float, what: Sequence[str] = ()
+) -> tuple[list[Markup], float]:
+    """Names with their marks, wrapped to the width; also the height it took. what says of what each series is."""
     parts, at, row = [], x, 0
-    for series, name in enumerate(names):
+    for series, (name, shown) in enumerate(zip(names, what or ("",) * len(names), strict=True)):
         text = shorten(name, 34)
         need = 30 + len(text) * 7
         if at > x and at + need > x + width:
             at, row = x, row + 1
         top = y + row * 19
-        parts.append(mark(series, at + 6, top - 4))
-        parts.append(tag("text", text, x=at + 17, y=top, class_="legend"))
+        line = tag("text", text, x=at + 17, y=top, class_="legend")
+        parts.append(of(shown, (mark(series, at + 6, top - 4), line)))
         at += need
     return parts, (row + 1) * 19.0 if names else 0.0
 

@@ -1,7 +1,8 @@
 """One self-contained HTML file: no network, light and dark, screen, phone and paper; all of it without JavaScript.
 
-Where scripts run, tables sort. Every text passes through ``words.clean`` and jinja's escaping; the content security
-policy allows this file's own style sheet and script (by their hashes) and data: images, and nothing else.
+Where scripts run, tables sort, and what shows one variant or attack lights up together in tables and figures. Every
+text passes through ``words.clean`` and jinja's escaping; the content security policy allows this file's own style sheet
+and script (by their hashes) and data: images, and nothing else.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_asset),
     )
-    environment.filters.update(spans=spans, data_uri=_data_uri, long=_long, breakable=_breakable)
+    environment.filters.update(
+        spans=spans, data_uri=_data_uri, long=_long, breakable=_breakable, held=_held, typed=_typed
+    )
     environment.tests["block"] = _is_block
     return environment.get_template("page.html.j2")
 
@@ -103,6 +106,19 @@ def _breakable(written: Markup) -> Markup:
     parts = re.split(r"(<[^>]*>)", written)
     texts = (part if part.startswith("<") else re.sub(r"([_(=])(?=\w)", r"\1<wbr>", part) for part in parts)
     return Markup("".join(texts))  # noqa: S704  # nosec B704  # escaped by jinja, and only <wbr> added
+
+
+def _held(text: str) -> str:
+    """A number and its percent sign stay on one line, and so does what is written before a number: ``> 99.9 %``."""
+    return re.sub(r"(?<=\d) (?=%)|(?<=(?<!\S)[<>]) (?=\d)", "\N{NO-BREAK SPACE}", text)
+
+
+def _typed(text: str) -> Markup:
+    """Code, whose options do not break at their hyphens."""
+    parts = re.split(r"((?<!\S)--?[a-z][\w-]*)", words.clean(text))
+    return Markup("").join(
+        Markup('<span class="opt">{}</span>').format(p) if at % 2 else p for at, p in enumerate(parts)
+    )
 
 
 def _data_uri(png: bytes) -> str:

@@ -64,7 +64,7 @@ def _cells(result: Result, shown: tuple[Example, ...]) -> Block:
 
 
 def _change(cell: Cell) -> tuple[Content, Content, Content]:
-    size = "another category" if cell.change == 0 else f"{cell.change:+.3g}"
+    size = "another category" if cell.change == 0 else words.minus(f"{cell.change:+.3g}")
     return cell.before, strong(cell.after), size
 
 

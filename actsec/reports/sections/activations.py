@@ -127,7 +127,7 @@ def _forcing(result: Result) -> Iterator[Block]:
     )
     live = [(v, k) for v, k in kills if k.applicable]
     if live:
-        groups = [Group(_name(v, k, kills), _bars(k)) for v, k in live]
+        groups = [Group(_name(v, k, kills), _bars(k), v.id) for v, k in live]
         caption = "Net rise of the fraction that is gone; whiskers are 95 % intervals."
         yield Figures(
             (
@@ -136,6 +136,7 @@ def _forcing(result: Result) -> Iterator[Block]:
                     ("forcing", "noise of the same eps", "plain PGD, same eps"),
                     groups,
                     caption,
+                    near=True,
                 ),
             )
         )
@@ -154,6 +155,7 @@ def _forcing(result: Result) -> Iterator[Block]:
             "the same, noise",
         ),
         rows,
+        of=tuple(v.id for v, _ in kills),
     )
     yield Items(tuple((strong(v.title), f": {forced(k)}.") for v, k in kills))
     yield from _effects(kills)

@@ -88,6 +88,7 @@ def _table(caption: str, rows: list[tuple[Variant, Calibration]]) -> Table:
         ("variant and inputs", "ECE", "MCE", "Brier", "NLL", "mean confidence", "when wrong", "wrong above 90 %"),
         tuple(_row(v, c) for v, c in rows),
         numeric=(2, 3, 4, 5, 6),
+        of=tuple(v.id for v, _ in rows),
     )
 
 
@@ -129,6 +130,7 @@ def _moved(result: Result) -> Iterator[Block]:
             ("variant", "mean confidence", "by noise", "attacked", "ECE", "by noise", "attacked", "accuracy", "moved"),
             tuple(_moved_row(v, m) for v, m in under),
             numeric=(1, 2, 3),
+            of=tuple(v.id for v, _ in under),
         )
 
 

@@ -36,6 +36,7 @@ def section(report: Report) -> Iterator[Block]:
         ("variant", "accuracy", "balanced over classes", "weakest class", "its accuracy"),
         tuple(rows),
         numeric=(2,),
+        of=tuple(v.id for v in result.variants),
     )
     first = lookup.first(result)
     if first and first.clean.per_class:

@@ -30,9 +30,10 @@ def section(report: Report) -> Iterator[Block]:
     )
     for at in range(0, len(found), 2):
         yield Figures(tuple(_figure(threat) for threat in found[at : at + 2]))
-    rows = tuple(_row(threat, attack, course) for threat in found for attack, course in _followed(threat))
+    followed = [(threat, attack, course) for threat in found for attack, course in _followed(threat)]
+    rows, of = tuple(_row(*one) for one in followed), tuple(attack.attack for _, attack, _ in followed)
     columns = ("attack", "threat", "questions", "median fooled after", "median settled after")
-    yield Table("When the median stood still: less than 1 % of its way was left", columns, rows, numeric=(2,))
+    yield Table("When the median stood still: less than 1 % of its way was left", columns, rows, numeric=(2,), of=of)
 
 
 def _followed(threat: ThreatResult) -> list[tuple[AttackResult, Course]]:

@@ -91,4 +91,5 @@ def _models(measured: Sequence[tuple[Variant, Corruptions]]) -> Block:
         ("variant", "untouched", *map(words.corruption, kinds)),
         tuple(rows),
         numeric=tuple(range(1, len(kinds) + 2)),
+        of=tuple(variant.id for variant, _ in measured),
     )

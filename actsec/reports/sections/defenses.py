@@ -74,6 +74,7 @@ def _tradeoff(report: Report, variants: list[Variant], threat: str | None) -> It
         ratio = times.get(variant.id, {}).get("latency_ratio") if variant.chain else 1.0
         points.append(
             Point(
+                variant.id,
                 number,
                 variant.chain or f"{variant.title}, as it is",
                 variant.clean.accuracy,
@@ -97,7 +98,7 @@ def _effects(report: Report) -> Iterator[Block]:
     if not any(advice.effects for advice in tried):
         return
     named = [f"{number}  {lookup.chain(report.result, a.variant)}" for number, a in enumerate(tried, 1)]
-    metrics = fixes.metrics(tried)
+    of, metrics = tuple(a.variant for a in tried), fixes.metrics(tried)
     accuracies = tuple(m for m in metrics if m.partition("@")[0] in _ACCURACIES)
     rest = tuple(m for m in metrics if m not in accuracies)
     labelled = [joined((name, Chip(a.label, fixes.tone(a.label)))) for name, a in zip(named, tried, strict=True)]
@@ -105,17 +106,20 @@ def _effects(report: Report) -> Iterator[Block]:
         "What each fix changes, with 95 % paired intervals: accuracies on the images that confirm, sizes on all",
         ("fix", *map(fixes.title, accuracies)),
         _rows(labelled, tried, accuracies),
+        of=of,
     )
     if rest:
         yield Table(
             "What else each fix changes, on all images, with 95 % paired intervals",
             ("fix", *map(fixes.title, rest)),
             _rows(named, tried, rest),
+            of=of,
         )
     yield Table(
         "What each fix costs: latency and seconds on the machine of this run",
         ("fix", *(name for name, _ in fixes.COSTS)),
         tuple((name, *(cost(report, a) for _, cost in fixes.COSTS)) for name, a in zip(named, tried, strict=True)),
+        of=of,
     )
 
 
@@ -146,6 +150,7 @@ def _as_they_stand(variants: list[Variant], threat: str | None) -> Iterator[Bloc
         f"The variants as they stand, on all images, under {threat or 'no threat'}",
         ("variant", "for", "untouched", "worst case", "ECE, untouched"),
         tuple(rows),
+        of=tuple(variant.id for variant in variants),
     )
     claims = tuple(joined((strong(f"{number}  {v.title}:"), v.claims)) for number, v in enumerate(variants) if v.claims)
     if claims:
@@ -187,5 +192,6 @@ def _comparisons(result: Result) -> Iterator[Block]:
         ("variant", "metric", "before", "after", "difference", "n", "p", "verdict"),
         tuple(rows),
         numeric=(2, 3, 4, 5, 6),
+        of=tuple(c.variant for c in result.comparisons),
     )
     yield Fold("Paired tests on all images", (table,))

@@ -31,7 +31,9 @@ def section(report: Report) -> Iterator[Block]:
             for g in result.gates
         ]
         columns = ("gate", "variant", "measured", "limit", "outcome", "why")
-        yield Table("Gates, decided by the 95 % interval", columns, tuple(rows), numeric=(3,))
+        bare = any(g.value is not None and g.low is None for g in result.gates)
+        by = "Gates, decided by the 95 % interval" + ", where there is none by the value" * bare
+        yield Table(by, columns, tuple(rows), numeric=(3,))
     if result.accepted:
         tones: dict[str, Tone] = {"accepted": "warn", "expired": "bad", "nothing found": "neutral"}
         yield Table(

@@ -217,6 +217,7 @@ def _everyone(found: list[Measured]) -> Block:
         f"mean confidence and that count; at {most} times noise, and along how many rays it tends to certainty",
         ("variant", "above 90 %", *kinds, "far away"),
         tuple(rows),
+        of=tuple(variant.id for variant, _ in found),
     )
 
 
@@ -247,6 +248,7 @@ def _fooling(found: list[Measured], first: Measured) -> Iterator[Block]:
         f"Classes reached with {sure} or more within each eps (L-inf), of {fooling.black[0].n} tried",
         ("variant", *(f"eps {e:g}" for e in fooling.eps)),
         tuple((words.name_of(v), *(_pair(b, n) for b, n in zip(f.black, f.noise, strict=True))) for v, f in made),
+        of=tuple(v.id for v, _ in made),
     )
     if first[1].fooling is not None:
         yield Fold(f"Every class, on {first[0].title}", (_classes(first[1].fooling),))

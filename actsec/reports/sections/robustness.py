@@ -61,8 +61,8 @@ def _threat(result: Result, name: str) -> Iterator[Block]:
         )
     yield _smallest(name, found) if found[0][1].eps is None else _bounded(name, found)
     figures = tuple(_figures(result, found))
-    if figures:
-        yield Figures(figures)
+    for at in range(0, len(figures), 2):  # three beside one another are too small to read
+        yield Figures(figures[at : at + 2])
     first = lookup.first(result)
     others: list[Block] = []
     for variant, threat in found:
@@ -102,6 +102,7 @@ def _bounded(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block:
         f"Worst case under {name}: over every candidate of every attack, with 95 % Wilson intervals",
         ("variant", *words.stands(found[0][1]), "weakest class", "sanity"),
         tuple(rows),
+        of=tuple(variant.id for variant, _ in found),
     )
 
 
@@ -119,6 +120,7 @@ def _smallest(name: str, found: Sequence[tuple[Variant, ThreatResult]]) -> Block
         f"Smallest change that works under {name}: median over those correct before, failures counted as infinite",
         ("variant", "median size", "found by", "not fooled at any size", words.stands(found[0][1])[1], "sanity"),
         tuple(rows),
+        of=tuple(variant.id for variant, _ in found),
     )
 
 
@@ -147,10 +149,20 @@ def _figures(result: Result, found: Sequence[tuple[Variant, ThreatResult]]) -> I
     behind = [(v, t) for v, t in curved if first and (v is first or (v.chain and v.base == first.base))]
     groups = [models] if len(behind) <= 1 else [models, behind]
     for group in groups:
-        for at in range(0, len(group), LINES):
-            part = group[at : at + LINES]
-            lines = [Line(v.title, v.clean.accuracy, t.curve, not words.doubt(t)) for v, t in part]
+        for part in _parts(group):
+            lines = [Line(v.id, v.title, v.clean.accuracy, t.curve, not words.doubt(t)) for v, t in part]
             yield curves(lines, part[0][1].norm, part[0][1].eps, chance)
+
+
+def _parts(group: Sequence[tuple[Variant, ThreatResult]]) -> Iterator[Sequence[tuple[Variant, ThreatResult]]]:
+    """As few figures as hold the group, the first of it in each to compare with, about as many lines in every one."""
+    if len(group) <= LINES:
+        yield from [group] if group else []
+        return
+    rest = group[1:]
+    count = math.ceil(len(rest) / (LINES - 1))
+    for at in range(count):
+        yield [group[0], *rest[at * len(rest) // count : (at + 1) * len(rest) // count]]
 
 
 def _attacks(variant: Variant, threat: ThreatResult) -> Block:
@@ -179,6 +191,8 @@ def _attacks(variant: Variant, threat: ThreatResult) -> Block:
         tuple(rows),
         numeric=(3, 4),
         strong=(0,),
+        of=("", *(a.attack for a in ordered)),
+        about=variant.id,
     )
 
 

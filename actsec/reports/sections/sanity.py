@@ -6,7 +6,20 @@ from collections import Counter
 from collections.abc import Iterator
 
 from actsec.reports import lookup, words
-from actsec.reports.blocks import Block, Chip, Content, Fold, Heading, Paragraph, Span, Table, joined, strong, struck
+from actsec.reports.blocks import (
+    Block,
+    Chip,
+    Content,
+    Fold,
+    Heading,
+    Paragraph,
+    Span,
+    Table,
+    joined,
+    muted,
+    strong,
+    struck,
+)
 from actsec.reports.load import Report
 from actsec.result import Check, ThreatResult, Variant
 
@@ -38,6 +51,7 @@ def section(report: Report) -> Iterator[Block]:
         "Masking verdict for every variant and threat",
         ("variant", "threat", "worst case, or median smallest change", "state", "checks"),
         tuple(rows),
+        of=tuple(variant.id for variant, _ in tried),
     )
     bare = list(dict.fromkeys(threat.threat for _, threat in tried if not threat.checks))
     if bare:
@@ -75,7 +89,9 @@ def _panel(variant: Variant, threat: ThreatResult) -> Iterator[Block]:
     title = _title(variant, threat)
     rows = tuple(_row(c) for c in threat.checks if c.status != "not_applicable")
     if rows:
-        yield Table(f"Checks of {title}", ("check", "status", "what was seen", "numbers", "what to do"), rows)
+        yield Table(
+            f"Checks of {title}", ("check", "status", "what was seen", "numbers", "what to do"), rows, about=variant.id
+        )
     apart = tuple((joined((strong(c.title), c.rule)), c.claim) for c in threat.checks if c.status == "not_applicable")
     if apart:
         table = Table(f"Checks that do not apply to {title}", ("check", "why"), apart)
@@ -86,7 +102,7 @@ def _row(found: Check) -> tuple[Content, ...]:
     status: Content = words.check(found.status)
     if found.status == "red" and found.voids:
         status = joined((status, Chip("voids the number", "bad")))
-    named = joined((strong(found.title), found.rule))
+    named = joined((strong(found.title), muted(found.rule)))
     return (named, status, found.claim, words.pairs(found.numbers), _further(found))
 
 

@@ -75,7 +75,7 @@ def _model(result: Result) -> Iterator[Block]:
         tuple(variants),
         numeric=(3,),
     )
-    yield Fold(f"All {words.plural(len(variants), 'variant')} with their fingerprints", (table,))
+    yield Fold(f"{words.plural(len(variants), 'variant')}, each with its fingerprint", (table,))
     for variant in result.variants:
         if variant.notes:
             yield Note(variant.title, " ".join(variant.notes))

@@ -27,6 +27,7 @@ def section(report: Report) -> Iterator[Block]:
         ("attack", "ART's counterpart", "threat", "images", "both", "only ours", "only ART's", "neither", "remarks"),
         tuple(_row(opinion) for opinion in found),
         numeric=(3, 4, 7),
+        of=tuple(opinion.ours for opinion in found),
     )
 
 

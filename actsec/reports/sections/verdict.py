@@ -26,6 +26,7 @@ from actsec.reports.blocks import (
     struck,
 )
 from actsec.reports.load import Report
+from actsec.reports.order import is_checkup
 from actsec.result import Result, ThreatResult, Variant
 
 
@@ -53,7 +54,8 @@ def section(report: Report) -> Iterator[Block]:
         yield Paragraph(_worked(variant, threat, result))
     elif variant:
         yield Metrics((_clean(variant),))
-        yield Paragraph((strong("Robustness: not done."), " No attack finished."))
+        why = " A checkup makes no attack." if is_checkup(result) else " No attack finished."
+        yield Paragraph((strong("Robustness: not done."), why))
     yield Paragraph(_exit(result))
     yield from _glance(result)
 
@@ -162,6 +164,7 @@ def _glance(result: Result) -> Iterator[Block]:
         "The models at a glance: untouched accuracy, worst case under each threat, and calibration",
         ("model", "untouched", *(_column(name) for name in threats), "ECE"),
         tuple(rows),
+        of=tuple(variant.id for variant in variants),
     )
 
 
