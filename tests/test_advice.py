@@ -567,7 +567,7 @@ def test_what_costs_more_begins_with_what_it_costs():
         far = seen(besides=(SHRUNK,), robust=gain, clean=compared("clean_accuracy", 0.9, 0.89))
         assert label_of(far) == label
         sentence = sentence_of(far, label)
-        start = "fix: it is easier to fool elsewhere: smallest change at l2 0.500 to 0.400 (change -0.100"
+        start = "fix: it is easier to fool elsewhere: smallest change at l2 0.500 to 0.400 (change \N{MINUS SIGN}0.100"
         assert sentence.startswith(start)
         assert "also worse" not in sentence
     dear = seen(besides=(SHRUNK,), robust=robust, clean=compared("clean_accuracy", 0.9, 0.47))

@@ -23,7 +23,9 @@ from actsec.planning import reading
 from actsec.planning.jobs import VariantPlan
 from actsec.planning.plan import Plan
 from actsec.reports.answers import QUESTIONS, headline
-from actsec.result import Share
+from actsec.reports.next_command import next_command, placed
+from actsec.reports.next_command import runs as meaning
+from actsec.result import Advice, Share
 from actsec.running import finishing, preparing, runner
 from actsec.running.store import Store
 from actsec.types import Outcome
@@ -339,3 +341,31 @@ def test_what_an_audit_says_of_sites_is_what_a_checkup_says():
         assert dataclasses.replace(one, variant="") == other
         assert one.variant == made.id
         assert one.cause
+
+
+def test_the_next_command_names_its_run_where_that_is_known():
+    assert (
+        placed("actsec audit plan.toml --samples 400", "runs/a b") == "actsec audit 'runs/a b/plan.toml' --samples 400"
+    )
+    assert placed("actsec resume RUN", "runs/x") == "actsec resume runs/x"
+    assert placed("actsec audit plan.toml") == "actsec audit RUN/plan.toml"
+    assert meaning("actsec audit RUN/plan.toml") == "(RUN: the folder of this report)"
+    assert meaning("actsec explain ACT-M03") == ""
+
+
+def test_what_is_not_tested_is_offered_with_its_data_and_never_what_the_model_has():
+    def told(*advice):
+        result = dataclasses.replace(sample_result.normal(), gates=(), advice=advice)
+        return next_command(result, result.variants[0], result.variants[0].threats[0])
+
+    training = Advice(
+        "adversarial_training",
+        "not tested",
+        "",
+        "To test it, give --train data.npz and add --defenses 'adversarial_training(eps=0.1)'",
+    )
+    other = Advice("confidence_penalty", "not tested", "", "To test it, add --defenses 'confidence_penalty'")
+    assert told(other, training) == (
+        "actsec audit plan.toml --train TRAIN.npz --defenses 'adversarial_training(eps=0.1)'"
+    )
+    assert told(other).startswith(("actsec audit plan.toml --budget", "actsec explain"))

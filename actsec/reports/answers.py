@@ -162,7 +162,10 @@ def _missed(result: Result, variant: Variant, threat: ThreatResult) -> str:
 
 def _gates(result: Result) -> Iterator[str]:
     if not result.gates:
-        yield "no gate was set: exit code 0 means finished, not safe"
+        means = (
+            ": exit code 0 means finished, not safe" if result.status == "complete" else ", and the run is not finished"
+        )
+        yield f"no gate was set{means}"
     for gate in result.gates[:MOST]:
         yield f"gate {gate.gate}: {gate.outcome} ({gate.why})"
     if len(result.gates) > MOST:

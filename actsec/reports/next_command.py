@@ -10,6 +10,8 @@ from actsec.result import Advice, Result, ThreatResult, Variant
 
 _GIVEN = ("model", "weights", "data", "train", "calibration", "normalize", "bounds", "resize", "output", "threshold")
 """Plan keys that ``actsec defend`` needs to make the same model again."""
+STRONGEST = "adversarial_training"
+"""The defense to test where none was: the one that most often helps."""
 
 
 def next_command(result: Result, variant: Variant, threat: ThreatResult) -> str:
@@ -38,7 +40,8 @@ def _about_defenses(result: Result, variant: Variant) -> str:
         given = [part for key in _GIVEN if plan.get(key) is not None for part in (f"--{key}", str(plan[key]))]
         chain = lookup.chain(result, best.variant)
         return shlex.join(["actsec", "defend", chain, *given, "--save", "hardened"])
-    untried = next((a for a in result.advice if a.label == "not tested"), None)
+    asked = {v.id for v in result.variants} | {STRONGEST}
+    untried = next((a for a in result.advice if a.label == "not tested" and a.variant in asked), None)
     return "" if untried is None else _test(result, untried)
 
 
@@ -49,7 +52,20 @@ def _test(result: Result, untried: Advice) -> str:
     written = re.search(r"--defenses '([^']+)'", untried.estimate)
     if written is None:
         return shlex.join(["actsec", "explain", untried.variant])
-    return shlex.join(["actsec", "audit", "plan.toml", "--defenses", written[1]])
+    given = ["--train", "TRAIN.npz"] if "--train" in untried.estimate else []
+    return shlex.join(["actsec", "audit", "plan.toml", *given, "--defenses", written[1]])
+
+
+def placed(command: str, folder: str = "") -> str:
+    """The command with the run that it speaks of: a folder, or RUN in what may be read anywhere."""
+    run = folder or "RUN"
+    names = {"RUN": shlex.quote(run), "plan.toml": shlex.quote(f"{run}/plan.toml")}
+    return " ".join(names.get(word, word) for word in command.split(" "))
+
+
+def runs(command: str) -> str:
+    """What RUN means, where a command has it."""
+    return "(RUN: the folder of this report)" if "RUN" in command else ""
 
 
 def _harder(result: Result, variant: Variant) -> str:

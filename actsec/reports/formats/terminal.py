@@ -15,6 +15,7 @@ from actsec.reports import fixes, lookup, words
 from actsec.reports.answers import answers, beyond
 from actsec.reports.blocks import Chip, Content, Span, joined, spans
 from actsec.reports.load import Report
+from actsec.reports.next_command import placed
 from actsec.result import Advice, AttackResult, Result, ThreatResult, Variant
 
 _STYLE = {"good": "green", "warn": "yellow", "bad": "red", "neutral": "", "strong": "bold", "struck": "strike"}
@@ -34,7 +35,7 @@ def show(report: Report, console: Console) -> None:
     """Print the summary on a console, in colour where the console has it."""
     result = report.result
     measured = _models(result), _attacks(result), _moved(result)
-    for part in (_headline(result), *measured, _advice(report), _end(report)):
+    for part in (_headline(report), *measured, _advice(report), _end(report)):
         for line in part:
             console.print(line, highlight=False, soft_wrap=False)
 
@@ -54,7 +55,8 @@ def text(content: Content) -> Text:
     return out
 
 
-def _headline(result: Result) -> Iterator[Line]:
+def _headline(report: Report) -> Iterator[Line]:
+    result = report.result
     yield Text()
     if result.status == "partial":
         yield Text("Partial: not everything was run.", style="yellow")
@@ -64,7 +66,7 @@ def _headline(result: Result) -> Iterator[Line]:
         parts += [words.sentence(part).rstrip(".") + "." for part in each.rest]
         yield text(joined(parts))
         if each.command:
-            yield text(("Next: ", Span(each.command, "strong")))
+            yield text(("Next: ", Span(placed(each.command, report.shown or report.folder), "strong")))
     for index, line in enumerate(beyond(result, found) if found else result.headline):
         yield Text(words.clean(line), style="" if found or index else "bold")
     variant = lookup.first(result)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from actsec.reports import words
 from actsec.reports.blocks import Block, Code, Content, Heading, Note, Paragraph, Table, code, joined
 from actsec.reports.load import Report
+from actsec.reports.next_command import placed, runs
 from actsec.result import Certificate, Variant
 
-HOW = "actsec audit --defenses 'smoothing(std=0.25, finetune=10)'"
+HOW = "actsec audit plan.toml --defenses 'smoothing(std=0.25, finetune=10)'"
 
 
 def section(report: Report) -> Iterator[Block]:
@@ -21,7 +22,7 @@ def section(report: Report) -> Iterator[Block]:
             "Not done: no variant was smoothed. Every robust accuracy of this report is an upper bound, what attacks "
             "left. Randomised smoothing gives a lower one in L2:"
         )
-        yield Code(HOW)
+        yield Code(placed(HOW), f"To certify {runs(placed(HOW))}")
         return
     yield Paragraph(
         "A certified image keeps its class under every change within the radius in L2, whatever the attack. This "

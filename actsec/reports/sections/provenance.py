@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from actsec.reports import words
 from actsec.reports.blocks import Block, Code, Content, Fold, Heading, Paragraph, Table, code
 from actsec.reports.load import Report
+from actsec.reports.next_command import placed, runs
 from actsec.result import Result
 
 
@@ -15,7 +16,8 @@ def section(report: Report) -> Iterator[Block]:
     """The exact command first."""
     result = report.result
     yield Heading("Provenance")
-    yield Code(result.command, "Run this to reproduce the result")
+    told = placed(result.command)
+    yield Code(told, f"Run this to reproduce the result {runs(told)}".strip())
     rows: list[tuple[Content, ...]] = [
         ("plan", code(result.plan_id)),
         ("actsec", result.actsec),

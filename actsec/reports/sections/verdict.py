@@ -26,6 +26,7 @@ from actsec.reports.blocks import (
     struck,
 )
 from actsec.reports.load import Report
+from actsec.reports.next_command import placed, runs
 from actsec.reports.order import is_checkup
 from actsec.result import Result, ThreatResult, Variant
 
@@ -64,7 +65,8 @@ def _claim(answer: Answer) -> Claim:
     """The numbers as a few short sentences, the next command last and as typed."""
     parts: list[Content] = [words.sentence(part).rstrip(".") + "." for part in answer.rest]
     if answer.command:
-        parts += ["Next:", code(answer.command)]
+        told = placed(answer.command)
+        parts += ["Next:", code(told), *([muted(runs(told))] if runs(told) else [])]
     return Claim(answer.question, answer.claim, joined(parts))
 
 
@@ -118,7 +120,7 @@ def _clean(variant: Variant) -> Metric:
     return Metric(
         "Untouched accuracy",
         words.percent(accuracy.value),
-        f"{words.of(accuracy)} correct; {words.interval(accuracy)}; weakest class {variant.clean.worst_class}",
+        f"{words.of(accuracy)} correct; {words.interval(accuracy)}; weakest untouched: {variant.clean.worst_class}",
     )
 
 
