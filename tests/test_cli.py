@@ -309,6 +309,7 @@ def test_explain():
     rule = inside("explain", "ACT-A01").out
     assert rule.endswith("\nLimits:\n  most: 0.25\n")
     assert "Options:" not in rule
+    assert "expected calibration error" in inside("explain", "ECE").out
     said = inside("explain", "pdg")
     assert said.code == 2
     assert "pgd" in said.err

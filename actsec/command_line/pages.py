@@ -101,7 +101,8 @@ def explained(name: str) -> str:
         return "\n".join(["Attacks of ART that run on PyTorch classifiers:", *every])
     short = re.fullmatch(r"act-?([a-z])(\d{1,2})", name, re.IGNORECASE)
     name = f"ACT-{short[1].upper()}{int(short[2]):02d}" if short else name
-    return _others().get(name) or str(find(name))
+    others = _others()
+    return others.get(name) or others.get(name.lower()) or str(find(name))
 
 
 def find(name: str) -> Page:
