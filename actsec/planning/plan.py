@@ -43,7 +43,9 @@ class Plan:
     attacks: Annotated[tuple[Trial, ...], "attacks to run, such as pgd(steps=200)"] = ()
     defenses: Annotated[tuple[str, ...] | None, "chains of defenses, such as swap(to=silu) | temperature"] = None
     corruptions: Annotated[tuple[str, ...] | None, "measured beside the attacks, such as blur(severity=3); none"] = None
-    eps: Annotated[float | None, "L-inf budget in input units [8/255 of colour images, else 0.1 of the range; 0.3 of a table]"] = None
+    eps: Annotated[
+        float | None, "L-inf budget in input units [8/255 of colour images, else 0.1 of the range; 0.3 of a table]"
+    ] = None
     samples: Annotated[int | None, "images attacked [by the budget: 150, 1000 or 5000]"] = None
     per_class: Annotated[int | None, "images attacked of each class, instead of in proportion"] = None
     budget: Annotated[str, "quick, standard or thorough"] = "quick"
