@@ -252,8 +252,14 @@ def test_the_first_sentences():
     good = sample_result.normal()
     lines = headline(good)
     assert len(lines) == len(QUESTIONS) == 5
-    assert lines[0].startswith("Worst case at linf:0.1 (0.1 of [0, 1] = 25.5 grey levels): 41 of 1000 images")
-    for said in ("4.1 %, 95 % interval 3.0 to 5.5 %", "untouched accuracy is 93.1 % of 1000", "noise", "weakest class"):
+    assert lines[0].startswith("4.1 % of 1000 images are still classified correctly in the worst case at linf:0.1.")
+    assert "linf:0.1 is 0.1 of [0, 1] = 25.5 grey levels" in lines[0]
+    for said in (
+        "41 of 1000, 95 % interval 3.0 to 5.5 %",
+        "untouched accuracy is 93.1 % of 1000",
+        "noise",
+        "weakest class",
+    ):
         assert said in lines[0].replace("Untouched", "untouched")
     assert "robust_accuracy@linf:0.1>=0.3: failed" in lines[0]
     assert "Not refuted at budget quick: 6 sanity checks made, 5 green, 1 not done" in lines[1]

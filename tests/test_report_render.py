@@ -257,7 +257,11 @@ def test_the_first_bold_words_of_the_terminal_are_the_worst_case():
     sink = io.StringIO()
     console = Console(file=sink, width=100, force_terminal=True, color_system="standard")
     terminal.show(sample.report(sample.normal()), console)
-    assert sink.getvalue().strip().startswith("\x1b[1mWorst case at linf:0.1")
+    assert (
+        sink.getvalue()
+        .strip()
+        .startswith("\x1b[1m4.1 % of 1000 images are still classified correctly in the worst case")
+    )
 
 
 def test_the_terminal_points_at_the_report_and_knows_no_path_of_its_own():

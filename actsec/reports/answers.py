@@ -100,18 +100,16 @@ class Said:
 
 def _fooled(result: Result, variant: Variant, threat: ThreatResult, many: str) -> Said:
     worst, before = threat.worst_case, variant.clean.accuracy
-    claim = f"Worst case at {threat.threat} ({threat.echo}): {worst.k} of {worst.n} {many} are still "
-    if threat.goal == "misclassify":
-        claim += "classified correctly"
-    else:
-        claim = claim.replace("still ", "not driven there")
-    claim += f" ({words.percent(worst.value)}, {words.interval(worst)})"
+    stand = "still classified correctly" if threat.goal == "misclassify" else "not driven there"
+    claim = f"{words.percent(worst.value)} of {worst.n} {many} are {stand} in the worst case at {threat.threat}"
+    size = f"{threat.threat} is {threat.echo}; " if threat.echo else ""
     if threat.eps is None and (least := _least(threat)) is not None:
         claim = (
             f"Half of the {many} are fooled by a change of {threat.norm} size {least:.3g} or less ({worst.n} tested)"
         )
     noise = next((a for a in threat.attacks if a.baseline and a.n), None)
-    beside = f"untouched accuracy is {words.percent(before.value)} of {before.n}"
+    beside = "" if threat.eps is None else f"{worst.k} of {worst.n}, {words.interval(worst)}; {size}"
+    beside += f"untouched accuracy is {words.percent(before.value)} of {before.n}"
     beside += (
         f", under random noise of the same size {words.percent(noise.still_correct.value)}"
         if noise
