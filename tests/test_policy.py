@@ -275,6 +275,7 @@ def test_the_first_sentences():
 
 def test_the_first_sentences_of_what_cannot_be_believed_or_is_not_finished():
     assert any("Do not believe that number: gradient-free" in line for line in headline(sample_result.masked()))
+    assert headline(sample_result.masked())[0].startswith("Not to be believed: 71.3 % of 1000 images")
     partial = headline(sample_result.partial())
     assert partial[0] == "This run is not finished: every number below is partial."
     assert "Its confidence when fooled was not measured" in partial[3]

@@ -107,6 +107,7 @@ def _fooled(result: Result, variant: Variant, threat: ThreatResult, many: str) -
         claim = (
             f"Half of the {many} are fooled by a change of {threat.norm} size {least:.3g} or less ({worst.n} tested)"
         )
+    claim = f"Not to be believed: {claim}" if words.doubt(threat) else claim
     noise = next((a for a in threat.attacks if a.baseline and a.n), None)
     beside = "" if threat.eps is None else f"{worst.k} of {worst.n}, {words.interval(worst)}; {size}"
     beside += f"untouched accuracy is {words.percent(before.value)} of {before.n}"
