@@ -149,7 +149,7 @@ def test_an_unfinished_run_is_refused(base, finished):
 def test_a_margin_is_decided_by_the_interval(made, margin, outcome):
     (held,) = between.hold([made], [made.metric], margin)
     assert held.outcome == outcome
-    assert f"{made.difference:+.4g}" in held.why
+    assert f"{made.difference:+.4g}".replace("-", "\N{MINUS SIGN}") in held.why
 
 
 def test_what_cannot_be_asked_is_refused():

@@ -81,7 +81,7 @@ def test_the_figure_draws_each_attack_and_says_it_in_words():
     assert made.svg.count("<polyline") == 2
     assert "pgd&lt;b&gt;" in made.svg
     assert "fooled above" in made.svg
-    assert "square: -4 after 1, -3.800 after 3." in made.alt
+    assert "square: \N{MINUS SIGN}4 after 1, \N{MINUS SIGN}3.800 after 3." in made.alt
     sizes = courses([Run("a", first), Run("b", second)], "size", "l2")
     assert "b: none." in sizes.alt
     assert "nan" not in sizes.svg.lower()

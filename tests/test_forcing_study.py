@@ -318,7 +318,7 @@ def test_an_audit_holds_forced_units_beside_certificates_and_other_activations(t
     assert not saturated["passed"]
     assert relu["kills"][1]["bracket"] is None
     assert all(kill["bracket"] is None for kill in swapped["kills"])
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "Units forced dead or saturated</h3>" in page
     assert "What no attack on units can beat" in page
     assert f"no perturbation can kill more than {100 * site['certified']:.1f} % of its active units" in page

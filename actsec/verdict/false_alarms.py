@@ -1,9 +1,9 @@
 """How often each rule spoke about an honest model: rule to (models it warned or was red of, honest models judged).
 
 From the galleries (docs/galleries.md): honest models of both on digits and MNIST (three seeds) and CIFAR-10 (three of
-the first, two of the second), a model on several data sets and seeds counted on each. A rule that is not here was not measured. The models
-that M11 warned of draw, as it says. When M17 had warned of most, it was mended: its rate is of the same models and of
-those that came after.
+the first, two of the second), a model on several data sets and seeds counted on each. A rule that is not here was not
+measured. The models that M11 warned of draw, as it says. When M17 had warned of most, it was mended: its rate is of the
+same models and of those that came after.
 """
 
 from __future__ import annotations
