@@ -102,7 +102,7 @@ def test_a_table_sorts_by_mouse_and_by_keyboard_and_comes_back(tmp_path, chromiu
     assert column(table, 1) == before
     numbers = sheet.locator("#verdict table")
     numbers.locator("thead th button", has_text="untouched").click()
-    shown = [float(text.split(" ")[0]) for text in column(numbers, 2)]
+    shown = [float(text.split()[0]) for text in column(numbers, 2)]
     assert shown == sorted(shown)
 
 
