@@ -4,8 +4,8 @@
 
 One audit of the digits CNN, the same outcomes each time: by one worker of one thread, by two, and in this process with
 one thread and with two. A wall clock on a machine that does nothing else; the least of the repeats. Workers start and
-import before they work, and one process plans before and reports after them: that is the same 12 seconds for any audit,
-and ``--longer 3`` gives the attacks three times the steps. Targets: two workers 1.8 times as fast as one (processes),
+import before they work, and one process plans before and reports after them, however long the attacks take;
+``--longer 3`` gives the attacks three times the steps. Targets: two workers 1.8 times as fast as one (processes),
 1.6 (Ray), and no slower than serial with two threads.
 """
 

@@ -302,6 +302,13 @@ def test_lists(kind):
     assert known.get(kind, "") in said.out
 
 
+def test_the_help_knows_the_budgets_sizes():
+    from actsec.planning.budgets import BUDGETS
+
+    words = " ".join(inside("audit", "--help").out.split())
+    assert "{}, {} or {}]".format(*(budget.samples for budget in BUDGETS.values())) in words
+
+
 def test_explain():
     assert "steps (a whole number" in inside("explain", "pgd").out
     assert "max(0, x)" in inside("explain", "relu").out or "relu" in inside("explain", "relu").out

@@ -112,10 +112,17 @@ def test_gates_and_exit_codes(folder):
     assert "no verdict (it was not measured)" in said.out
 
 
+def test_every_metric_of_a_checkup_can_be_a_gate():
+    from actsec.verdict import activity
+
+    activity.check_gates([f"{metric}<=0.5" for metric in activity.METRICS])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--gate", "dead<0.4"), 2, ["cannot read the gate", "METRIC<=LIMIT"]),
+        (("--gate", "dead<0.4"), 2, ["cannot read the gate", "Write dead<=0.4,"]),
+        (("--gate", "clean_accuracy>=95"), 2, ["lies in [0, 1]", "Write 0.95 for 95 %"]),
         (("--gate", "daed<=0.4"), 2, ["Did you mean 'dead'?"]),
         (("--gate", "robust_accuracy@linf:0.1>=0.3"), 2, ["for `actsec audit` to decide", "permanently_dead"]),
         (("--gate", "balanced_accuracy>=0.3"), 2, ["for `actsec audit` to decide", "permanently_dead"]),

@@ -26,7 +26,7 @@ from actsec import registry
 from actsec.describing import fingerprint
 from actsec.detecting import behind
 from actsec.draws import Draws
-from actsec.errors import ActsecError, ModelError
+from actsec.errors import ModelError
 from actsec.loading import building
 from actsec.loading.building import RECIPE, WEIGHTS
 from actsec.loading.fitting import check_finite
@@ -108,13 +108,6 @@ class Hardened:
     def specs(self) -> tuple[Spec, ...]:
         """The defenses of the chain, in order."""
         return parse_chain(self.chain)
-
-
-def applied(*places: str | None) -> set[str]:
-    """Names of the defenses that a hardened model brings along; none of any other model, or of what cannot be read."""
-    with contextlib.suppress(ActsecError):
-        return {spec.name for place in places if is_folder(place) for spec in read(str(place)).specs}
-    return set()
 
 
 def is_folder(place: object) -> bool:

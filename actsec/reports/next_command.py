@@ -11,7 +11,7 @@ from actsec.result import Advice, Result, ThreatResult, Variant
 _GIVEN = ("model", "weights", "data", "train", "calibration", "normalize", "bounds", "resize", "output", "threshold")
 """Plan keys that ``actsec defend`` needs to make the same model again."""
 STRONGEST = "adversarial_training"
-"""The defense to test where none was: the one that most often helps."""
+"""The defense to test where it was not: the others change less, or confidence alone."""
 
 
 def next_command(result: Result, variant: Variant, threat: ThreatResult) -> str:

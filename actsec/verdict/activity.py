@@ -16,7 +16,7 @@ from actsec.health.seen import Seen
 from actsec.health.vitals import Layer, Spread, Vitals
 from actsec.result import Calibration, Clean, GateResult, Problem, Share, SiteHealth
 from actsec.verdict import metrics as audited
-from actsec.verdict.gates import by_interval
+from actsec.verdict.gates import by_interval, check_limit, meant
 from actsec.verdict.metrics import Value
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ VANISHING, EXPLODING = 1e-3, 1e3
 DEAD, SATURATED = 0.25, 0.5
 WATCHED = 1000
 """Images whose activations an audit watches; a checkup too, unless it is told."""
-_GATE = re.compile(r"\s*(?P<metric>[a-z_]+)\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*")
+_GATE = re.compile(r"\s*(?P<metric>[a-z_0-9]+)\s*(?P<sign>>=|<=)\s*(?P<limit>\d*\.?\d+(?:[eE][-+]?\d+)?)\s*")
 METRICS = (
     "clean_accuracy", "wrong_above_90", "ece", "confidence_when_wrong", "dead", "permanently_dead", "saturated",
     "gradient_ratio",
@@ -114,14 +114,17 @@ def check_gates(gates: Sequence[str]) -> None:
     """Raise PlanError or UnknownName for a gate that cannot be read."""
     for text in gates:
         match = _GATE.fullmatch(text)
-        metric = re.split(r"[^a-z_]", text.strip(), maxsplit=1)[0]
+        metric = re.split(r"[^a-z_0-9]", text.strip(), maxsplit=1)[0]
         if metric in audited.METRICS and metric not in METRICS:
             known = ", ".join(METRICS)
             raise PlanError(f"gate {text!r}: {metric} is for `actsec audit` to decide", f"Known here: {known}.")
         if match is None:
-            raise PlanError(f"cannot read the gate {text!r}", "Write METRIC<=LIMIT: permanently_dead<=0.1.")
+            mend = meant(text, _GATE, "Write METRIC<=LIMIT or METRIC>=LIMIT: permanently_dead<=0.1.")
+            raise PlanError(f"cannot read the gate {text!r}", mend)
         if match["metric"] not in METRICS:
             raise unknown("metric", match["metric"], METRICS)
+        if match["metric"] in audited.METRICS:
+            check_limit(text, match["metric"], float(match["limit"]))
 
 
 def decide(text: str, measured: Measured) -> GateResult:

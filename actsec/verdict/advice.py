@@ -254,9 +254,7 @@ def advise(
         line = Advice(variant.id, label, told, "", shown[variant.id], p, fitting_passes(g), added)
         ranked.append(((get_args(AdviceLabel).index(label), -whole.chosen, -whole.clean.after, line.passes or 0), line))
     ranked.sort(key=lambda each: each[0])
-    from actsec.loading import recipes
-
-    known = {spec.name for g in gathered for spec in g.variant.chain} | recipes.applied(plan.model, plan.weights)
+    known = {spec.name for g in gathered for spec in g.variant.defenses}
     return (*(advice for _, advice in ranked), *unjudged, *untried(known, plan, rows))
 
 

@@ -32,6 +32,7 @@ _NEARLY = re.compile(
     r"\s*(?P<what>[a-z_]+[^<>]*?)\s*(?P<sign>=>|=<|[<>]=?)\s*(?P<limit>\d*\.?\d+)\s*(?P<percent>%?)\s*"
 )
 Outcome: TypeAlias = Literal["passed", "failed", "no verdict"]
+_WRITE = "Write METRIC>=LIMIT or METRIC<=LIMIT: robust_accuracy@linf:0.1>=0.3."
 _LONGEST = 1000  # characters: the pattern takes time quadratic in the digits of a limit
 
 
@@ -56,7 +57,7 @@ class Gate:
         """Read a gate. Raises PlanError with the way to write it, UnknownName for a metric nobody knows."""
         match = _GATE.fullmatch(text) if len(text) < _LONGEST else None
         if match is None:
-            raise PlanError(f"cannot read the gate {text!r}", _mend(text))
+            raise PlanError(f"cannot read the gate {text!r}", meant(text, _GATE, _WRITE))
         name, at, label = match["metric"], match["at"], match["label"]
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
@@ -68,21 +69,27 @@ class Gate:
             known = ", ".join(each for each, m in METRICS.items() if m.per_class)
             raise PlanError(f"gate {text!r}: {name} is not measured class by class", f"Those that are: {known}.")
         limit = float(match["limit"])
-        if metric.top is not None and not (-1 if metric.at == "kill" else 0) <= limit <= metric.top:
-            mend = f"Write {limit / 100:g} for {limit:g} %." if limit > 1 else "Give a limit that it can reach."
-            raise PlanError(f"gate {text!r}: {name} lies in [0, {metric.top:g}]", mend)
+        check_limit(text, name, limit)
         return Gate(name, at, match["variant"], match["sign"] == ">=", limit, label)
 
 
-def _mend(text: str) -> str:
-    """The gate that was probably meant, or how one is written."""
+def check_limit(text: str, name: str, limit: float) -> None:
+    """Raise PlanError for a limit that the metric cannot reach."""
+    metric = METRICS[name]
+    if metric.top is not None and not (-1 if metric.at == "kill" else 0) <= limit <= metric.top:
+        mend = f"Write {limit / 100:g} for {limit:g} %." if limit > 1 else "Give a limit that it can reach."
+        raise PlanError(f"gate {text!r}: {name} lies in [0, {metric.top:g}]", mend)
+
+
+def meant(text: str, readable: re.Pattern[str], otherwise: str) -> str:
+    """The gate that was probably meant, where that can be read, or how one is written."""
     found = _NEARLY.fullmatch(text) if len(text) < _LONGEST else None
     if found is not None:
         limit = float(found["limit"]) / (100 if found["percent"] else 1)
-        meant = f"{found['what']}{'>=' if '>' in found['sign'] else '<='}{limit:g}"
-        if _GATE.fullmatch(meant):
-            return f"Write {meant}, with >= or <= and a share as a number from 0 to 1."
-    return "Write METRIC>=LIMIT or METRIC<=LIMIT: robust_accuracy@linf:0.1>=0.3."
+        written = f"{found['what']}{'>=' if '>' in found['sign'] else '<='}{limit:g}"
+        if readable.fullmatch(written):
+            return f"Write {written}, with >= or <= and a share as a number from 0 to 1."
+    return otherwise
 
 
 def _check_at(text: str, name: str, at: str | None) -> None:
