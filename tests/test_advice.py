@@ -388,6 +388,15 @@ def test_a_fix_that_could_not_be_judged_says_why():
     assert "could not be judged: out of memory" in found[0].sentence
 
 
+def test_what_a_hardened_model_has_in_it_is_not_offered_again():
+    base = gathered("b", draw(0.05), draw(0.9))
+    for inside in ((), parse_chain("adversarial_training(eps=0.1)")):
+        brought = dataclasses.replace(base, variant=dataclasses.replace(base.variant, inside=inside))
+        found = {a.variant for a in advice.advise((None,), (brought,), PLAN, (variant("relu", 931, 41),), 0)}
+        assert ("adversarial_training" in found) is not bool(inside)
+        assert "fast_training" in found
+
+
 def test_holm_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
     assert statistics.holm([]) == ()
