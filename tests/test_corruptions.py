@@ -21,7 +21,7 @@ from actsec.errors import BadOption, PlanError, UnknownName
 from actsec.planning import budgets, plan, reading, resolving
 from actsec.planning.jobs import corruption_jobs, variants
 from actsec.reports.load import read, render
-from actsec.running import preparing, runner, scene
+from actsec.running import preparing, restoring, run_scene, runner, scene
 from actsec.running.store import Store
 
 IDS = torch.tensor([3, 1, 4, 15, 9, 2])
@@ -197,8 +197,8 @@ def test_an_audit_measures_them_on_undefended_models_and_no_worst_case_counts_th
     wrong = np.concatenate([store.get(job.id).arrays["wrong"] for job in made], 1)
     assert [row["accuracy"]["k"] for row in found["rows"]] == (1 - wrong).sum(1).round().astype(int).tolist()
     # Independently: the stored weights, the corruption, one forward.
-    loaded = scene.of_run(finished)
-    target = scene.ready(loaded, store, made[0], made[0].needs[0])
+    loaded = run_scene.of_run(finished)
+    target = restoring.ready(loaded, store, made[0], made[0].needs[0])
     x, y = (torch.from_numpy(a[:8]) for a in (loaded.test.x, loaded.test.y))
     ids = torch.from_numpy(loaded.test.ids[:8].view(np.int64))
     target.model.eval()

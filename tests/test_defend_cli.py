@@ -22,7 +22,7 @@ from torch import nn
 import actsec
 from actsec.hardening import hardened
 from actsec.planning.plan import Plan
-from actsec.running import preparing, scene, tasks
+from actsec.running import preparing, restoring, tasks
 from actsec.running.store import Store
 
 NETS = """
@@ -106,7 +106,7 @@ def test_it_is_the_model_that_the_audit_judges(folder, tmp_path):
     jobs = [job for job in prepared.jobs if job.kind in ("base", "defend")]
     assert [job.kind for job in jobs] == ["base", "defend"]
     assert [tasks.run(job, store.root) for job in jobs] == [None, None]
-    judged = scene.unpack(store.get(jobs[1].id).arrays["weights"])
+    judged = restoring.unpack(store.get(jobs[1].id).arrays["weights"])
     made = load_file(tmp_path / "h" / "weights.safetensors")
     assert judged.keys() == made.keys()
     assert all(torch.equal(judged[name], made[name]) for name in made)

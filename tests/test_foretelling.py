@@ -11,7 +11,7 @@ from actsec import registry
 from actsec.planning import foretelling, pricing
 from actsec.planning.foretelling import Training, lines, per_pass, trainings
 from actsec.planning.plan import Plan
-from actsec.running import clock, preparing, scene, timing
+from actsec.running import clock, preparing, restoring, scene, timing
 from actsec.running.tasks import perturb
 from actsec.spec import parse
 from actsec.types import Material, Split
@@ -53,7 +53,7 @@ def test_each_training_of_a_plan_is_told_and_nothing_else(prepared, monkeypatch)
 
 
 def test_a_pass_costs_what_its_own_first_epoch_took_for_each_pass_it_counted(prepared, monkeypatch):
-    target = scene.base_target(prepared.scene, scene.Scene.variant(prepared.scene, "relu"))
+    target = restoring.base_target(prepared.scene, scene.Scene.variant(prepared.scene, "relu"))
     before = {name: value.clone() for name, value in target.model.state_dict().items()}
     train = scene.as_split(prepared.scene.splits.train, "cpu")
     few = Split(train.x[:256], train.y[:256], train.id[:256])

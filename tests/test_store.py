@@ -208,7 +208,7 @@ def test_a_foreign_plan_in_the_folder_exits_2(finished, tiny):
 
 
 def test_data_that_changes_under_a_run_is_refused(tmp_path, tiny):
-    from actsec.running import scene
+    from actsec.running import run_scene
 
     x = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     path = tmp_path / "test.npz"
@@ -217,10 +217,10 @@ def test_data_that_changes_under_a_run_is_refused(tmp_path, tiny):
     request = reading.read(tiny).having(data=str(path), train=str(tmp_path / "train.npz"), defenses=())
     prepared = preparing.prepare(request)
     root: Path = Store.create(tmp_path / "run", prepared.plan, prepared.facts).root
-    scene.of_run.cache_clear()
-    assert len(scene.of_run(root).test) == 40
+    run_scene.of_run.cache_clear()
+    assert len(run_scene.of_run(root).test) == 40
     np.savez(path, x=x[:39], y=np.arange(39) % 10)
-    scene.of_run.cache_clear()
+    run_scene.of_run.cache_clear()
     with pytest.raises(Exception, match="the test data changed since the run began"):
-        scene.of_run(root)
-    scene.of_run.cache_clear()
+        run_scene.of_run(root)
+    run_scene.of_run.cache_clear()

@@ -14,7 +14,7 @@ from actsec.data.streamed import Streamed, row_ids
 from actsec.errors import DataError
 from actsec.planning import jobs
 from actsec.planning.plan import Plan, Trial
-from actsec.running import preparing, scene
+from actsec.running import preparing, run_scene, scene
 from actsec.running.agenda import Agenda
 from actsec.running.store import Store
 from actsec.types import Job
@@ -98,14 +98,14 @@ def test_a_folder_and_its_array_are_audited_to_the_same_outcomes_and_no_worker_r
     # A worker takes the rows from what the run folder says: a file it does not need may even be gone.
     prepared = preparing.prepare(Store.open(tmp_path / "streamed").plan())
     store = Store(tmp_path / "streamed")
-    scene.leave(prepared.scene, store)
-    scene.of_run.cache_clear()
-    theirs = scene.of_run(store.root)
+    run_scene.leave(prepared.scene, store)
+    run_scene.of_run.cache_clear()
+    theirs = run_scene.of_run(store.root)
     assert isinstance(theirs.test.x, Streamed)
     np.testing.assert_array_equal(theirs.test.ids, prepared.scene.test.ids)
     np.testing.assert_array_equal(theirs.splits.calibration.ids, prepared.scene.splits.calibration.ids)
     np.testing.assert_array_equal(theirs.test.x[2:5], prepared.scene.test.x[2:5])
-    scene.of_run.cache_clear()
+    run_scene.of_run.cache_clear()
 
 
 def test_more_images_than_clean_accuracy_needs_are_attacked_when_asked_for(folder, tmp_path, monkeypatch):

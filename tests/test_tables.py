@@ -14,12 +14,12 @@ from runs import actsec
 from torch import nn
 
 from actsec import data, registry
-from actsec.data import delimited, tables
+from actsec.data import delimited, encoding, tables
 from actsec.errors import ActsecError, BadOption, DataError, ModelError, PlanError, SpecError, UnknownName, Unsafe
 from actsec.geometry import inside
 from actsec.losses import Kill, Misclassify
 from actsec.planning import jobs, plan, reading
-from actsec.running import preparing, scene
+from actsec.running import preparing, restoring, run_scene, scene
 from actsec.search.features import Feature, FeatureRule, Table, echo_eps
 from actsec.search.ledger import ALREADY_WRONG, FOUND
 from actsec.search.referee import attack_target, cases_of
@@ -271,7 +271,7 @@ def raw_rows(n, seed=0):
 
 
 def as_inputs(raw):
-    return torch.from_numpy(tables._standardised(FEATURES, raw))
+    return torch.from_numpy(encoding.standardised(FEATURES, raw))
 
 
 def model(seed=0, activation=nn.ReLU):
@@ -437,12 +437,12 @@ def test_pgd_finds_every_row_of_whole_numbers_that_an_exhaustive_search_finds():
     linear = nn.Linear(3, 2)
     target = Target(linear.eval(), (3,), ("a", "b"), bounds=(-3.0, 3.0))
     raw = np.random.default_rng(3).integers(0, 10, (80, 3)).astype(np.float64)
-    x = torch.from_numpy(tables._standardised(features, raw))
+    x = torch.from_numpy(encoding.standardised(features, raw))
     y = target.decide(target.logits(x))
     eps = 1.1  # two whole steps of 0.5 standard deviations
     every = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3), -1).reshape(-1, 3)
     near = np.clip(raw[:, None] + every, 0, 9)
-    shaped = torch.from_numpy(tables._standardised(features, near.reshape(-1, 3)))
+    shaped = torch.from_numpy(encoding.standardised(features, near.reshape(-1, 3)))
     truth = (target.decide(target.logits(shaped)).reshape(80, -1) != y[:, None]).any(1)
     cases = constrained(cases_of(target, x, y, "linf", eps), table)
     found = attack_target(registry.build("attacks", "pgd(loss=margin)"), target, cases).status == FOUND
@@ -680,7 +680,7 @@ def labels(): return Raw(2)
 def test_a_model_of_raw_units_and_a_model_of_several_labels(folder):
     (folder / "nets.py").write_text(NETS)
     base = reading.read(folder / "plan.toml").having(model=f"{folder}/nets.py:raw", activations=(), defenses=())
-    target = scene.base_target(scene.load(base.having(raw_units=True)), jobs.variants(base)[0])
+    target = restoring.base_target(scene.load(base.having(raw_units=True)), jobs.variants(base)[0])
     assert isinstance(target.normalization, RawUnits)
     prepared = preparing.prepare(base.having(raw_units=True))
     assert any("with normalisation raw units" in note for note in prepared.notes)
@@ -706,7 +706,7 @@ def test_a_model_of_raw_units_and_a_model_of_several_labels(folder):
     prepared = preparing.prepare(several)
     notes = " ".join(prepared.notes)
     assert "clean accuracy 100.0%" in notes
-    made = scene.base_target(prepared.scene, jobs.variants(prepared.plan)[0])
+    made = restoring.base_target(prepared.scene, jobs.variants(prepared.plan)[0])
     assert made.classes == ("0", "1")
     assert dataclasses.asdict(prepared.facts)["confined"]
 
@@ -714,7 +714,7 @@ def test_a_model_of_raw_units_and_a_model_of_several_labels(folder):
 def test_no_row_is_wrong_before_it_is_read(audited):
     """The referee's clean pass sees the very rows that the data holds: none lies outside its own box."""
     _, run = audited
-    made = scene.of_run(run)
+    made = run_scene.of_run(run)
     x = torch.from_numpy(made.test.x)
     target = Target(nn.Linear(x.shape[1], 2), tuple(x.shape[1:]), ("bad", "good"), bounds=made.test.bounds)
     cases = constrained(cases_of(target, x, torch.from_numpy(made.test.y), "linf", 0.3), made.test.table)

@@ -30,7 +30,7 @@ from actsec.planning.budgets import REPEATS
 from actsec.planning.jobs import variants
 from actsec.planning.plan import Plan
 from actsec.result import Calibration, Share
-from actsec.running import preparing, scene, tasks
+from actsec.running import preparing, restoring, scene, tasks
 from actsec.running.progress import Progress, Tell
 from actsec.running.scene import Scene
 from actsec.search.oracle import Oracle, frozen
@@ -103,7 +103,7 @@ def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: s
             "Give the one column, and a model that returns the logit of that label.",
         )
     plan = loaded.plan
-    untrained = scene.base_target(loaded, variants(plan)[0]) if plan.reference else None
+    untrained = restoring.base_target(loaded, variants(plan)[0]) if plan.reference else None
     if untrained is not None:
         _check_form(untrained, filled, save, export)
     base, notes = base_of(loaded, tell)
@@ -120,7 +120,7 @@ def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: s
 def _check_form(base: Target, chain: Sequence[Spec], save: str | None, export: str | None) -> None:
     """Raise what putting the chain on the model, saving its weights alone or exporting it would raise in the end."""
     alone = save is not None and save.endswith(".safetensors")
-    made = scene.wrapped(base, tuple(chain))
+    made = restoring.wrapped(base, tuple(chain))
     if not alone and save is not None:
         hardened.whole_of(base)
     if alone and (spec := _changes(base, chain)) is not None:
@@ -278,7 +278,7 @@ def base_of(loaded: Scene, tell: Tell) -> tuple[Target, tuple[str, ...]]:
     if not plan.reference:
         return preparing.look(loaded)
     first = variants(plan)[0]
-    target = scene.base_target(loaded, first)
+    target = restoring.base_target(loaded, first)
     data = scene.as_split(loaded.splits.train, plan.device)
     if data is None:
         raise PlanError(f"{plan.model} is trained first, but there is no training data", "Give --train data.npz.")

@@ -25,7 +25,7 @@ from actsec.planning import costs
 from actsec.planning.budgets import REPEATS
 from actsec.planning.jobs import VariantPlan, model_jobs, trial_jobs, variants
 from actsec.planning.plan import Plan, Trial
-from actsec.running import clock, scene, tasks
+from actsec.running import clock, restoring, scene, tasks
 from actsec.running.preparing import Prepared
 from actsec.running.store import Store
 from actsec.search.oracle import PAD
@@ -117,7 +117,7 @@ def forecast(prepared: Prepared, images: int = IMAGES) -> Forecast:
         *_, base = model_jobs(plan, prepared.facts, first)
         _done(tasks.run(base, store.root, loaded))
         began = time.process_time()
-        target = scene.ready(loaded, store, base, base.id)
+        target = restoring.ready(loaded, store, base, base.id)
         pace = _pace(loaded, target, time.process_time() - began)
         lines = tuple(_line(prepared, store, trial, pace, images) for trial in plan.attacks)
     beside = sum(clock.estimate(prepared, job) for job in prepared.jobs if job.kind in BESIDE)

@@ -18,7 +18,7 @@ from actsec.detecting import behind
 from actsec.hardening.chains import threads
 from actsec.planning import costs, pricing
 from actsec.planning.jobs import VariantPlan, variants
-from actsec.running import scene, timing
+from actsec.running import restoring, scene, timing
 from actsec.running.conduct import seeded
 from actsec.running.preparing import FIRST_SIGHT, Prepared
 from actsec.running.tasks import perturb
@@ -54,7 +54,7 @@ def trainings(prepared: Prepared) -> tuple[Training, ...]:
     with threads(plan.threads), seeded(FIRST_SIGHT):
         for variant in variants(plan):
             if plan.reference and not variant.chain:
-                base = scene.base_target(loaded, variant)
+                base = restoring.base_target(loaded, variant)
                 passes = 3 * Recipe().epochs * len(train.y)
                 found.append(Training(variant.name, passes, passes * _plain(base, train)))
             elif variant.chain:
@@ -73,7 +73,7 @@ def lines(found: tuple[Training, ...]) -> Iterator[str]:
 
 
 def _chain(loaded: scene.Scene, variant: VariantPlan, train: Split) -> list[Training]:
-    target, passes, seconds = scene.base_target(loaded, variant), 0, 0.0
+    target, passes, seconds = restoring.base_target(loaded, variant), 0, 0.0
     for spec in variant.chain:
         takes = pricing.price(spec, len(train.y))
         if takes is None:

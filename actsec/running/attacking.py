@@ -19,7 +19,7 @@ from actsec.forcing.aim import Ranked
 from actsec.health import tally
 from actsec.planning import costs
 from actsec.planning.budgets import repeats
-from actsec.running import scene
+from actsec.running import restoring, scene
 from actsec.running.scene import Scene
 from actsec.running.store import Store
 from actsec.search import lowering, masks, proposals, straight_through, surrogates
@@ -37,7 +37,7 @@ AMONG = 1000
 
 def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     """Run the attack of a job on its rows: verdicts, examples, counts. Raises ThreatError, ModelError."""
-    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
+    target, plan = restoring.ready(loaded, store, job, job.needs[0]), loaded.plan
     spec, threat = parse(scene.located(loaded, str(job.recipe["attack"]))), Threat.parse(str(job.recipe["threat"]))
     built = registry.build("attacks", spec)
     if threat.norm not in built.norms:
@@ -78,7 +78,7 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 def craft(job: Job, loaded: Scene, store: Store) -> Outcome:
     """Make examples on a surrogate, followed past their first success, for transfer."""
-    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
+    target, plan = restoring.ready(loaded, store, job, job.needs[0]), loaded.plan
     threat = Threat.parse(str(job.recipe["threat"]))
     x, y, rows = _rows(job, loaded, target)
     cases = cases_of(target, x, y, threat.norm, threat.eps, rows)
@@ -104,7 +104,7 @@ def _cases(job: Job, loaded: Scene, target: Target, threat: Threat) -> Cases:
 
 
 def _stand_in(job: Job, loaded: Scene, target: Target, goal: Goal, passes: int) -> Lowered | None:
-    return scene.stand_in(loaded, target, job.needs[0]) if lowering.worth(goal, passes) else None
+    return restoring.stand_in(loaded, target, job.needs[0]) if lowering.worth(goal, passes) else None
 
 
 def _searched(lowered: Lowered | None) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _with_kills(
 
 def bracketed(job: Job, loaded: Scene, store: Store) -> Outcome:
     """What an attack on units left on its first rows, beside certificates and on models with other activations."""
-    target, threat = scene.ready(loaded, store, job, job.needs[0]), Threat.parse(str(job.recipe["threat"]))
+    target, threat = restoring.ready(loaded, store, job, job.needs[0]), Threat.parse(str(job.recipe["threat"]))
     cases, region = _cases(job, loaded, target, threat), threat.region or "dead"
     shards = [outcome for need in job.recipe["attacked"] if (outcome := store.get(need)) is not None]
     if reason := next((str(o.numbers["not_applicable"]) for o in shards if "not_applicable" in o.numbers), ""):
@@ -169,7 +169,7 @@ def bracketed(job: Job, loaded: Scene, store: Store) -> Outcome:
     held = brackets.bracket(target, cases, after, region)
     passed = []
     for name, model in job.recipe["twins"].items():
-        twin = scene.ready(loaded, store, dataclasses.replace(job, variant=name), model)
+        twin = restoring.ready(loaded, store, dataclasses.replace(job, variant=name), model)
         told = consequences.transferred({name: twin}, cases.x, after, cases.y, region)
         passed += [dataclasses.asdict(each) for each in told]
     return Outcome(job.id, {"bracket": dataclasses.asdict(held), "passed": passed})

@@ -35,7 +35,7 @@ from actsec.health.wiring import wiring
 from actsec.planning.jobs import variants
 from actsec.planning.plan import Plan
 from actsec.result import Problem, SiteHealth
-from actsec.running import scene
+from actsec.running import restoring
 from actsec.running.scene import Scene
 from actsec.search.oracle import frozen, kept_by_row
 from actsec.target import settle
@@ -135,14 +135,14 @@ def subject(loaded: Scene) -> tuple[Target, tuple[str, ...], Problem | None]:
     try:
         return *making.base_of(loaded, lambda _: None), None
     except Guessing as refused:
-        target = scene.base_target(loaded, variants(loaded.plan)[0])
+        target = restoring.base_target(loaded, variants(loaded.plan)[0])
         found = Problem("ACT-M00", "high", "", refused.problem, refused.mend, "see the findings beside it", "")
         return settle(target, torch.from_numpy(loaded.test.x[:1])), (), found
 
 
 def untrained(loaded: Scene) -> tuple[Architecture, tuple[Problem, ...]]:
     """The plan's first model as it is built, and every lint's findings. With weights given, they are what is seen."""
-    target = scene.base_target(loaded, variants(loaded.plan)[0])
+    target = restoring.base_target(loaded, variants(loaded.plan)[0])
     network = architecture(target, loaded, fresh=loaded.plan.weights is None)
     return network, lint(network)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from actsec.errors import ModelError
-from actsec.running.scene import restorations, unpack
+from actsec.running.restoring import restorations, unpack
 
 
 @contextlib.contextmanager

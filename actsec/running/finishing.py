@@ -18,7 +18,7 @@ from actsec.planning import costs
 from actsec.planning.jobs import variants
 from actsec.planning.plan import Plan
 from actsec.result import Result
-from actsec.running import scene
+from actsec.running import restoring
 from actsec.running.clock import estimate
 from actsec.running.preparing import FIRST_SIGHT, Prepared
 from actsec.running.store import Store
@@ -39,7 +39,7 @@ def finish(prepared: Prepared, store: Store, *, complete: bool, lost: int = 0) -
     from actsec.verdict.assembling import assemble
 
     with threads(prepared.plan.threads), seeded(FIRST_SIGHT):
-        base = scene.base_target(prepared.scene, variants(prepared.plan)[0])
+        base = restoring.base_target(prepared.scene, variants(prepared.plan)[0])
 
     def echo(threat: Threat) -> str:
         if threat.eps is None:

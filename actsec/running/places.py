@@ -9,7 +9,7 @@ from pathlib import Path
 
 from actsec.errors import PlanError, unknown
 from actsec.planning.plan import Plan
-from actsec.running import scene
+from actsec.running import run_scene
 from actsec.running.executors import Executor, Processes, Serial
 from actsec.running.preparing import Prepared
 from actsec.running.scene import Given
@@ -49,5 +49,5 @@ def make_executor(
 
         at = cluster or Cluster()
         return Ray(prepared.scene, root, address=at.address, workers=workers, gpus=at.gpus)
-    scene.leave(prepared.scene, Store(root))
+    run_scene.leave(prepared.scene, Store(root))
     return Processes(run, root, workers, prepared.plan.timeout)

@@ -11,7 +11,7 @@ from actsec.planning import budgets, resolving
 from actsec.planning.jobs import headline_threats, jobs, variants
 from actsec.planning.parts import Part
 from actsec.planning.plan import Facts, Plan
-from actsec.running import scene
+from actsec.running import restoring, scene
 from actsec.running.deadline import TimedOut, deadline, said
 from actsec.running.scene import Given, Scene
 from actsec.search import tables
@@ -61,7 +61,7 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
     base, notes = None, loaded.notes
     if plan.reference:
         for variant in variants(loaded.plan):
-            scene.base_target(loaded, variant)
+            restoring.base_target(loaded, variant)
     else:
         try:
             with deadline(loaded.plan.timeout), threads(loaded.plan.threads), seeded(FIRST_SIGHT):
@@ -91,7 +91,7 @@ def fitting(loaded: Scene, base: Target, *, chosen: bool) -> tuple[Scene, tuple[
     kept, notes = [], []
     for text in loaded.plan.defenses or ():
         try:
-            scene.wrapped(base, parse_chain(text))
+            restoring.wrapped(base, parse_chain(text))
             kept.append(text)
         except ModelError as problem:
             if chosen:
@@ -126,7 +126,7 @@ def look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
     """The user's model after the preflight checks, which raise UsageError or NoVerdict, and what they found."""
     from actsec.running.preflight import preflight
 
-    base = scene.base_target(loaded, variants(loaded.plan)[0])
+    base = restoring.base_target(loaded, variants(loaded.plan)[0])
     others = None if loaded.test.table is None else tables.other_units(base, loaded.test.table)
     expected = loaded.plan.expect_accuracy
     found = preflight(base, loaded.test.x, loaded.test.y, expect_accuracy=expected, other_normalizations=others)

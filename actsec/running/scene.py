@@ -5,35 +5,26 @@ Every worker loads its own scene from the run folder; what it loads is checked a
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 import actsec
-from actsec import data, detecting, models, registry
+from actsec import data, models, registry
 from actsec import target as targets
-from actsec.data import Dataset, Splits, folders, tables
+from actsec.data import Dataset, Splits, tables
 from actsec.data.streamed import blocks
-from actsec.errors import BadOption, DataError, ModelError, PlanError, StoreError, UsageError
+from actsec.errors import DataError, ModelError, PlanError, UsageError
 from actsec.planning.jobs import VariantPlan, variants
 from actsec.planning.plan import Facts, Plan
 from actsec.planning.reading import box
-from actsec.running.store import Store
 from actsec.search import masks, surrogates
-from actsec.search.lowering import SAMPLE, Lowered, lower
-from actsec.search.oracle import Oracle, rows_within
-from actsec.search.tables import one_label, raw_units
-from actsec.spec import Spec
-from actsec.types import Job, Outcome, Split, Target
+from actsec.search.oracle import Oracle
+from actsec.types import Split, Target
 
 CALIBRATION_SHARE = 0.2
 CALIBRATION_MOST = 1000
@@ -41,8 +32,6 @@ CLEAN_MOST = 10_000
 """Clean accuracy and calibration are measured on at most this many test images, and on all that are attacked."""
 IN_CALL = 256
 """Images read at once where all of them are asked."""
-INPUTS = "inputs.npz"
-"""In a run folder: which files the data is and what they hash to, so that workers read only what their jobs need."""
 MLP = "reference:mlp"
 OBJECT = "object:"
 """How a plan names a model or data that was given as a Python object: nothing can load it again."""
@@ -84,7 +73,7 @@ def load(plan: Plan, given: Given | None = None) -> Scene:
     plan, told = _for_tables(plan)
     named = {"train": plan.train, "calibration": plan.calibration}
     if plan.data.startswith(OBJECT) and given.splits is None:
-        raise _not_here("data")
+        raise not_here("data")
     if tabled := given.splits is None and tables.is_table(plan.data):
         named = {}
     first = given.splits or (_tables(plan) if tabled else _images(plan))
@@ -94,7 +83,7 @@ def load(plan: Plan, given: Given | None = None) -> Scene:
             f"--bounds {plan.bounds}: {splits.test.name} holds whole numbers, which are divided to lie in [0, 1]",
             "Leave --bounds out, or store the inputs as floats.",
         )
-    loaded = {key: _one(source, plan, splits.test.classes) for key, source in named.items() if source is not None}
+    loaded = {key: one_set(source, plan, splits.test.classes) for key, source in named.items() if source is not None}
     train, calibration = loaded.get("train", splits.train), loaded.get("calibration", splits.calibration)
     test, notes = splits.test, [*told]
     if calibration is None and len(test) >= 50:
@@ -161,14 +150,16 @@ def with_classes(splits: Splits, classes: tuple[str, ...]) -> Splits:
     return Splits(*(None if part is None else dataclasses.replace(part, classes=classes) for part in parts))  # type: ignore[arg-type]  # test stays
 
 
-def _not_here(what: str) -> UsageError:
+def not_here(what: str) -> UsageError:
+    """The refusal to load again what was given as an object."""
     return UsageError(
         f"the {what} of this run was given as a Python object and cannot be loaded again",
         "Call actsec.audit with the same objects and out=RUN: it goes on where it stopped.",
     )
 
 
-def _one(source: str, plan: Plan, classes: tuple[str, ...]) -> Dataset:
+def one_set(source: str, plan: Plan, classes: tuple[str, ...]) -> Dataset:
+    """The one data set of a source beside the test data. Raises DataError where it holds several."""
     found = data.load(source, seed=plan.seed, resize=plan.resize, n_classes=len(classes), bounds=_box(plan))
     if isinstance(found, Splits):
         raise DataError(f"{source} holds several splits", "Name one set, such as train.npz.")
@@ -234,130 +225,6 @@ def surrogate(scene: Scene, attack: object) -> Target | None:
     )
 
 
-def base_target(scene: Scene, variant: VariantPlan) -> Target:
-    """The target a variant starts from: the user's model, or a reference architecture with untrained weights.
-
-    A model given as an object is copied. Classes that the data only counts are left to the model to name.
-    """
-    plan, test = scene.plan, scene.test
-    shape, classes = tuple(test.x.shape[1:]), test.classes
-    if plan.reference:
-        model = models.build(variant.base, shape, len(classes), plan.seed)
-        made = targets.load(model, classes=classes, input_shape=shape, bounds=test.bounds, device=plan.device)
-        return made.having(name=variant.base)
-    if plan.model.startswith(OBJECT):
-        if scene.given.target is None:
-            raise _not_here("model")
-        given = scene.given.target
-        return detecting.carried(given, given.having(model=copy.deepcopy(given.model)))
-    if plan.threshold is not None and len(classes) > 2:
-        raise BadOption(
-            f"--threshold {plan.threshold:g} is for two classes, the data has {len(classes)}", "Leave it out."
-        )
-    # A reference architecture with weights of its own is built for as many as there are.
-    counted = classes == tuple(map(str, range(len(classes)))) and not plan.model.startswith("reference:")
-    several = test.table is not None and len(test.table.labels) > 1
-    if plan.raw_units and plan.normalize is not None:
-        raise PlanError(f"raw_units and normalize = {plan.normalize}", "Give one of them.")
-    target = targets.load(
-        plan.model,
-        weights=plan.weights,
-        classes=None if counted else classes,
-        input_shape=shape,
-        bounds=test.bounds,
-        normalize=raw_units(test.table) if plan.raw_units and test.table else plan.normalize,
-        threshold=None if several else plan.threshold,
-        output=plan.output,
-        random_weights=plan.random_weights,
-        trust=plan.trust_model,
-        device=plan.device,
-        seed=plan.seed,
-    )
-    if several:
-        return one_label(target, test.table, plan.threshold)
-    # One logit reads as two classes: with labels of more it is a regression, which settle says.
-    return targets.settle(target, None, classes) if len(target.classes) == 2 < len(classes) else target
-
-
-def wrapped(target: Target, chain: tuple[Spec, ...]) -> Target:
-    """The target behind a chain of defenses, structure only."""
-    for spec in chain:
-        target = detecting.behind(target, registry.build("defenses", spec))
-    return target
-
-
-def ready(scene: Scene, store: Store, job: Job, target_job: str) -> Target:
-    """The variant of a job with the weights its model job stored. Raises StoreError when they are missing."""
-    variant = scene.variant(job.variant)
-    outcome = store.get(target_job)
-    if outcome is None:
-        raise StoreError(f"the weights of {variant.name} are missing from the run", "Resume: they are made again.")
-    return restored(scene, variant, outcome)
-
-
-def restored(scene: Scene, variant: VariantPlan, outcome: Outcome) -> Target:
-    """A variant with the weights that the outcome of its model job holds."""
-    target = wrapped(base_target(scene, variant), variant.chain)
-    # Loading a stranger's file may have set them.
-    torch.set_num_threads(scene.plan.threads)
-    state = unpack(outcome.arrays["weights"])
-    target.model.load_state_dict({key: value.to(target.device) for key, value in state.items()})
-    for watching in _WATCHING:
-        watching.append((target, outcome.arrays["weights"]))
-    sample = torch.from_numpy(scene.test.x[:1]).to(target.device)
-    return target.having(
-        name=variant.name,
-        stochastic=target.stochastic or bool(outcome.numbers.get("stochastic")),
-        batch=rows_within(target, sample, scene.plan.memory),
-    )
-
-
-Restored = list[tuple[Target, npt.NDArray[np.uint8]]]
-_WATCHING: list[Restored] = []
-
-
-@contextlib.contextmanager
-def restorations() -> Iterator[Restored]:
-    """Every target that ``restored`` makes in the block, with the packed weights it was given."""
-    made: Restored = []
-    _WATCHING.append(made)
-    try:
-        yield made
-    finally:
-        _WATCHING.pop()
-
-
-def stand_in(scene: Scene, target: Target, weights: str) -> Lowered:
-    """The stand-in of a variant, made once in each worker, of the same first images for every job.
-
-    weights is the id of the job that left the target's weights.
-    """
-    key = (weights, target.name)
-    if key not in _STAND_INS:
-        _STAND_INS.clear()
-        _STAND_INS[key] = lower(target, torch.from_numpy(scene.test.x[:SAMPLE]).to(target.device))
-    return _STAND_INS[key]
-
-
-_STAND_INS: dict[tuple[str, str], Lowered] = {}
-"""The last one made: jobs come variant by variant."""
-
-
-def pack(target: Target) -> npt.NDArray[np.uint8]:
-    """A model's state as the bytes of a safetensors file. Tensors that share memory are written apart."""
-    from safetensors.torch import save
-
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in target.model.state_dict().items()}
-    return np.frombuffer(save(state), dtype=np.uint8)
-
-
-def unpack(content: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
-    """What ``pack`` packed."""
-    from safetensors.torch import load as load_bytes
-
-    return load_bytes(content.tobytes())
-
-
 def as_split(dataset: Dataset | None, device: str) -> Split | None:
     """A dataset as tensors: all of it, for whoever learns from it."""
     if dataset is None:
@@ -372,55 +239,3 @@ def as_split(dataset: Dataset | None, device: str) -> Split | None:
 def calls(dataset: Dataset, oracle: Oracle) -> Iterator[npt.NDArray[np.float32]]:
     """All inputs a few calls of the model at a time: cut where the oracle would cut the whole."""
     return blocks(dataset.x, max(IN_CALL // oracle.rows(), 1) * oracle.rows())
-
-
-def leave(loaded: Scene, store: Store) -> None:
-    """Tell a run's workers where the rows of image folders are, so that none reads them all."""
-    found = {name: folders.kept(split) for name, split in _parts(loaded.splits) if split is not None}
-    arrays = {f"{name} {key}": value for name, each in found.items() for key, value in (each or {}).items()}
-    if not arrays:
-        (store.root / INPUTS).unlink(missing_ok=True)
-        return
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # arrays by name
-    store.put_file(INPUTS, buffer.getvalue())
-
-
-def _left(store: Store) -> dict[str, Dataset]:
-    """The data that ``leave`` told of, by split; nothing is read of it."""
-    place = store.root / INPUTS
-    if not place.is_file():
-        return {}
-    with np.load(place, allow_pickle=False) as stored:
-        arrays = {key: stored[key] for key in stored.files}
-    named = {key.partition(" ")[0] for key in arrays}
-    own = {name: {key.partition(" ")[2]: arrays[key] for key in arrays if key.startswith(f"{name} ")} for name in named}
-    return {name: folders.again(each) for name, each in own.items()}
-
-
-def _parts(splits: Splits) -> tuple[tuple[str, Dataset | None], ...]:
-    return ("test", splits.test), ("train", splits.train), ("calibration", splits.calibration)
-
-
-@lru_cache(maxsize=1)
-def of_run(root: Path) -> Scene:
-    """The scene of a run folder, loaded once in each worker. Raises DataError when the data is not what it was.
-
-    What is streamed is not read here: every row is held against its id when a job reads it.
-    """
-    store = Store.open(root)
-    plan, known, left = store.plan(), store.facts(), _left(store)
-    if "test" in left:
-        named = {"train": plan.train, "calibration": plan.calibration}
-        others = {key: _one(text, plan, known.classes) for key, text in named.items() if text and key not in left}
-        mask = None if plan.mask is None else masks.read(plan.mask, known.shape)
-        loaded = Scene(plan, Splits(**{**left, **others}), (), mask=mask)
-    else:
-        loaded = load(plan)
-    loaded = dataclasses.replace(loaded, splits=with_classes(loaded.splits, known.classes))
-    for name, split in _parts(loaded.splits):
-        if name not in left and (None if split is None else data.fingerprint(split)) != getattr(known, name):
-            raise DataError(f"the {name} data changed since the run began", "Put it back, or give another --out.")
-    if loaded.mask is not None and masks.fingerprint(loaded.mask) != known.mask:
-        raise DataError("the mask changed since the run began", "Put it back, or give another --out.")
-    return loaded

@@ -36,7 +36,7 @@ from actsec.hardening.chains import fit_chain, threads
 from actsec.health import tally
 from actsec.planning import budgets
 from actsec.planning.budgets import REPEATS
-from actsec.running import attacking, conduct, probe, scene, timing
+from actsec.running import attacking, conduct, probe, restoring, run_scene, scene, timing
 from actsec.running.deadline import TimedOut, deadline
 from actsec.running.deadline import said as told
 from actsec.running.scene import Scene
@@ -61,7 +61,7 @@ def run(job: Job, root: Path, loaded: Scene | None = None) -> str | None:
     """
     store, began, used = Store(root), time.perf_counter(), time.process_time()
     try:
-        loaded = loaded or scene.of_run(root)
+        loaded = loaded or run_scene.of_run(root)
         outcome = _outcome(job, loaded, store)
     except TimedOut:
         outcome = Outcome(job.id, {}, error=told(loaded.plan.timeout if loaded else None))
@@ -116,7 +116,7 @@ def _timed(job: Job, loaded: Scene, store: Store, outcome: Outcome) -> dict[str,
 
 
 def _pass_time(job: Job, loaded: Scene, _store: Store, outcome: Outcome) -> dict[str, float]:
-    target = scene.restored(loaded, loaded.variant(job.variant), outcome)
+    target = restoring.restored(loaded, loaded.variant(job.variant), outcome)
     x, y = (torch.from_numpy(a[: timing.ROWS]).to(target.device) for a in (loaded.test.x, loaded.test.y))
     return {"seconds_per_pass": timing.seconds_per_pass(target, x, y)}
 
@@ -125,15 +125,15 @@ def _latency(job: Job, loaded: Scene, store: Store, outcome: Outcome) -> dict[st
     before = store.get(job.needs[0])
     if before is None:
         return {}
-    base = scene.restored(loaded, loaded.variant(_base_name(loaded)), before)
-    other = scene.restored(loaded, loaded.variant(job.variant), outcome)
+    base = restoring.restored(loaded, loaded.variant(_base_name(loaded)), before)
+    other = restoring.restored(loaded, loaded.variant(job.variant), outcome)
     x = torch.from_numpy(loaded.test.x[: timing.ROWS]).to(base.device)
     return {"latency_ratio": timing.latency_ratio(base, other, x)}
 
 
 def _base(job: Job, loaded: Scene, store: Store) -> Outcome:
     plan = loaded.plan
-    target = scene.base_target(loaded, loaded.variant(job.variant))
+    target = restoring.base_target(loaded, loaded.variant(job.variant))
     numbers: dict[str, Any] = {"stochastic": target.stochastic, "threshold": target.threshold}
     if plan.reference:
         data = scene.as_split(loaded.splits.train, plan.device)
@@ -150,7 +150,7 @@ def _base(job: Job, loaded: Scene, store: Store) -> Outcome:
                 "Give another --out, put the model back, or mend a forward pass that changes weights.",
             )
         numbers["stochastic"] = target.stochastic or _draws_differ(target, loaded)
-    return Outcome(job.id, numbers, {"weights": scene.pack(target)})
+    return Outcome(job.id, numbers, {"weights": restoring.pack(target)})
 
 
 def _draws_differ(target: Target, loaded: Scene) -> bool:
@@ -162,7 +162,7 @@ def _draws_differ(target: Target, loaded: Scene) -> bool:
 
 def _defend(job: Job, loaded: Scene, store: Store) -> Outcome:
     plan, variant = loaded.plan, loaded.variant(job.variant)
-    target = scene.ready(loaded, store, dataclasses.replace(job, variant=_base_name(loaded)), job.needs[0])
+    target = restoring.ready(loaded, store, dataclasses.replace(job, variant=_base_name(loaded)), job.needs[0])
     material = Material(
         scene.as_split(loaded.splits.calibration, plan.device),
         scene.as_split(loaded.splits.train, plan.device),
@@ -180,7 +180,7 @@ def _defend(job: Job, loaded: Scene, store: Store) -> Outcome:
         "stochastic": target.stochastic,
         "threshold": target.threshold,
     }
-    return Outcome(job.id, numbers, {"weights": scene.pack(target.having(name=variant.name))})
+    return Outcome(job.id, numbers, {"weights": restoring.pack(target.having(name=variant.name))})
 
 
 def _silent(_text: str, _done: int, _total: int) -> None:
@@ -213,7 +213,7 @@ def perturb(
 
 
 def _clean(job: Job, loaded: Scene, store: Store) -> Outcome:
-    target = scene.ready(loaded, store, job, job.needs[0])
+    target = restoring.ready(loaded, store, job, job.needs[0])
     arrays, numbers = {}, {}
     repeats = REPEATS[loaded.plan.budget] if target.stochastic else 1
     for name, dataset in (("test", loaded.test), ("calibration", loaded.splits.calibration)):
@@ -247,7 +247,7 @@ def _mean_log(logits: Tensor) -> Tensor:
 
 
 def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
-    target, test, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan
+    target, test, plan = restoring.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan
     x, y = (torch.from_numpy(a[:HEALTH_ROWS]).to(target.device) for a in (test.x, test.y))
     with frozen(target.model):
         numbers: dict[str, Any] = {
@@ -265,7 +265,7 @@ def _probe(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 
 def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
-    target, test = scene.ready(loaded, store, job, job.needs[0]), loaded.test
+    target, test = restoring.ready(loaded, store, job, job.needs[0]), loaded.test
     first, last = (int(row) for row in job.recipe["rows"])
     x, rows = (torch.from_numpy(a[first:last]).to(target.device) for a in (test.x, test.ids.view(np.int64)))
     y = torch.from_numpy(test.y[first:last])
@@ -282,7 +282,7 @@ def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 
 def _nonsense(job: Job, loaded: Scene, store: Store) -> Outcome:
-    target, test, seed = scene.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan.seed
+    target, test, seed = restoring.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan.seed
     repeats = budgets.repeats(loaded.plan.budget, target)
     x, rows = (torch.from_numpy(a[: nonsense.STATISTICS]).to(target.device) for a in (test.x, test.ids.view(np.int64)))
     found, rays = nonsense.measure(target, x, rows, seed=seed, repeats=repeats), nonsense.far(target, seed)
@@ -293,7 +293,7 @@ def _nonsense(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 
 def _fool(job: Job, loaded: Scene, store: Store) -> Outcome:
-    target, plan = scene.ready(loaded, store, job, job.needs[0]), loaded.plan
+    target, plan = restoring.ready(loaded, store, job, job.needs[0]), loaded.plan
     attack, repeats = nonsense.FOOLING[plan.budget], budgets.repeats(plan.budget, target)
     found = nonsense.fool(target, attack=attack, seed=plan.seed, repeats=repeats)
     width = target.bounds[1] - target.bounds[0]
@@ -307,7 +307,7 @@ def _fool(job: Job, loaded: Scene, store: Store) -> Outcome:
 
 
 def _certify(job: Job, loaded: Scene, store: Store) -> Outcome:
-    target, test, told = scene.ready(loaded, store, job, job.needs[0]), loaded.test, job.recipe
+    target, test, told = restoring.ready(loaded, store, job, job.needs[0]), loaded.test, job.recipe
     voter = certificates.voter_of(target)
     if voter is None:
         reason = "a defense after smoothing may change its decision: put smoothing behind it"
