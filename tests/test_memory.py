@@ -7,9 +7,10 @@ import torch
 from attack_models import digits
 from torch import nn
 
+from actsec import losses
 from actsec.attacks import PGD, Square
 from actsec.errors import ModelError
-from actsec.search.oracle import PAD, Oracle, frozen, rows_within
+from actsec.search.oracle import PAD, Oracle, filling, frozen, rows_within
 from actsec.search.referee import attack_target, cases_of
 from actsec.types import BATCH, Target
 
@@ -61,7 +62,52 @@ def test_the_rows_of_a_call_follow_from_what_a_backward_keeps():
     target = Target(wide.eval(), (1000,), ("a", "b"))
     x = torch.zeros(3, 1000)
     assert rows_within(target, x, memory=1 << 20) == BATCH
-    assert rows_within(target, x, memory=1) == PAD
+    assert rows_within(target, x, memory=1) == 4  # 4.2 to 6.2
+    assert rows_within(target, x, memory=4) == 16  # 16.9 to 25
+    assert rows_within(target, x, memory=0) == 1
     # 21,000 to 31,000 floats a row, twice: 168 to 248 kB; 20 MiB hold 84 to 124 rows.
     assert rows_within(target, x, memory=20) in (64, 96)
     assert all(p.requires_grad for p in wide.parameters())
+
+
+@pytest.mark.parametrize(("most", "fills"), [(0, 1), (1, 1), (2, 2), (7, 4), (31, 16), (32, 32), (100, 96), (256, 256)])
+def test_a_call_is_filled_by_multiples_of_32_or_powers_of_2(most, fills):
+    assert filling(most) == fills
+
+
+class Counting(nn.Module):
+    """Notes how many rows each call had."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.rows = model, []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return self.model(x)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+@pytest.mark.parametrize(("repeats", "draws"), [(1, 1), (3, 1), (20, 1), (1, 4)])
+def test_calls_below_32_rows_have_one_size_whoever_shares_them(batch, repeats, draws):
+    """Then no row's numbers rest on the rows beside it: one kernel, picked by the size, answers every call."""
+    target, x, y = digits()
+    counting = Counting(target.model)
+    small = target.having(model=counting, batch=batch, draws=draws, stochastic=repeats > 1)
+    cases = cases_of(small, x[:37], y[:37], "linf", 0.1)
+
+    def asked(rows: slice):
+        oracle = Oracle(small, repeats=repeats)
+        with frozen(counting):
+            observed, _, gradient = oracle.differentiate(x[rows], cases.rows(rows), losses.by_name("cross_entropy"), False)
+        return observed.logits, gradient
+
+    together = [asked(slice(0, 37)), asked(slice(0, 5)), asked(slice(3, 4))]
+    assert len(set(counting.rows)) == 1
+    assert counting.rows[0] % batch == 0
+    assert counting.rows[0] >= min(batch, repeats)
+    for logits, gradient in together[1:2]:
+        assert torch.equal(logits, together[0][0][:5])
+        assert torch.equal(gradient, together[0][1][:5])
+    assert torch.equal(together[2][0], together[0][0][3:4])
+    assert torch.equal(together[2][1], together[0][1][3:4])

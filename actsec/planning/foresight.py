@@ -91,15 +91,16 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds of one question with a gradient about m rows: call + row * m, m at least 32; ready to prepare a model."""
+    """Seconds of one question with a gradient about m rows: call + row * m, m at least pad; ready to prepare a model."""
 
     call: float
     row: float
     ready: float
+    pad: int = PAD
 
     def question(self, rows: NDArray[np.float64]) -> float:
         """Of questions about so many rows each."""
-        return float(np.sum(self.call + self.row * np.maximum(rows, PAD)))
+        return float(np.sum(self.call + self.row * np.maximum(rows, self.pad)))
 
 
 def forecast(prepared: Prepared, images: int = IMAGES) -> Forecast:
@@ -131,13 +132,14 @@ def _done(error: str | None) -> None:
 
 
 def _pace(loaded: scene.Scene, target: Target, ready: float) -> Pace:
-    """From an attack that nothing stops, on 32 rows and on as many as a job has."""
-    many = max(min(loaded.plan.shard, target.batch, len(loaded.test)), PAD)
-    few = _seconds(loaded, target, PAD)
-    if many < 2 * PAD:
-        return Pace(0.0, few / PAD, ready)
-    row = max((_seconds(loaded, target, many) - few) / (many - PAD), 0.0)
-    return Pace(max(few - row * PAD, 0.0), row, ready)
+    """From an attack that nothing stops, on as few rows as a call has (32 at most) and on as many as a job has."""
+    pad = min(PAD, target.batch)
+    many = max(min(loaded.plan.shard, target.batch, len(loaded.test)), pad)
+    few = _seconds(loaded, target, pad)
+    if many < 2 * pad:
+        return Pace(0.0, few / pad, ready, pad)
+    row = max((_seconds(loaded, target, many) - few) / (many - pad), 0.0)
+    return Pace(max(few - row * pad, 0.0), row, ready, pad)
 
 
 def _seconds(loaded: scene.Scene, target: Target, rows: int) -> float:

@@ -116,7 +116,7 @@ def jobs(plan: Plan, facts: Facts) -> tuple[Job, ...]:
 
 def model_jobs(plan: Plan, facts: Facts, variant: VariantPlan) -> tuple[Job, ...]:
     """The jobs that make the variant's weights, the last of which leaves them: the base, then its chain of defenses."""
-    recipe: dict[str, Any] = {"seed": plan.seed, "threads": plan.threads}
+    recipe: dict[str, Any] = {"seed": plan.seed, "threads": plan.threads, "memory": plan.memory}
     recipe |= {"device": plan.device, "versions": facts.versions}
     if plan.reference:
         # The architecture alone, so that plans share a base whatever else they build.

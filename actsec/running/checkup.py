@@ -37,7 +37,7 @@ from actsec.planning.plan import Plan
 from actsec.result import Problem, SiteHealth
 from actsec.running import restoring
 from actsec.running.scene import Scene
-from actsec.search.oracle import frozen, kept_by_row
+from actsec.search.oracle import filling, frozen, kept_by_row
 from actsec.target import settle
 from actsec.types import Target
 from actsec.verdict import statistics
@@ -77,8 +77,7 @@ def examine(target: Target, loaded: Scene, gates: Sequence[str] = (), before: tu
     with threads(plan.threads):
         with counting(target.model) as passes:
             each = kept_by_row(target, x[:1])
-            # no padding here: of a large network a call may hold a few rows alone
-            narrow = target.having(batch=max(1, min(target.batch, plan.memory * (1 << 20) // (2 * each))))
+            narrow = target.having(batch=filling(min(target.batch, plan.memory * (1 << 20) // (2 * each))))
             watched = tally.observed(narrow, x, y)
             sites = tuple(SiteHealth(**site) for site in watched.sites)
             layers, ratio = gradients(narrow, x, y)

@@ -2,7 +2,8 @@
 
 Calls are cut to at most ``batch`` rows and padded to a multiple of 32 rows, so that a row's numbers are bit-equal
 whichever rows it shares a call with (a matrix product picks its kernel, and so its order of additions, by the number of
-rows: unpadded calls differ). Parameters are frozen and gradients are taken with respect to the input alone.
+rows: unpadded calls differ). Of a target whose own ``batch`` is less than 32, which memory allows no more of, every call
+has exactly that many. Parameters are frozen and gradients are taken with respect to the input alone.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ T = TypeVar("T")
 def rows_within(target: Target, x: Tensor, memory: int) -> int:
     """How many rows of x (n, *shape) one call may hold so that what a backward keeps of them stays in ``memory`` MiB.
 
-    Between PAD and BATCH, a multiple of PAD. Buffers that come and go are allowed for by counting each kept tensor
-    twice. Cost: that of ``kept_by_row``.
+    A multiple of PAD, at most BATCH, or a power of 2 below PAD, at least 1. Buffers that come and go are allowed for by
+    counting each kept tensor twice. Cost: that of ``kept_by_row``.
     """
-    fitting = int(memory * (1 << 20) / (2 * kept_by_row(target, x)))
-    return max(PAD, min(BATCH, fitting // PAD * PAD))
+    return filling(min(int(memory * (1 << 20) / (2 * kept_by_row(target, x))), BATCH))
+
+
+def filling(most: int) -> int:
+    """At most so many rows that fill a call without padding: a multiple of PAD, or a power of 2 below; at least 1."""
+    return most - most % PAD if most >= PAD else 1 << max(most, 1).bit_length() >> 1
 
 
 def kept_by_row(target: Target, x: Tensor) -> int:
@@ -121,7 +126,7 @@ def _plain_arithmetic() -> Iterator[None]:
 class Oracle:
     """A target that answers. Use inside ``frozen(target.model)``.
 
-    batch is the most rows of one model call, 0 for the target's own; repeats > 1 averages the logits over that many
+    batch is the most rows of one model call, 0 for the target's own; it is padded to a multiple of ``pad``. repeats > 1 averages the logits over that many
     draws of a stochastic target and differentiates the loss of that average (expectation over transformation, Athalye
     et al. 2018); seed and name key those draws, together with the number of the call.
     """
@@ -131,11 +136,13 @@ class Oracle:
     repeats: int = 1
     seed: int = 0
     name: str = ""
+    pad: int = field(default=PAD, init=False)
     calls: int = field(default=0, init=False)
     watched: frozenset[str] | None = field(default=None, init=False)
     """The activation calls that count, found at the first question that watches them."""
 
     def __post_init__(self) -> None:
+        self.pad = min(PAD, self.target.batch)
         self.batch = self.batch or self.target.batch
 
     def observe(self, x: Tensor, watches: bool = False) -> Observed:
@@ -202,13 +209,13 @@ class Oracle:
         return answers
 
     def _shrink(self, rows: int) -> None:
-        padded = rows * self.repeats + -(rows * self.repeats) % PAD
-        if padded <= PAD:
+        padded = rows * self.repeats + -(rows * self.repeats) % self.pad
+        if padded <= self.pad:
             raise ModelError(
                 f"{self.target.name} runs out of memory on {padded} inputs at once",
                 "Free memory, use fewer workers, or audit on a device with more.",
             )
-        self.batch = max(PAD, self.batch // 2)
+        self.batch = max(self.pad, self.batch // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -230,7 +237,8 @@ class Oracle:
     def _ask(self, x: Tensor, watches: bool) -> Observed:
         m = x.shape[0]
         # The copies of an input that the target runs itself fill a call as well as padding does.
-        pad = PAD if self.target.stochastic else PAD // math.gcd(PAD, self.target.draws)
+        several = not self.target.stochastic and self.pad == PAD
+        pad = PAD // math.gcd(PAD, self.target.draws) if several else self.pad
         # A copy even without padding: a model may write into its input.
         padded = torch.cat([x, x[:1].detach().expand(-m % pad, *x.shape[1:])])
         if self.target.stochastic:

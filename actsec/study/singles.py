@@ -16,7 +16,7 @@ from actsec.forcing.aim import Kill, depth
 from actsec.forcing.consequences import Consequence, Passed
 from actsec.health import tally
 from actsec.search.ledger import FOUND
-from actsec.search.oracle import PAD, Oracle, frozen
+from actsec.search.oracle import Oracle, filling, frozen
 from actsec.search.referee import attack_target, cases_of
 from actsec.types import Cases, Region, Target
 
@@ -50,7 +50,7 @@ def universal(target: Target, cases: Cases, region: Region, attack: str, seed: i
 
     A question of it costs a forward of every row it is made on. Raises ThreatError for targets that draw.
     """
-    half = _fitting(len(cases) // 2)
+    half = filling(min(len(cases) // 2, MADE_ON))
     if half < 2:
         raise ThreatError(f"{len(cases)} images are too few to make a delta on some", "Give 4 or more.")
     x, y, eps = cases.x, cases.y, float(cases.eps[0])
@@ -68,11 +68,6 @@ def universal(target: Target, cases: Cases, region: Region, attack: str, seed: i
     noise_made, noise_other, _ = found(NOISE)
     size = delta.flatten(1).abs().amax() if cases.norm == "linf" else delta.flatten(1).norm(dim=1).amax()
     return Universal(made, other, noise_made, noise_other, float(size), delta)
-
-
-def _fitting(most: int) -> int:
-    """At most so many rows that fill a call of the model without padding: a multiple of 32, or a power of 2 below."""
-    return min(most - most % PAD, MADE_ON) if most >= PAD else 1 << most.bit_length() >> 1
 
 
 @dataclass(frozen=True, slots=True)

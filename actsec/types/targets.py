@@ -56,7 +56,7 @@ class Target:
     output: str | None = None
     """Which field of a dict or attribute of an object holds the logits; None finds ``logits`` or the first tensor."""
     batch: int = BATCH
-    """The most rows of one call: what memory allows, never what the result depends on."""
+    """The most rows of one call, at least 1: what memory allows. From 32 on no number's bits depend on it."""
     draws: int = 1
     """Noisy copies of an input that one answer averages over already, as many rows at each activation call."""
     rejects: Callable[[Tensor], Tensor] | None = None
