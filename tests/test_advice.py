@@ -18,8 +18,9 @@ from actsec.result import Comparison
 from actsec.spec import parse_chain
 from actsec.types import Outcome
 from actsec.verdict import advice, calibration, effects, statistics
-from actsec.verdict.advice import Seen, label_of, sentence_of
+from actsec.verdict.advice_words import sentence_of
 from actsec.verdict.gathering import FOUND, Gathered, Tried
+from actsec.verdict.labels import Seen, label_of
 
 AT = "linf:0.1"
 PLAN = Plan(eps=0.1, attacks=(Trial("pgd(steps=2)", AT, 400, "attack"),))

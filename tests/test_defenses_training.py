@@ -46,7 +46,7 @@ from actsec.running import preparing, tasks
 from actsec.running import store as store_module
 from actsec.running.store import Store
 from actsec.search import crafting
-from actsec.search.referee import answer
+from actsec.search.answering import answer
 from actsec.spec import Spec, parse, parse_chain
 from actsec.training import Recipe, loop
 from actsec.types import JUDGE_DRAWS, Cases, Normalization, Observed, Split, Target, Threat

@@ -226,8 +226,8 @@ def test_mixed_steps_of_rows_change_no_candidate():
     from actsec import rows
     from actsec.draws import Draws
     from actsec.losses import Misclassify
+    from actsec.search.answering import answer
     from actsec.search.oracle import Oracle
-    from actsec.search.referee import answer
 
     draws, old, young = Draws(0), cases.rows(torch.arange(3)), cases.rows(torch.arange(3, 6))
     state = attack.start(old, draws)

@@ -99,7 +99,7 @@ def test_calls_below_32_rows_have_one_size_whoever_shares_them(batch, repeats, d
     def asked(rows: slice):
         oracle = Oracle(small, repeats=repeats)
         with frozen(counting):
-            observed, _, gradient = oracle.differentiate(x[rows], cases.rows(rows), losses.by_name("cross_entropy"), False)
+            observed, _, gradient = oracle.differentiate(x[rows], cases.rows(rows), losses.CrossEntropy(), False)
         return observed.logits, gradient
 
     together = [asked(slice(0, 37)), asked(slice(0, 5)), asked(slice(3, 4))]

@@ -91,7 +91,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds of one question with a gradient about m rows: call + row * m, m at least pad; ready to prepare a model."""
+    """Seconds of a question with a gradient about m rows: call + row * m, m at least pad; ready to prepare a model."""
 
     call: float
     row: float

@@ -7,7 +7,7 @@ means nothing. Each has its own message here, with the option that mends it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +18,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from actsec.data.streamed import Inputs, Streamed
-from actsec.errors import ActsecError, BadOption, DataError, Guessing, ModelError, NoVerdict
+from actsec.errors import BadOption, DataError, Guessing, ModelError, NoVerdict
 from actsec.loading.fitting import check_finite
-from actsec.loading.normalizing import HALF, IMAGENET, normalization, show_normalization
+from actsec.loading.normalizing import show_normalization
 from actsec.result import Share
+from actsec.running.readings import BYTES, alternatives, readings, stop_if_better
 from actsec.search.oracle import frozen
 from actsec.target import raw_head, settle
 from actsec.types import Normalization, Target
-from actsec.verdict.statistics import paired, share
+from actsec.verdict.statistics import share
 
 BUDGET = 4e10
 """Floating-point operations a preflight may spend: about two seconds on two cores."""
 MOST, LEAST = 256, 32
-BETTER, LEVEL = 0.10, 0.01
-"""Another reading is clearly better: more than 10 points, and exact McNemar's p below 0.01."""
 _CHUNK = 32
-RAW = "raw units"
-BYTES = Normalization((0.0,), (1 / 255,))
-"""A model that takes 0-255, given inputs in [0, 1]."""
 AVERAGED = "the model gives other outputs when asked again: it is attacked and judged by averages"
 
 
@@ -53,14 +49,6 @@ class Preflight:
     others: tuple[tuple[str, Share], ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """One way in which the owner may have meant it: which rows are then correct, and the error that says so."""
-
-    correct: NDArray[np.bool_]
-    error: ActsecError
 
 
 def preflight(
@@ -105,7 +93,7 @@ def preflight(
         largest = _decide(plain, logits)
         others = {
             name: _decide(plain, _logits(_heads(target.having(normalization=other), sample)))
-            for name, other in _alternatives(target, other_normalizations)
+            for name, other in alternatives(target, other_normalizations)
         }
     if stochastic or target.stochastic:
         warnings.append(f"{AVERAGED}{_training(target.model)}")
@@ -113,7 +101,7 @@ def preflight(
     measured = share(int((decided == truth).sum()), len(truth))
     # A model that draws at random may seem to read better when its inputs are scaled: only its noise is scaled away.
     if not target.stochastic and (expect_accuracy is None or measured.high < expect_accuracy):
-        _stop_if_better(largest == truth, _readings(target, largest, truth, others))
+        stop_if_better(largest == truth, readings(target, largest, truth, others))
     warnings += _against_chance(measured, decided, truth, target.classes)
     if expect_accuracy is not None:
         check_expected(measured, expect_accuracy)
@@ -297,70 +285,6 @@ def _training(model: nn.Module) -> str:
             f"{name} ({type(m).__name__})" for name, m in model.named_modules() if m.training and isinstance(m, kinds)
         ]
     return f"; {left[0]} stays in training mode in spite of eval(): is that meant?" if left else ""
-
-
-def _alternatives(
-    target: Target, others: Sequence[str | Normalization | None] | None
-) -> list[tuple[str, Normalization | None]]:
-    """Normalisations that the owner may have forgotten or given twice. The last one reads 0-255."""
-    own = target.normalization
-    found: list[Normalization | None]
-    if others is not None:
-        found = [normalization(other) for other in others]
-    else:
-        channels = target.shape[0] if len(target.shape) == 3 else 1
-        bytewise = [BYTES] if target.bounds == (0.0, 1.0) and len(target.shape) == 3 else []
-        found = [None, *([IMAGENET] if channels == 3 else []), *([HALF] if len(target.shape) == 3 else []), *bytewise]
-    return [(show_normalization(each), each) for each in found if each != own]
-
-
-def _readings(
-    target: Target, decided: NDArray[np.int64], y: NDArray[np.int64], others: Mapping[str, NDArray[np.int64]]
-) -> list[_Reading]:
-    own, correct = show_normalization(target.normalization), decided == y
-    readings = []
-    for name, found in others.items():
-        other = found == y
-        error: ActsecError = ModelError(
-            f"clean accuracy is {correct.mean():.1%} with normalisation {own} and {other.mean():.1%} with {name}: "
-            "inputs were scaled otherwise when it was trained",
-            f"{_option(name, own, len(others))}; "
-            f"or --expect-accuracy {correct.mean():.2f} if that is what the model reaches.",
-        )
-        readings.append(_Reading(other, error))
-    for shift, word in ((-1, "high"), (1, "low")):
-        other = decided == y + shift
-        error = DataError(
-            f"clean accuracy is {correct.mean():.1%}, and {other.mean():.1%} with every label changed by {shift:+d}: "
-            f"labels are one too {word}",
-            f"Store labels that count the model's classes from 0 ({_shifted(y, shift, len(target.classes))}).",
-        )
-        readings.append(_Reading(other, error))
-    return readings
-
-
-def _shifted(y: NDArray[np.int64], shift: int, classes: int) -> str:
-    """How to write the labels moved by one; they may have been moved in a circle."""
-    inside = int(y.min()) + shift >= 0 and int(y.max()) + shift < classes
-    text = f"y {'-' if shift < 0 else '+'} 1"
-    return text if inside else f"({text}) % {classes}"
-
-
-def _option(name: str, own: str, tried: int) -> str:
-    """How the command line asks for another normalisation."""
-    if RAW in (name, own):
-        return "Give --raw-units" if name == RAW else "Leave --raw-units out"
-    if name == "none":
-        return "Give --normalize none: the model seems to normalise by itself"
-    best = f", the best of {tried} tried here," if tried > 1 else ""
-    return f"Give --normalize {name} if that is its training's{best} or its own MEAN/STD"
-
-
-def _stop_if_better(correct: NDArray[np.bool_], readings: list[_Reading]) -> None:
-    """Stop for the reading under which most rows are correct, when that is clearly better than what was asked for."""
-    best = max(readings, key=lambda reading: int(reading.correct.sum()))
-    if best.correct.mean() - correct.mean() > BETTER and (paired(correct, best.correct).p or 0.0) < LEVEL:
-        raise best.error
 
 
 def _against_chance(

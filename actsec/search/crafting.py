@@ -10,8 +10,8 @@ from torch import Tensor
 
 from actsec import geometry, losses
 from actsec.draws import Draws
+from actsec.search.answering import answer
 from actsec.search.oracle import Oracle, frozen
-from actsec.search.referee import answer
 from actsec.types import Ask, Attack, Cases, Loss, Observed, Reply, Target
 
 

@@ -2,7 +2,7 @@
 
 Calls are cut to at most ``batch`` rows and padded to a multiple of 32 rows, so that a row's numbers are bit-equal
 whichever rows it shares a call with (a matrix product picks its kernel, and so its order of additions, by the number of
-rows: unpadded calls differ). Of a target whose own ``batch`` is less than 32, which memory allows no more of, every call
+rows: unpadded calls differ). Where the target's own ``batch`` is less than 32, since memory allows no more, every call
 has exactly that many. Parameters are frozen and gradients are taken with respect to the input alone.
 """
 
@@ -126,9 +126,10 @@ def _plain_arithmetic() -> Iterator[None]:
 class Oracle:
     """A target that answers. Use inside ``frozen(target.model)``.
 
-    batch is the most rows of one model call, 0 for the target's own; it is padded to a multiple of ``pad``. repeats > 1 averages the logits over that many
-    draws of a stochastic target and differentiates the loss of that average (expectation over transformation, Athalye
-    et al. 2018); seed and name key those draws, together with the number of the call.
+    batch is the most rows of one model call, 0 for the target's own; calls are padded to a multiple of ``pad``. repeats
+    > 1 averages the logits over that many draws of a stochastic target and differentiates the loss of that average
+    (expectation over transformation, Athalye et al. 2018); seed and name key those draws, together with the number of
+    the call.
     """
 
     target: Target
