@@ -21,6 +21,7 @@ def test_the_plan_holds_what_was_given_and_says_what_comes_next(tmp_path):
     assert said.code == 0
     assert said.out.splitlines()[1] == f"next: actsec audit {path}"
     assert reading.read(path) == Plan(model="nets.py:make", data='te"st.npz', eps=8 / 255)
+    assert '\neps = "8/255"\n' in path.read_text()
 
 
 def test_nothing_is_overwritten(tmp_path):

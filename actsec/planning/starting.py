@@ -15,6 +15,7 @@ from typing import Any
 from actsec.errors import StoreError
 from actsec.planning.plan import Plan
 from actsec.planning.reading import from_table, toml, write
+from actsec.spec import show
 
 WIDTH = 110
 GROUPS = {
@@ -80,7 +81,8 @@ def _key(name: str, plan: Plan) -> list[str]:
     given, default = getattr(plan, name), getattr(Plan(), name)
     about = textwrap.wrap(hint, WIDTH, initial_indent="# ", subsequent_indent="# ")
     if given != default and name != "attacks":
-        return [*about, f"{name} = {toml(given)}"]
+        fraction = name == "eps" and "/" in show(given)
+        return [*about, f"{name} = {toml(show(given) if fraction else given)}"]
     example = default if default not in (None, (), "") else EXAMPLES[name]
     always = name in ("model", "data")
     return [*about, f"{'' if always else '# '}{name} = {toml(example)}"]
