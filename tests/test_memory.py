@@ -1,6 +1,7 @@
 """Calls that do not fit: bounded beforehand, halved when memory runs out all the same, and the result is the same."""
 
 import dataclasses
+import types
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from actsec import losses
 from actsec.attacks import PGD, Square
 from actsec.errors import ModelError
+from actsec.search import oracle
 from actsec.search.oracle import PAD, Oracle, filling, frozen, rows_within
 from actsec.search.referee import attack_target, cases_of
 from actsec.types import BATCH, Target
@@ -36,10 +38,10 @@ def test_running_out_of_memory_halves_the_call_and_changes_nothing(attack):
     assert torch.equal(whole.x, halved.x)
     assert torch.equal(whole.status, halved.status)
     assert torch.equal(whole.forwards, halved.forwards)
-    oracle = Oracle(narrow, 128)
+    asking = Oracle(narrow, 128)
     with frozen(narrow.model):
-        oracle.observe(x)
-    assert oracle.batch == PAD
+        asking.observe(x)
+    assert asking.batch == PAD
 
 
 def test_a_model_that_fits_not_even_one_call_is_said_to():
@@ -62,12 +64,16 @@ def test_the_rows_of_a_call_follow_from_what_a_backward_keeps():
     target = Target(wide.eval(), (1000,), ("a", "b"))
     x = torch.zeros(3, 1000)
     assert rows_within(target, x, memory=1 << 20) == BATCH
-    assert rows_within(target, x, memory=1) == 4  # 4.2 to 6.2
-    assert rows_within(target, x, memory=4) == 16  # 16.9 to 25
-    assert rows_within(target, x, memory=0) == 1
+    assert [rows_within(target, x, memory=most) for most in (0, 1, 4)] == [1, 1, 1]  # none, 4 to 6, 17 to 25 would fit
     # 21,000 to 31,000 floats a row, twice: 168 to 248 kB; 20 MiB hold 84 to 124 rows.
     assert rows_within(target, x, memory=20) in (64, 96)
     assert all(p.requires_grad for p in wide.parameters())
+
+
+def test_an_accelerator_gets_as_many_rows_as_fit(monkeypatch):
+    monkeypatch.setattr(oracle, "kept_by_row", lambda *_: 1 << 19)
+    there = types.SimpleNamespace(device=torch.device("cuda"))
+    assert [rows_within(there, torch.zeros(1, 2), memory) for memory in (1, 5, 31, 32, 70)] == [1, 4, 16, 32, 64]
 
 
 @pytest.mark.parametrize(("most", "fills"), [(0, 1), (1, 1), (2, 2), (7, 4), (31, 16), (32, 32), (100, 96), (256, 256)])
@@ -97,9 +103,9 @@ def test_calls_below_32_rows_have_one_size_whoever_shares_them(batch, repeats, d
     cases = cases_of(small, x[:37], y[:37], "linf", 0.1)
 
     def asked(rows: slice):
-        oracle = Oracle(small, repeats=repeats)
+        asking = Oracle(small, repeats=repeats)
         with frozen(counting):
-            observed, _, gradient = oracle.differentiate(x[rows], cases.rows(rows), losses.CrossEntropy(), False)
+            observed, _, gradient = asking.differentiate(x[rows], cases.rows(rows), losses.CrossEntropy(), False)
         return observed.logits, gradient
 
     together = [asked(slice(0, 37)), asked(slice(0, 5)), asked(slice(3, 4))]

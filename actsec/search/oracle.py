@@ -28,10 +28,12 @@ T = TypeVar("T")
 def rows_within(target: Target, x: Tensor, memory: int) -> int:
     """How many rows of x (n, *shape) one call may hold so that what a backward keeps of them stays in ``memory`` MiB.
 
-    A multiple of PAD, at most BATCH, or a power of 2 below PAD, at least 1. Buffers that come and go are allowed for by
+    A multiple of PAD, at most BATCH. Where fewer than PAD fit, a power of 2; on a CPU 1, for there a row of so large a
+    network is hardly cheaper among more, and padding fills every call. Buffers that come and go are allowed for by
     counting each kept tensor twice. Cost: that of ``kept_by_row``.
     """
-    return filling(min(int(memory * (1 << 20) / (2 * kept_by_row(target, x))), BATCH))
+    fitting = min(int(memory * (1 << 20) / (2 * kept_by_row(target, x))), BATCH)
+    return 1 if fitting < PAD and target.device.type == "cpu" else filling(fitting)
 
 
 def filling(most: int) -> int:
