@@ -181,7 +181,8 @@ def _look(target: Target, x: Tensor, label: Tensor | None = None) -> _Seen:
     many = torch.cat([x] * math.ceil(2 * SAMPLE / n))[: 2 * SAMPLE]
     try:
         with frozen(target.model):
-            oracle = Oracle(target, len(many))
+            # Of a network too large for so many rows, in the calls that it is asked in.
+            oracle = Oracle(target, len(many) if target.batch >= PAD else target.batch)
             y = oracle.observe(x).logits.argmax(1) if label is None else label
             few, _, gradient = oracle.differentiate(x, _cases(target, x, y), Margin(), watches=False)
             y = torch.cat([y] * math.ceil(2 * SAMPLE / n))[: 2 * SAMPLE]
