@@ -171,6 +171,20 @@ def test_what_is_no_plain_pair_is_left_alone(model):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_large_network_is_compared_in_calls_that_fit():
+    """Nothing asks more rows at once than memory allows, and what is faster is taken all the same."""
+    rows = []
+
+    class Counted(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            rows.extend([len(x)] if isinstance(x, Tensor) else [])  # not of a trace
+            return super().forward(x)
+
+    target = replace(targeting(lived(Counted()), (3, 12, 12)), batch=2)
+    assert lower(target, torch.rand(8, 3, 12, 12)).what
+    assert max(rows) == 2
+
+
 def test_a_layer_known_by_two_names_is_folded_under_both():
     class Aliased(nn.Module):
         def __init__(self) -> None:
