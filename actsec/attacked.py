@@ -25,10 +25,11 @@ from actsec.running import attacking
 from actsec.search import masks, proposals, straight_through, surrogates
 from actsec.search.features import Table
 from actsec.search.ledger import ALREADY_WRONG, FOUND, Verdicts
+from actsec.search.oracle import bounded
 from actsec.search.referee import attack_target, cases_of
 from actsec.search.tables import constrained
 from actsec.spec import Spec, parse
-from actsec.types import Ask, Attack, Cases, Recipe, Region, Reply, Target, Threat
+from actsec.types import MEMORY, Ask, Attack, Cases, Recipe, Region, Reply, Target, Threat
 from actsec.verdict import miscalibrated, statistics
 from actsec.verdict.threats import NOTHING
 
@@ -77,6 +78,7 @@ def attack(
     id: Images | None = None,
     table: Table | None = None,
     source: Target | None = None,
+    memory: int = MEMORY,
     note: Callable[[Tensor, Ask, Reply], None] | None = None,
 ) -> Attacked:
     """Run one attack on examples x (n, *shape) in input units and labels y (n,); a module is loaded as a target.
@@ -86,7 +88,8 @@ def attack(
     one for all or one a row, asks for that very class, as the threats ``linf:8/255:class=3`` and ``:least_likely`` do;
     mask, boolean of an input's shape or of its height and width, is True where an input may change; grid is the number
     that stands for the box's upper end in whole-numbered data (255): what was found is judged again as saved so; source
-    is the surrogate that ``transfer`` crafts on; note sees every question, with the rows it is about, and its reply.
+    is the surrogate that ``transfer`` crafts on; memory, in MiB, bounds the activations of one call of the model, as an
+    audit's does; note sees every question, with the rows it is about, and its reply.
     Every success is judged by the target's own rule on a fresh float32 forward; the model is bit-equal afterwards.
     Raises ThreatError when the attack cannot run under the threat.
 
@@ -99,6 +102,7 @@ def attack(
     goals.check(under, target.shape, target.bounds, len(target.classes))
     xs, ys = tensor(x, target.device, torch.float32), tensor(y, target.device, torch.int64)
     _check(target, xs, ys)
+    target = bounded(target, xs, memory)
     if under.region and (reason := tally.kill_profile(target, xs[:2], xs[:2], region=under.region).reason):
         mend = "Units of relu die, those of tanh and sigmoid saturate, those of gelu and silu have zero tails."
         raise ThreatError(f"{name}: {reason}", mend)
@@ -113,7 +117,7 @@ def attack(
         source = surrogates.named(made, classes=target.classes, shape=shape, bounds=target.bounds, device=device)
     flat = attacking.Flat(cases, note)
     verdicts = attack_target(
-        surrogates.ready(made, cases, source, (), seed),
+        surrogates.ready(made, cases, source, (), seed, memory),
         target,
         cases,
         losses.goal_of(under, made, target.threshold),

@@ -1,13 +1,17 @@
 """Calls that do not fit: bounded beforehand, halved when memory runs out all the same, and the result is the same."""
 
 import dataclasses
+import gc
 import types
+import weakref
 
+import numpy as np
 import pytest
 import torch
 from attack_models import digits
 from torch import nn
 
+import actsec
 from actsec import losses
 from actsec.attacks import PGD, Square
 from actsec.errors import ModelError
@@ -70,6 +74,18 @@ def test_the_rows_of_a_call_follow_from_what_a_backward_keeps():
     assert all(p.requires_grad for p in wide.parameters())
 
 
+def test_what_was_measured_is_let_go():
+    """A graph that holds itself would keep the weights of every target a run restores, job after job."""
+    weights = []
+    for _ in range(3):
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.Sigmoid(), nn.Linear(16, 2)).eval()
+        weights += [weakref.ref(parameter) for parameter in model.parameters()]
+        rows_within(Target(model, (8,), ("a", "b")), torch.zeros(1, 8), memory=1)
+        del model
+    gc.collect()
+    assert [ref() for ref in weights] == [None] * len(weights)
+
+
 def test_an_accelerator_gets_as_many_rows_as_fit(monkeypatch):
     monkeypatch.setattr(oracle, "kept_by_row", lambda *_: 1 << 19)
     there = types.SimpleNamespace(device=torch.device("cuda"))
@@ -91,6 +107,30 @@ class Counting(nn.Module):
     def forward(self, x):
         self.rows.append(len(x))
         return self.model(x)
+
+
+def test_one_attack_keeps_to_the_memory_it_is_given_as_an_audit_does(monkeypatch):
+    monkeypatch.setattr(oracle, "kept_by_row", lambda *_: 1 << 14)  # 32 rows a MiB, for each is counted twice
+    target, x, y = digits()
+    counting = Counting(target.model)
+    counted = target.having(model=counting)
+    whole = actsec.attack(counted, x, y, "pgd(steps=3)", eps=0.1)
+    assert max(counting.rows) > PAD
+    counting.rows.clear()
+    held = actsec.attack(counted, x, y, "pgd(steps=3)", eps=0.1, memory=1)
+    assert max(counting.rows) == PAD
+    assert np.array_equal(held.x, whole.x)
+    counting.rows.clear()
+    actsec.attack(counted, x[:5], y[:5], "pgd(steps=3)", eps=0.1, memory=0)
+    assert set(counting.rows) == {1}
+
+
+def test_a_surrogate_keeps_to_the_memory_too():
+    target, x, y = digits()
+    counting = Counting(target.model)
+    source = target.having(model=counting)
+    actsec.attack(target, x, y, "transfer(attack='fgsm')", eps=0.1, source=source, memory=0)
+    assert set(counting.rows[counting.rows.index(4) + 1 :]) == {1}
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16])

@@ -27,7 +27,7 @@ from actsec.attacks.fooling import Fooling, LogOdds
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError
 from actsec.losses import Confident
-from actsec.nonsense import ALPHAS, KINDS, NOT_FINITE, REJECTED, ROWS, far, fool, inputs, measure
+from actsec.nonsense import ALPHAS, KINDS, NOT_FINITE, REJECTED, ROWS, blanks, far, fool, inputs, measure
 from actsec.planning import jobs, plan
 from actsec.reports import load
 from actsec.reports.figures.rays import Line, rays
@@ -99,6 +99,41 @@ def test_nonsense_is_the_same_whatever_the_model_and_its_order():
     assert not torch.equal(inputs(x, ids, (0.0, 1.0), 6)[0], again)
     flipped = inputs(x.flip(0), ids.flip(0), (0.0, 1.0), 5)[0]
     assert torch.equal(flipped[2 * ROWS : 2 * ROWS + 40].flip(0), again[2 * ROWS : 2 * ROWS + 40])
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_the_moments_of_pieces_are_those_of_the_whole(at_once):
+    x = images(90, low=1000.0, high=1001.0)
+    x[:, 0] = 0.1
+    found = nonsense.moments(torch.split(x, at_once))
+    assert torch.allclose(found.mean, x.double().mean(0), rtol=0, atol=1e-12 * 1000)
+    assert torch.allclose(found.deviation, x.double().std(0, unbiased=False), rtol=0, atol=1e-12 * 1000)
+
+
+def test_each_row_of_nonsense_is_drawn_alone_as_it_is_among_others():
+    x = images()
+    whole, kind = inputs(x, torch.arange(40) + 100, (0.0, 1.0), 5)
+    drawn = nonsense.Drawn(x, torch.arange(40) + 100, nonsense.observed(x), (0.0, 1.0), 5)
+    for k, count in enumerate(drawn.counts()):
+        alone = torch.cat([drawn.rows(k, torch.tensor([row])) for row in range(count)])
+        assert torch.equal(alone, whole[kind == k])
+
+
+@pytest.mark.parametrize("batch", [1, 32, 64])
+def test_no_more_nonsense_is_held_than_a_call_takes(batch, monkeypatch):
+    target, x, _ = digits()
+    held, rows = [], nonsense.Drawn.rows
+
+    def counted(drawn, kind, row):
+        held.append(len(row))
+        return rows(drawn, kind, row)
+
+    monkeypatch.setattr(nonsense.Drawn, "rows", counted)
+    found, whole = measure(target.having(batch=batch), x), measure(target, x)
+    assert max(held[: held.index(max(held))]) == batch
+    assert np.array_equal(found.surest, whole.surest)
+    assert np.allclose(found.confidence, whole.confidence, atol=1e-6)
+    assert batch == 1 or np.array_equal(found.confidence, whole.confidence)
 
 
 def test_confidence_is_the_probability_of_the_decision_on_the_stored_inputs():
@@ -349,9 +384,9 @@ def test_what_fool_refuses():
     cases = cases_of(target, *(part[:2] for part in digits()[1:]), "linf", None)
     with pytest.raises(ThreatError, match="fooling needs a budget"):
         attack_target(Fooling(), target, cases)
-    assert nonsense.spaced(3) == (0, 1, 2)
-    assert nonsense.spaced(1000)[::9] == (0, 999)
-    assert len(nonsense.spaced(1000)) == 10
+    assert blanks.spaced(3) == (0, 1, 2)
+    assert blanks.spaced(1000)[::9] == (0, 999)
+    assert len(blanks.spaced(1000)) == 10
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.lists(st.integers(0, 6), min_size=1, max_size=30))

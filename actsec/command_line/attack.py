@@ -51,6 +51,7 @@ def attack_command(
         seed=plan.seed,
         id=rows,
         table=test.table,
+        memory=loaded.plan.memory,
     )
     if save:
         _write(places["--save"], x=outcome.x, y=y, success=outcome.success, original=x)

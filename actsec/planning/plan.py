@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from actsec.search.features import FeatureRule
+from actsec.types import MEMORY
 
-SCHEMA = 4
+SCHEMA = 5
 """Raised when a job would give other numbers for the same recipe."""
 CHECKED = ("noise", "single_step", "iterative", "doubled", "margin", "gradient_free", "unbounded", "transfer")
 """Roles that the sanity checks read, all on the same images."""
@@ -62,7 +63,7 @@ class Plan:
     trust_model: Annotated[bool, "open files that execute code when opened"] = False
     device: Annotated[str, "cpu, cuda or mps"] = "cpu"
     threads: Annotated[int, "threads of every worker: part of the plan, since it moves the last bit"] = 1
-    memory: Annotated[int, "MiB that activations of one model call may take: part of the plan, as threads are"] = 2048
+    memory: Annotated[int, "MiB that activations of one model call may take: part of the plan, as threads are"] = MEMORY
     shard: Annotated[int, "images in one job"] = 250
     timeout: Annotated[float | None, "seconds one job may take; a longer one has failed, alone"] = None
     gates: Annotated[tuple[str, ...], "conditions such as robust_accuracy@linf:0.1>=0.3"] = ()

@@ -56,7 +56,7 @@ def attack(job: Job, loaded: Scene, store: Store) -> Outcome:
     lowered = None if mended else _stand_in(job, loaded, target, goal, passes)
     stored = [outcome.arrays for need in job.needs[1:] if (outcome := store.get(need)) is not None]
     verdicts = attack_target(
-        surrogates.ready(made, cases, scene.surrogate(loaded, made), stored, plan.seed),
+        surrogates.ready(made, cases, scene.surrogate(loaded, made), stored, plan.seed, plan.memory),
         target,
         cases,
         goal,

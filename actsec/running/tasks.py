@@ -284,8 +284,12 @@ def _corrupt(job: Job, loaded: Scene, store: Store) -> Outcome:
 def _nonsense(job: Job, loaded: Scene, store: Store) -> Outcome:
     target, test, seed = restoring.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan.seed
     repeats = budgets.repeats(loaded.plan.budget, target)
-    x, rows = (torch.from_numpy(a[: nonsense.STATISTICS]).to(target.device) for a in (test.x, test.ids.view(np.int64)))
-    found, rays = nonsense.measure(target, x, rows, seed=seed, repeats=repeats), nonsense.far(target, seed)
+    x, rows = (torch.from_numpy(a[: nonsense.ROWS]).to(target.device) for a in (test.x, test.ids.view(np.int64)))
+    many = range(0, min(nonsense.STATISTICS, len(test)), nonsense.AT_ONCE)
+    read = (test.x[first : min(first + nonsense.AT_ONCE, nonsense.STATISTICS)] for first in many)
+    like = nonsense.moments(torch.from_numpy(piece).to(target.device) for piece in read)
+    found = nonsense.measure(target, x, rows, seed=seed, repeats=repeats, like=like)
+    rays = nonsense.far(target, seed)
     away = {f"far_{name}": getattr(rays, name) for name in ("confidence", "label", "limit")}
     numbers = {"kinds": list(nonsense.KINDS), "alphas": list(nonsense.ALPHAS), "precision": rays.precision}
     fields = (field.name for field in dataclasses.fields(found))

@@ -36,6 +36,11 @@ def rows_within(target: Target, x: Tensor, memory: int) -> int:
     return 1 if fitting < PAD and target.device.type == "cpu" else filling(fitting)
 
 
+def bounded(target: Target, x: Tensor, memory: int) -> Target:
+    """The target with no more rows in a call than ``rows_within`` memory; its own ``batch`` where that is less."""
+    return target.having(batch=min(target.batch, rows_within(target, x, memory)))
+
+
 def filling(most: int) -> int:
     """At most so many rows that fill a call without padding: a multiple of PAD, or a power of 2 below; at least 1."""
     return most - most % PAD if most >= PAD else 1 << max(most, 1).bit_length() >> 1
@@ -54,7 +59,8 @@ def kept_by_row(target: Target, x: Tensor) -> int:
             def keep(tensor: Tensor, saved: dict[tuple[int, int], int] = saved) -> Tensor:
                 storage = tensor.untyped_storage()
                 saved[storage.data_ptr(), storage.nbytes()] = storage.nbytes()
-                return tensor
+                # Itself it would hold the graph that holds it, where it is what its own node gave: never freed.
+                return tensor.detach()
 
             sample = x[:1].expand(rows, *x.shape[1:]).clone().requires_grad_(True)
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -14,6 +14,7 @@ from actsec.losses import Hardest
 from actsec.planning.jobs import VARIANT
 from actsec.search import examples
 from actsec.search.ledger import Verdicts
+from actsec.search.oracle import bounded
 from actsec.search.referee import attack_target
 from actsec.spec import Spec
 from actsec.types import Attack, Cases, Recipe, Target
@@ -61,14 +62,17 @@ def craft(attack: Spec, source: Target, cases: Cases, seed: int) -> Verdicts:
 
 
 def ready(
-    attack: Any, cases: Cases, source: Target | None, stored: Sequence[Mapping[str, Any]], seed: int
+    attack: Any, cases: Cases, source: Target | None, stored: Sequence[Mapping[str, Any]], seed: int, memory: int
 ) -> Attack[Any] | Recipe:
-    """The attack itself; of ``transfer`` the examples it proposes: those stored, else those crafted on the source."""
+    """The attack itself; of ``transfer`` the examples it proposes: those stored, else those crafted on the source.
+
+    memory, in MiB, bounds the activations of one call of the source.
+    """
     if "transfer" not in attack.roles or (source is None and not stored):
         return attack  # type: ignore[no-any-return]  # a plug-in
     if source is None:
         return examples.proposed(examples.of_outcomes(stored, "the base"), cases, attack.most)
-    made = craft(attack.crafted, source, cases, seed)
+    made = craft(attack.crafted, bounded(source, cases.x, memory), cases, seed)
     left = {"id": cases.id, "x": made.x, "status": made.status}
     found = examples.of_outcomes([{key: value.cpu().numpy() for key, value in left.items()}], "the source")
     return examples.proposed(found, cases, attack.most)

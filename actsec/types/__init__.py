@@ -8,7 +8,17 @@ from actsec.types.asking import Ask, Attack, Cases, Goal, Loss, Proposal, Propos
 from actsec.types.defending import Checkpoint, Defense, Fitted, Material, Split, chain_text
 from actsec.types.judging import Diagnostic, Evidence, Finding, Status
 from actsec.types.poisoning import Enters, Poison, Victim
-from actsec.types.targets import BATCH, JUDGE_DRAWS, Normalization, Observed, SiteValues, Target, pad_zero, read_head
+from actsec.types.targets import (
+    BATCH,
+    JUDGE_DRAWS,
+    MEMORY,
+    Normalization,
+    Observed,
+    SiteValues,
+    Target,
+    pad_zero,
+    read_head,
+)
 from actsec.types.threats import FORCING, GRADIENT, NORMS, SLACK, Aim, Ends, Knowledge, Norm, Region, Threat
 from actsec.types.working import Job, Outcome
 
@@ -17,6 +27,7 @@ __all__ = [
     "FORCING",
     "GRADIENT",
     "JUDGE_DRAWS",
+    "MEMORY",
     "NORMS",
     "SLACK",
     "Aim",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 BATCH = 256
 """The most rows of one call of a model where memory allows: more of them were not measured to be faster."""
 
+MEMORY = 2048
+"""MiB that the activations of one call may take where nothing else is said."""
+
 JUDGE_DRAWS = 20
 """Draws that a target which draws is judged by."""
 
