@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from attack_models import digits
+from runs import inside
 from torch import nn
 
 import actsec
 from actsec import losses
 from actsec.attacks import PGD, Square
 from actsec.errors import ModelError
+from actsec.running import restoring
 from actsec.search import oracle
 from actsec.search.oracle import PAD, Oracle, filling, frozen, rows_within
 from actsec.search.referee import attack_target, cases_of
@@ -84,6 +86,23 @@ def test_what_was_measured_is_let_go():
         del model
     gc.collect()
     assert [ref() for ref in weights] == [None] * len(weights)
+
+
+def test_a_run_lets_go_of_every_target_it_restored(tiny, tmp_path, monkeypatch):
+    """What each job kept, a long run would hold at its end as many times as it has jobs."""
+    made, base_target = [], restoring.base_target
+
+    def watched(*asked):
+        target = base_target(*asked)
+        made.extend(weakref.ref(parameter) for parameter in target.model.parameters())
+        return target
+
+    monkeypatch.setattr(restoring, "base_target", watched)
+    assert inside("audit", tiny, "--out", tmp_path / "run", "--executor", "serial", "--quiet").code == 0
+    gc.collect()
+    alive = sum(ref() is not None for ref in made)
+    assert len(made) > 40
+    assert alive <= 4  # of the last stand-in, which is kept for the next job: two layers
 
 
 def test_an_accelerator_gets_as_many_rows_as_fit(monkeypatch):
