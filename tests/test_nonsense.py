@@ -261,6 +261,20 @@ def test_temperature_moves_certainty_and_does_not_end_it():
     assert (away.confidence[:, -1] > 1 - 1e-9).all()
 
 
+@pytest.mark.parametrize("batch", [1, 5])
+def test_rays_are_asked_in_calls_of_the_targets_size(batch):
+    target, rows = mlp("ReLU"), []
+    whole = far(target)
+    told = target.having(batch=batch, rejects=lambda z: rows.append(len(z)) or z.flatten(1).mean(1) > 1e5)
+    asked = nn.Sequential(target.model)
+    asked.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    found = far(told.having(model=asked))
+    assert max(rows) == batch
+    assert np.allclose(found.confidence[:, :-1], whole.confidence[:, :-1], rtol=0, atol=1e-12)
+    assert (found.confidence[:, -1] == 0).all()
+    assert (found.limit == -1).all()
+
+
 def test_a_model_that_refuses_float64_is_measured_in_float32():
     class Stubborn(nn.Module):
         def __init__(self):

@@ -62,7 +62,7 @@ def measure(
     answers, rejections = [], []
     with frozen(target.model):
         for kind, count in enumerate(counts):
-            for row in torch.arange(count, device=x.device).split(oracle.rows()):
+            for row in torch.split(torch.arange(count, device=x.device), oracle.rows()):
                 logits, refused = oracle.decided(drawn.rows(kind, row))
                 answers.append(logits.double().cpu())
                 rejections.append(refused.double().mean(0).cpu() > 0.5)

@@ -74,7 +74,8 @@ class Drawn:
             return permuted(self.x[row], self.id[row], draws.named("permuted"))
         plain = (shape[0], 1, 1) if len(shape) == 3 else (1,) * len(shape)
         blank = (low + (high - low) * draws.named("blank").uniform(row, 0, plain)).expand(-1, *shape).clone()
-        first = {0: low, 1: (low + high) / 2, 2: high, 3: self.like.mean.clamp(low, high).to(self.x.dtype)}
+        mean = self.like.mean.clamp(low, high).to(self.x.dtype)
+        first: dict[int, float | Tensor] = {0: low, 1: (low + high) / 2, 2: high, 3: mean}
         for place, number in enumerate(row.tolist()):
             if number in first:
                 blank[place] = first[number]

@@ -79,14 +79,20 @@ def _logits(target: Target, x: Tensor, precision: str, seed: int) -> Tensor:
     """The model's own logits (n, classes) as float64, without the rounding to float32 of Target.logits."""
     x = x.to(torch.float64 if precision == "float64" else torch.float32)
     torch.manual_seed(seed)  # only a stochastic target draws; the caller has frozen the generator
+
+    def asked(piece: Tensor) -> Tensor:
+        normal = target.normalization(piece) if target.normalization else piece.clone()
+        return read_head(target.model(normal), target.output).double()
+
     with torch.no_grad():
-        z = read_head(target.model(target.normalization(x) if target.normalization else x.clone()), target.output)
-    z = z.double()
+        z = torch.cat([asked(piece) for piece in torch.split(x, target.batch)])
     return pad_zero(z.reshape(-1, 1)) if z.dim() == 1 or z.shape[1] == 1 else z
 
 
 def _refused(target: Target, x: Tensor) -> Tensor:
     """Whether the target's detector abstains on inputs (n, *shape): (n,) bool."""
+    if target.rejects is None:
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with torch.no_grad():
-        score = target.rejection(x.float())
-    return torch.zeros(len(x), dtype=torch.bool, device=x.device) if score is None else ~(score <= 0)
+        scores = [target.rejection(piece) for piece in torch.split(x.float(), target.batch)]
+    return ~(torch.cat([score for score in scores if score is not None]) <= 0)
