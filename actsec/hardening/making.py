@@ -33,7 +33,7 @@ from actsec.result import Calibration, Share
 from actsec.running import preparing, restoring, scene, tasks
 from actsec.running.progress import Progress, Tell
 from actsec.running.scene import Scene
-from actsec.search.oracle import Oracle, frozen
+from actsec.search.oracle import Oracle, bounded, frozen
 from actsec.spec import Spec, parse_chain
 from actsec.types import Fitted, Material, Target, chain_text
 from actsec.verdict import calibration, statistics
@@ -109,6 +109,7 @@ def prepare(plan: Plan, chain: str, *, tested: bool, save: str | None, export: s
     base, notes = base_of(loaded, tell)
     if untrained is None:
         _check_form(base, filled, save, export)
+    base = bounded(base, torch.from_numpy(loaded.test.x[:1]).to(base.device), plan.memory)
     bare, text, onto = _origin(loaded, base)
     # Without test data of its own the scene sets some aside that nothing uses.
     notes = (*(loaded.notes if tested else ()), *notes, *((_TRUSTED,) if plan.trust_model else ()))

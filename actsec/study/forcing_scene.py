@@ -15,6 +15,7 @@ from actsec.hardening.chains import threads
 from actsec.planning.plan import Plan
 from actsec.running import checkup, preparing, scene
 from actsec.running.progress import Tell
+from actsec.search.oracle import bounded
 from actsec.study.forcing import Network, Settings, run
 from actsec.types import Norm, Target
 
@@ -63,7 +64,7 @@ def subject(plan: Plan, norm: Norm, seeds: int, tell: Tell) -> Subject:
             made.append((made[0][0], seed))
             continue
         target, more = making.base_of(dataclasses.replace(loaded, plan=resolved.having(seed=seed)), tell)
-        made.append((target, seed))
+        made.append((bounded(target, torch.from_numpy(loaded.test.x[:1]).to(target.device), resolved.memory), seed))
         notes = (*notes, *more)
     first = made[0][0]
     rows = min(resolved.samples or IMAGES, len(loaded.test))
