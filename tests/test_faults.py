@@ -204,3 +204,16 @@ def test_deleted_and_truncated_outcomes_are_named_and_measured_again(finished, t
     assert {part.rpartition("(")[2].rstrip(")") for part in note.removeprefix(progress.DAMAGED).split("), ")} == hurt
     assert (outcomes(run), result(run)) == (outcomes(finished), result(finished))
     assert json.loads((run / "report.json").read_text())["result"]["status"] == "complete"
+
+
+def test_a_model_that_leaks_is_named_and_its_numbers_stand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole, _ = audited(faulty(tmp_path, QUIET), tmp_path / "whole")
+    found, _ = audited(faulty(tmp_path, "torch.kept = [*getattr(torch, 'kept', []), x]"), tmp_path / "run")
+    monkeypatch.delattr(torch, "kept")
+    assert not claims(whole, "ACT-E03")
+    (claim,) = claims(found, "ACT-E03")
+    assert claim.startswith("The model holds 512 bytes more after each call")  # two digits of 64 floats
+    assert found.exit_code == whole.exit_code
+    # Weights and files differ in nothing but the line that keeps.
+    assert found.variants == whole.variants

@@ -21,6 +21,7 @@ OTHERS = {
     "ACT-S01": "a file was opened although opening it executes code (--trust-model).",
     "ACT-E01": "a job failed. Mend the cause; `actsec resume RUN` runs it again.",
     "ACT-E02": "the model draws from a global generator.",
+    "ACT-E03": "the model holds more memory after every call.",
 }
 """Rules that are no plug-ins."""
 KINDS = (

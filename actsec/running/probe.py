@@ -16,6 +16,7 @@ from torch import Tensor
 from actsec import geometry
 from actsec.draws import Draws
 from actsec.losses import CrossEntropy, Margin, margin
+from actsec.running.leaking import kept_by_call
 from actsec.search.oracle import Oracle, frozen, rejected
 from actsec.search.referee import cases_of
 from actsec.types import Cases, Norm, Observed, Target
@@ -46,6 +47,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
     broken_graph                   "" or why no gradient reaches the input
     detector_gradient              whether a gradient of the detector's score reaches the input; None without a detector
     autograd_inside                calls of autograd within one forward pass
+    kept_by_call                   bytes more of tensors that the model holds after each call with two rows, see leaking
     zero_cross_entropy_gradients, zero_margin_gradients, non_finite_gradients     shares, exact in float32
     gradient_norms                 5, 25, 50, 75, 95 % quantiles of the margin gradient's dual norm
     slope_cosine, slope_rows       median over rows: autograd's slopes against central differences
@@ -62,6 +64,7 @@ def probe(target: Target, x: Tensor, y: Tensor, eps: float | None, norm: Norm, s
         numbers["broken_graph"] = broken_graph(target, x[:2])
         numbers["detector_gradient"] = None if target.rejects is None else detector_gradient(target, x[:ALONE])
         numbers["autograd_inside"] = autograd_inside(target, x[:2])
+        numbers["kept_by_call"] = kept_by_call(target, x[:2])
         keep = oracle.observe(x).logits.argmax(1) == y
         rows = torch.nonzero(keep | ~keep.any()).flatten()
         cases = cases_of(target, x[rows], y[rows], norm, eps, rows)

@@ -14,6 +14,7 @@ from actsec.data import Overlap
 from actsec.planning.plan import Plan
 from actsec.result import GateResult, Problem, Variant
 from actsec.taxonomy import taxa
+from actsec.types import Outcome
 from actsec.verdict.activity import WATCHED, of_sites
 from actsec.verdict.gathering import Gathered
 
@@ -47,11 +48,22 @@ def problems(
             claim = f"The model draws from the global generator of {' and '.join(drawn)}"
             advice = "Each job seeds it, so that runs repeat; draws from torch's are also averaged over."
             found.append(Problem("ACT-E02", "medium", variant.id, claim, advice))
+        found += _leaking(g.probe, variant.id)
         found += _of_variant(variant)
         found += _evaded(variant) if variant.audited else []
     order = ("high", "medium", "low")
     named = (dataclasses.replace(p, taxa=taxa(p.rule)) for p in found)
     return tuple(sorted(named, key=lambda p: (order.index(p.severity), p.rule, p.variant)))
+
+
+def _leaking(probed: Outcome | None, variant: str) -> list[Problem]:
+    """ACT-E03: the model holds more after every call."""
+    kept = None if probed is None else probed.numbers.get("probe", {}).get("kept_by_call")
+    if not kept:
+        return []
+    claim = f"The model holds {kept:,} bytes more after each call with two inputs: a long search runs out of memory"
+    advice = "Keep nothing of inputs and outputs in the model; --shard with fewer images makes searches shorter."
+    return [Problem("ACT-E03", "medium", variant, claim, advice)]
 
 
 def _evaded(variant: Variant) -> list[Problem]:
