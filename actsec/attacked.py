@@ -16,7 +16,7 @@ from actsec import geometry, goals, losses, moving, registry
 from actsec import target as targets
 from actsec.data.streamed import row_ids
 from actsec.draws import Draws
-from actsec.errors import DataError, ThreatError
+from actsec.errors import BadOption, DataError, ThreatError
 from actsec.forcing import beside
 from actsec.health import tally
 from actsec.planning import budgets
@@ -89,12 +89,14 @@ def attack(
     mask, boolean of an input's shape or of its height and width, is True where an input may change; grid is the number
     that stands for the box's upper end in whole-numbered data (255): what was found is judged again as saved so; source
     is the surrogate that ``transfer`` crafts on; memory, in MiB, bounds the activations of one call of the model, as an
-    audit's does; note sees every question, with the rows it is about, and its reply.
+    audit's does (at least 1); note sees every question, with the rows it is about, and its reply.
     Every success is judged by the target's own rule on a fresh float32 forward; the model is bit-equal afterwards.
     Raises ThreatError when the attack cannot run under the threat.
 
     table, the ``table`` of a data set whose rows x are, says what may change in each: bounds, steps, groups.
     """
+    if memory < 1:
+        raise BadOption(f"memory = {memory}", "Give at least 1, in MiB.")
     made: Attack[Any] | Recipe
     target = targets.of(target, x)
     made, name = _attack(attack)

@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import actsec
-from actsec.hardening import hardened
+from actsec.hardening import hardened, making
 from actsec.planning.plan import Plan
 from actsec.running import preparing, restoring, tasks
 from actsec.running.store import Store
+from actsec.search import oracle
 
 NETS = """
 from torch import nn
@@ -203,6 +204,16 @@ def test_a_mistake_is_told_before_anything_is_trained(name, folder, tmp_path, mo
     assert "internal error" not in said.err
     assert not said.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("memory", "batch"), [(2048, 256), (1, 32)])
+def test_calls_keep_to_the_memory_given(memory, batch, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(oracle, "kept_by_row", lambda *_: 1 << 14)
+    seen, fit_chain = [], making.fit_chain
+    monkeypatch.setattr(making, "fit_chain", lambda base, *rest: seen.append(base.batch) or fit_chain(base, *rest))
+    given = ("--save", tmp_path / "h", "--memory", memory)
+    assert defend(folder, "temperature", *given, calibration="calibration.npz").code == 0
+    assert seen == [batch]
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_trained(folder, tmp_path, monkeypatch):

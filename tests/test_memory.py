@@ -15,7 +15,7 @@ from torch import nn
 import actsec
 from actsec import losses
 from actsec.attacks import PGD, Square
-from actsec.errors import ModelError
+from actsec.errors import BadOption, ModelError
 from actsec.running import restoring
 from actsec.search import oracle
 from actsec.search.oracle import PAD, Oracle, filling, frozen, rows_within
@@ -140,16 +140,24 @@ def test_one_attack_keeps_to_the_memory_it_is_given_as_an_audit_does(monkeypatch
     assert max(counting.rows) == PAD
     assert np.array_equal(held.x, whole.x)
     counting.rows.clear()
-    actsec.attack(counted, x[:5], y[:5], "pgd(steps=3)", eps=0.1, memory=0)
+    monkeypatch.setattr(oracle, "kept_by_row", lambda *_: 1 << 20)
+    actsec.attack(counted, x[:5], y[:5], "pgd(steps=3)", eps=0.1, memory=1)
     assert set(counting.rows) == {1}
 
 
-def test_a_surrogate_keeps_to_the_memory_too():
+def test_a_memory_of_nothing_is_refused():
+    target, x, y = digits()
+    with pytest.raises(BadOption, match="memory = 0"):
+        actsec.attack(target, x, y, "fgsm", eps=0.1, memory=0)
+
+
+def test_a_surrogate_keeps_to_the_memory_too(monkeypatch):
+    monkeypatch.setattr(oracle, "kept_by_row", lambda *_: 1 << 20)
     target, x, y = digits()
     counting = Counting(target.model)
     source = target.having(model=counting)
-    actsec.attack(target, x, y, "transfer(attack='fgsm')", eps=0.1, source=source, memory=0)
-    assert set(counting.rows[counting.rows.index(4) + 1 :]) == {1}
+    actsec.attack(target, x, y, "transfer(attack='fgsm')", eps=0.1, source=source, memory=1)
+    assert set(counting.rows) == {1}
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16])

@@ -17,7 +17,7 @@ from actsec.planning.plan import Plan
 
 AUDIT_ONLY: tuple[str, ...] = (
     *("attacks", "defenses", "activations", "corruptions", "samples", "per_class", "budget", "second_opinion"),
-    *("mask", "memory", "shard", "timeout", "gates", "accept", "evidence", "positive"),
+    *("mask", "shard", "timeout", "gates", "accept", "evidence", "positive"),
 )
 """Fields of the plan that mean nothing where nothing is attacked."""
 
