@@ -61,7 +61,8 @@ def _leaking(probed: Outcome | None, variant: str) -> list[Problem]:
     kept = None if probed is None else probed.numbers.get("probe", {}).get("kept_by_call")
     if not kept:
         return []
-    claim = f"The model holds {kept:,} bytes more after each call with two inputs: a long search runs out of memory"
+    each = f"The model holds {kept:,} bytes more after each of a few calls with two inputs"
+    claim = f"{each}: if that goes on, a long search ends where memory does"
     advice = "Keep nothing of inputs and outputs in the model; --shard with fewer images makes searches shorter."
     return [Problem("ACT-E03", "medium", variant, claim, advice)]
 
