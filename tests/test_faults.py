@@ -217,3 +217,12 @@ def test_a_model_that_leaks_is_named_and_its_numbers_stand(tmp_path, monkeypatch
     assert found.exit_code == whole.exit_code
     # Weights and files differ in nothing but the line that keeps.
     assert found.variants == whole.variants
+
+
+def test_a_model_that_counts_its_calls_and_keeps_what_it_said_is_audited(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fault = "self.calls = getattr(self, 'calls', 0) + 1; self.history = [*getattr(self, 'history', []), x]"
+    found, _ = audited(faulty(tmp_path, fault), tmp_path / "run")
+    assert not claims(found, "ACT-E01")
+    assert len(claims(found, "ACT-E03")) == 1
+    assert found.exit_code == 0

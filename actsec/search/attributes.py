@@ -1,0 +1,51 @@
+"""Plain attributes of a model, put back: a forward pass may count its calls, append to a list, note a size.
+
+Left as it is written, such an attribute would make the model another one by its fingerprint, and keep what was appended
+for as long as the model is held.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+PLAIN = (bool, int, float, str, tuple, type(None), torch.Size, torch.dtype)
+_BOXES = (list, dict, set, deque)
+
+
+def kept(model: nn.Module) -> Callable[[], None]:
+    """What puts the public attributes of every submodule back that are plain values or hold others.
+
+    Rebound ones are bound again, lists, dicts, sets and deques get their former members, plain ones that were added
+    go. Tensors, modules and private attributes are left alone.
+    """
+    before = [(vars(module), _state(module)) for module in model.modules()]
+
+    def put_back() -> None:
+        for now, was in before:
+            for name in [name for name, value in now.items() if name not in was and _seen(name, value)]:
+                del now[name]
+            for name, (value, members) in was.items():
+                if isinstance(value, _BOXES):
+                    value.clear()
+                    value.extend(members) if isinstance(value, (list, deque)) else value.update(members)
+                now[name] = value
+
+    return put_back
+
+
+def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    return {
+        name: (value, copy.copy(value) if isinstance(value, _BOXES) else None)
+        for name, value in vars(module).items()
+        if _seen(name, value)
+    }
+
+
+def _seen(name: str, value: object) -> bool:
+    return not name.startswith("_") and name != "training" and isinstance(value, (*PLAIN, *_BOXES))
