@@ -1,13 +1,13 @@
-"""What a forward pass writes into its model's plain attributes is put back, and such a model can be audited."""
+"""What a forward pass writes into its model's plain attributes can be put back, bit for bit."""
 
 from collections import deque
 
-import pytest
 import torch
 from torch import nn
 
+import actsec
 from actsec.describing import fingerprint
-from actsec.search.oracle import frozen
+from actsec.search import attributes
 from actsec.types import Target
 
 
@@ -37,33 +37,38 @@ class Writing(nn.Module):
 def test_plain_attributes_are_those_of_before():
     model = Writing().eval()
     target, history = Target(model, (3, 2, 2), ("a", "b", "c")), model.history
-    before = fingerprint(target)
-    with frozen(model), torch.no_grad():
+    before, put_back = fingerprint(target), attributes.kept(model)
+    with torch.no_grad():
         for rows in (1, 2):
             target.logits(torch.rand(rows, 3, 2, 2))
-        assert (model.calls, len(model.history), model.hw) == (2, 2, (2, 2))
+    assert (model.calls, len(model.history), model.hw) == (2, 2, (2, 2))
+    assert fingerprint(target) != before
+    put_back()
+    assert fingerprint(target) == before
     assert (model.calls, model.history, model.sizes, list(model.recent)) == (0, [], {"first": None}, [])
     assert (model.seen, model.said) == (set(), "nothing")
     assert model.history is history
     assert model.recent.maxlen == 2
     assert not hasattr(model, "hw")
-    assert fingerprint(target) == before
     # What is its own, and tensors, are left alone.
     assert model._private == 2
     assert model.last.shape == (2, 3)
 
 
-def test_they_are_put_back_when_the_model_raises_and_what_is_not_written_stays():
+def test_what_is_not_written_stays():
     model = Writing().eval()
-    model.inner.scale = [1, 2]
-    with pytest.raises(RuntimeError), frozen(model):
-        model(torch.rand(1, 5))
-    assert model.calls == 0
+    model.inner.scale, model.calls, model.history = [1, 2], 7, [torch.ones(1)]
+    kept, put_back = model.history[0], attributes.kept(model)
+    model(torch.rand(1, 3, 2, 2))
+    put_back()
     assert model.inner.scale == [1, 2]
-    model.calls, model.history = 7, [torch.ones(1)]
-    kept = model.history[0]
-    with frozen(model):
-        model(torch.rand(1, 3, 2, 2))
     assert model.calls == 7
     assert len(model.history) == 1
     assert model.history[0] is kept
+
+
+def test_a_users_own_counter_counts():
+    model = Writing().eval()
+    target = Target(model, (3, 2, 2), ("a", "b", "c"))
+    actsec.attack(target, torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64), "pgd(steps=3)", eps=0.1)
+    assert model.calls > 3

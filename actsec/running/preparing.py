@@ -14,7 +14,7 @@ from actsec.planning.plan import Facts, Plan
 from actsec.running import restoring, scene
 from actsec.running.deadline import TimedOut, deadline, said
 from actsec.running.scene import Given, Scene
-from actsec.search import tables
+from actsec.search import attributes, tables
 from actsec.spec import parse_chain
 from actsec.types import Job, Target, Threat
 from actsec.verdict import acceptance
@@ -65,11 +65,14 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
     else:
         try:
             with deadline(loaded.plan.timeout), threads(loaded.plan.threads), seeded(FIRST_SIGHT):
-                base, checked = look(loaded)
+                fresh = restoring.base_target(loaded, variants(loaded.plan)[0])
+                put_back = attributes.kept(fresh.model)
+                base, checked = look(loaded, fresh)
         except TimedOut:
             raise NoVerdict(f"looking at {plan.model}: {said(loaded.plan.timeout)}") from None
         notes += checked
         loaded, left = fitting(loaded, base, chosen=plan.defenses is not None)
+        put_back()  # jobs load the model afresh, and it must be known by its fingerprint
         notes += left
         given = dataclasses.replace(loaded.given, target=base if loaded.given.target else None)
         loaded = dataclasses.replace(loaded, splits=scene.with_classes(loaded.splits, base.classes), given=given)
@@ -122,11 +125,14 @@ def resolved(loaded: Scene) -> Scene:
     return dataclasses.replace(loaded, plan=filled)
 
 
-def look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
-    """The user's model after the preflight checks, which raise UsageError or NoVerdict, and what they found."""
+def look(loaded: Scene, base: Target | None = None) -> tuple[Target, tuple[str, ...]]:
+    """The user's model after the preflight checks, which raise UsageError or NoVerdict, and what they found.
+
+    base is that model where it is loaded already.
+    """
     from actsec.running.preflight import preflight
 
-    base = restoring.base_target(loaded, variants(loaded.plan)[0])
+    base = restoring.base_target(loaded, variants(loaded.plan)[0]) if base is None else base
     others = None if loaded.test.table is None else tables.other_units(base, loaded.test.table)
     expected = loaded.plan.expect_accuracy
     found = preflight(base, loaded.test.x, loaded.test.y, expect_accuracy=expected, other_normalizations=others)

@@ -1,7 +1,7 @@
 """Plain attributes of a model, put back: a forward pass may count its calls, append to a list, note a size.
 
-Left as it is written, such an attribute would make the model another one by its fingerprint, and keep what was appended
-for as long as the model is held.
+Left as it is written, such an attribute would make a model that was looked at another one, by its fingerprint, than the
+same model loaded afresh. What users hold themselves is not touched: their counters count.
 """
 
 from __future__ import annotations

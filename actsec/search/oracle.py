@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from actsec.errors import ModelError
-from actsec.search import attributes
 from actsec.types import BATCH, Cases, Loss, Observed, SiteValues, Target
 
 PAD = 32
@@ -82,8 +81,8 @@ def _out_of_memory(problem: Exception) -> bool:
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with frozen parameters and plain float32 arithmetic; everything is put back afterwards.
 
-    Put back, bit for bit: each submodule's train flag, requires_grad, .grad, every buffer, its plain attributes, the
-    global random state, and the switches of ``_plain_arithmetic``.
+    Put back, bit for bit: each submodule's train flag, requires_grad, .grad, every buffer, the global random state, and
+    the switches of ``_plain_arithmetic``.
     """
     for copied in (p for p in model.parameters() if not p.is_leaf):
         copied.detach_().requires_grad_(True)  # copy.deepcopy leaves a scripted module's on the graph of the original's
@@ -92,7 +91,6 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     # By owner and name, for a model may replace a buffer by a new tensor as well as write into it.
     owners = [(m, k, b) for m in model.modules() for k, b in m.named_buffers(recurse=False)]
     buffers = [(m, k, b, b.detach().clone()) for m, k, b in owners]
-    put_back = attributes.kept(model)
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices), torch.inference_mode(False), _plain_arithmetic():
         try:
@@ -102,7 +100,6 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
                 parameter.grad = None
             yield model
         finally:
-            put_back()
             for module, training in modes:
                 module.training = training
             for parameter, requires_grad, grad in parameters:
