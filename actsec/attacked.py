@@ -91,7 +91,7 @@ def attack(
     is the surrogate that ``transfer`` crafts on; memory, in MiB, bounds the activations of one call of the model, as an
     audit's does (at least 1); note sees every question, with the rows it is about, and its reply.
     Every success is judged by the target's own rule on a fresh float32 forward; the model is bit-equal afterwards.
-    Raises ThreatError when the attack cannot run under the threat.
+    Raises ThreatError when the attack cannot run under the threat, BadOption for a memory below 1.
 
     table, the ``table`` of a data set whose rows x are, says what may change in each: bounds, steps, groups.
     """

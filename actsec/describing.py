@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from actsec.loading.normalizing import show_normalization
+from actsec.search import attributes
 from actsec.search.oracle import frozen
 from actsec.types import Norm, Target
 
@@ -125,9 +126,9 @@ def _settings(module: nn.Module) -> list[tuple[str, str]]:
     """The plain attributes of a module: numbers, texts, and functions by name. ``self.scale = 1000`` is among them."""
     found = []
     for name, value in sorted(vars(module).items()):
-        if name.startswith("_") or name == "training":
+        if not attributes.public(name):
             continue
-        if isinstance(value, (bool, int, float, str, tuple, list, torch.Size, torch.dtype, type(None))):
+        if isinstance(value, (*attributes.PLAIN, list)):
             found.append((name, repr(value)))
         elif callable(value) and not isinstance(value, nn.Module):
             found.append((name, getattr(value, "__qualname__", type(value).__qualname__)))

@@ -27,7 +27,7 @@ from actsec.attacks.fooling import Fooling, LogOdds
 from actsec.draws import Draws
 from actsec.errors import BadOption, ThreatError
 from actsec.losses import Confident
-from actsec.nonsense import ALPHAS, KINDS, NOT_FINITE, REJECTED, ROWS, blanks, far, fool, inputs, measure
+from actsec.nonsense import ALPHAS, KINDS, NOT_FINITE, REJECTED, ROWS, blanks, far, fool, measure
 from actsec.planning import jobs, plan
 from actsec.reports import load
 from actsec.reports.figures.rays import Line, rays
@@ -66,6 +66,13 @@ def mlp(activation: str) -> Target:
 def images(n=40, shape=(3, 6, 6), low=0.0, high=1.0):
     draw = torch.Generator().manual_seed(1)
     return low + (high - low) * torch.rand(n, *shape, generator=draw) ** 2
+
+
+def inputs(x, id, bounds, seed):
+    """All nonsense (m, *shape) that ``measure`` asks about, and its kind (m,) by KINDS."""
+    drawn = nonsense.Drawn(x, id, nonsense.observed(x), bounds, seed)
+    made = [drawn.rows(kind, torch.arange(count)) for kind, count in enumerate(drawn.counts())]
+    return torch.cat(made), torch.arange(len(made)).repeat_interleave(torch.tensor(drawn.counts()))
 
 
 def test_what_the_nonsense_is():

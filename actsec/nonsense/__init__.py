@@ -10,7 +10,7 @@ Bitterwolf 2019, theorem 3.1); dividing the logits by a temperature only moves t
 
 from actsec.nonsense.asking import NOT_FINITE, REJECTED, Nonsense, measure
 from actsec.nonsense.blanks import FOOLING, FOOLING_EPS, STARTS, SURE, Fooled, fool
-from actsec.nonsense.drawing import AT_ONCE, KINDS, ROWS, STATISTICS, Drawn, Moments, inputs, moments, observed
+from actsec.nonsense.drawing import AT_ONCE, KINDS, ROWS, STATISTICS, Drawn, Moments, moments, observed
 from actsec.nonsense.rays import ALPHAS, Rays, far
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "Rays",
     "far",
     "fool",
-    "inputs",
     "measure",
     "moments",
     "observed",

@@ -82,14 +82,6 @@ class Drawn:
         return blank
 
 
-def inputs(x: Tensor, id: Tensor, bounds: tuple[float, float], seed: int) -> tuple[Tensor, Tensor]:
-    """All nonsense (m, *shape) float32 that ``measure`` asks about, and its kind (m,) int64 by KINDS."""
-    drawn = Drawn(x, id.to(x.device), observed(x), bounds, seed)
-    counts = drawn.counts()
-    made = [drawn.rows(kind, torch.arange(count, device=x.device)) for kind, count in enumerate(counts)]
-    return torch.cat(made), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-
-
 def permuted(x: Tensor, id: Tensor, draws: Draws) -> Tensor:
     """Each image (n, channels, h, w) with its pixels in another order, colours kept; each vector with its features."""
     flat = x.flatten(2) if x.dim() == 4 else x.flatten(1)[:, None]

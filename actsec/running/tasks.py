@@ -16,6 +16,7 @@ craft    the same on a surrogate, followed past its first success: leaves an exa
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import resource
 import sys
 import time
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from actsec import corruptions, models, nonsense, registry, training
+from actsec.data.streamed import blocks
 from actsec.detecting import DETECTOR
 from actsec.draws import Draws
 from actsec.errors import ActsecError, ModelError
@@ -285,8 +287,7 @@ def _nonsense(job: Job, loaded: Scene, store: Store) -> Outcome:
     target, test, seed = restoring.ready(loaded, store, job, job.needs[0]), loaded.test, loaded.plan.seed
     repeats = budgets.repeats(loaded.plan.budget, target)
     x, rows = (torch.from_numpy(a[: nonsense.ROWS]).to(target.device) for a in (test.x, test.ids.view(np.int64)))
-    many = range(0, min(nonsense.STATISTICS, len(test)), nonsense.AT_ONCE)
-    read = (test.x[first : min(first + nonsense.AT_ONCE, nonsense.STATISTICS)] for first in many)
+    read = itertools.islice(blocks(test.x, nonsense.AT_ONCE), nonsense.STATISTICS // nonsense.AT_ONCE)
     like = nonsense.moments(torch.from_numpy(piece).to(target.device) for piece in read)
     found = nonsense.measure(target, x, rows, seed=seed, repeats=repeats, like=like)
     rays = nonsense.far(target, seed)

@@ -15,7 +15,13 @@ import torch
 from torch import nn
 
 PLAIN = (bool, int, float, str, tuple, type(None), torch.Size, torch.dtype)
+"""Values that are settings: a fingerprint has them too."""
 _BOXES = (list, dict, set, deque)
+
+
+def public(name: str) -> bool:
+    """Whether a module's attribute is of its user's making by name: neither private nor torch's own switch."""
+    return not name.startswith("_") and name != "training"
 
 
 def kept(model: nn.Module) -> Callable[[], None]:
@@ -48,4 +54,4 @@ def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
 
 
 def _seen(name: str, value: object) -> bool:
-    return not name.startswith("_") and name != "training" and isinstance(value, (*PLAIN, *_BOXES))
+    return public(name) and isinstance(value, (*PLAIN, *_BOXES))
