@@ -37,13 +37,12 @@ class Writing(nn.Module):
 def test_plain_attributes_are_those_of_before():
     model = Writing().eval()
     target, history = Target(model, (3, 2, 2), ("a", "b", "c")), model.history
-    before, put_back = fingerprint(target), attributes.kept(model)
-    with torch.no_grad():
+    before = fingerprint(target)
+    with attributes.untouched(model), torch.no_grad():
         for rows in (1, 2):
             target.logits(torch.rand(rows, 3, 2, 2))
-    assert (model.calls, len(model.history), model.hw) == (2, 2, (2, 2))
-    assert fingerprint(target) != before
-    put_back()
+        assert (model.calls, len(model.history), model.hw) == (2, 2, (2, 2))
+        assert fingerprint(target) != before
     assert fingerprint(target) == before
     assert (model.calls, model.history, model.sizes, list(model.recent)) == (0, [], {"first": None}, [])
     assert (model.seen, model.said) == (set(), "nothing")
@@ -58,9 +57,9 @@ def test_plain_attributes_are_those_of_before():
 def test_what_is_not_written_stays():
     model = Writing().eval()
     model.inner.scale, model.calls, model.history = [1, 2], 7, [torch.ones(1)]
-    kept, put_back = model.history[0], attributes.kept(model)
-    model(torch.rand(1, 3, 2, 2))
-    put_back()
+    kept = model.history[0]
+    with attributes.untouched(model):
+        model(torch.rand(1, 3, 2, 2))
     assert model.inner.scale == [1, 2]
     assert model.calls == 7
     assert len(model.history) == 1

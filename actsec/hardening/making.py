@@ -33,6 +33,7 @@ from actsec.result import Calibration, Share
 from actsec.running import preparing, restoring, scene, tasks
 from actsec.running.progress import Progress, Tell
 from actsec.running.scene import Scene
+from actsec.search import attributes
 from actsec.search.oracle import Oracle, bounded, frozen
 from actsec.spec import Spec, parse_chain
 from actsec.types import Fitted, Material, Target, chain_text
@@ -199,7 +200,7 @@ def measure(target: Target, test: Dataset, plan: Plan) -> Measured:
     An input that the target's detector refuses is not correct, and its label counts as decided all the same.
     """
     repeats = REPEATS[plan.budget] if target.stochastic else 1
-    with frozen(target.model):
+    with frozen(target.model), attributes.untouched(target.model):
         oracle = Oracle(target.having(threshold=None), 0, repeats, plan.seed, "clean test")
         kept, labels, rejections = [], [], []
         for x in scene.calls(test, oracle):

@@ -65,14 +65,11 @@ def prepare(plan: Plan, given: Given | None = None) -> Prepared:
     else:
         try:
             with deadline(loaded.plan.timeout), threads(loaded.plan.threads), seeded(FIRST_SIGHT):
-                fresh = restoring.base_target(loaded, variants(loaded.plan)[0])
-                put_back = attributes.kept(fresh.model)
-                base, checked = look(loaded, fresh)
+                base, checked = look(loaded)
         except TimedOut:
             raise NoVerdict(f"looking at {plan.model}: {said(loaded.plan.timeout)}") from None
         notes += checked
         loaded, left = fitting(loaded, base, chosen=plan.defenses is not None)
-        put_back()  # jobs load the model afresh, and it must be known by its fingerprint
         notes += left
         given = dataclasses.replace(loaded.given, target=base if loaded.given.target else None)
         loaded = dataclasses.replace(loaded, splits=scene.with_classes(loaded.splits, base.classes), given=given)
@@ -94,7 +91,8 @@ def fitting(loaded: Scene, base: Target, *, chosen: bool) -> tuple[Scene, tuple[
     kept, notes = [], []
     for text in loaded.plan.defenses or ():
         try:
-            restoring.wrapped(base, parse_chain(text))
+            with attributes.untouched(base.model):
+                restoring.wrapped(base, parse_chain(text))
             kept.append(text)
         except ModelError as problem:
             if chosen:
@@ -125,15 +123,13 @@ def resolved(loaded: Scene) -> Scene:
     return dataclasses.replace(loaded, plan=filled)
 
 
-def look(loaded: Scene, base: Target | None = None) -> tuple[Target, tuple[str, ...]]:
-    """The user's model after the preflight checks, which raise UsageError or NoVerdict, and what they found.
-
-    base is that model where it is loaded already.
-    """
+def look(loaded: Scene) -> tuple[Target, tuple[str, ...]]:
+    """The user's model after the preflight checks, which raise UsageError or NoVerdict, and what they found."""
     from actsec.running.preflight import preflight
 
-    base = restoring.base_target(loaded, variants(loaded.plan)[0]) if base is None else base
+    base = restoring.base_target(loaded, variants(loaded.plan)[0])
     others = None if loaded.test.table is None else tables.other_units(base, loaded.test.table)
     expected = loaded.plan.expect_accuracy
-    found = preflight(base, loaded.test.x, loaded.test.y, expect_accuracy=expected, other_normalizations=others)
+    with attributes.untouched(base.model):  # jobs load it afresh, and must know it by its fingerprint
+        found = preflight(base, loaded.test.x, loaded.test.y, expect_accuracy=expected, other_normalizations=others)
     return found.target, found.notes

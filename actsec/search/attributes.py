@@ -1,14 +1,16 @@
 """Plain attributes of a model, put back: a forward pass may count its calls, append to a list, note a size.
 
 Left as it is written, such an attribute would make a model that was looked at another one, by its fingerprint, than the
-same model loaded afresh. What users hold themselves is not touched: their counters count.
+same model loaded afresh, and one that keeps its outputs could not be copied. Attacks on what a user holds do not use
+this: a counter of queries counts them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,15 +26,17 @@ def public(name: str) -> bool:
     return not name.startswith("_") and name != "training"
 
 
-def kept(model: nn.Module) -> Callable[[], None]:
-    """What puts the public attributes of every submodule back that are plain values or hold others.
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put back, afterwards, the public attributes of every submodule that are plain values or hold others.
 
     Rebound ones are bound again, lists, dicts, sets and deques get their former members, plain ones that were added
     go. Tensors, modules and private attributes are left alone.
     """
     before = [(vars(module), _state(module)) for module in model.modules()]
-
-    def put_back() -> None:
+    try:
+        yield
+    finally:
         for now, was in before:
             for name in [name for name, value in now.items() if name not in was and _seen(name, value)]:
                 del now[name]
@@ -41,8 +45,6 @@ def kept(model: nn.Module) -> Callable[[], None]:
                     value.clear()
                     value.extend(members) if isinstance(value, (list, deque)) else value.update(members)
                 now[name] = value
-
-    return put_back
 
 
 def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:

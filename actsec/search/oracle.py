@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from actsec.errors import ModelError
+from actsec.search import attributes
 from actsec.types import BATCH, Cases, Loss, Observed, SiteValues, Target
 
 PAD = 32
@@ -52,7 +53,7 @@ def kept_by_row(target: Target, x: Tensor) -> int:
     From what autograd saves on two rows and on four, which is the same on every run: 6 forwards.
     """
     kept = []
-    with frozen(target.model):
+    with frozen(target.model), attributes.untouched(target.model):
         for rows in (2, 4):
             saved: dict[tuple[int, int], int] = {}
 
